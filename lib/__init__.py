@@ -1,0 +1,1 @@
+"""Transcriptomic correlates of histology. `from lib import correlation`; README has the map of the modules."""

@@ -1,0 +1,178 @@
+"""Every parameter of a run in one frozen, validated model; a cohort is a TOML file of such parameters.
+
+Defaults are the paper's values where the paper fixes them (Badea & Stanescu 2020, Methods).
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+COHORTS_DIR = ROOT / "data" / "cohorts"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+# R_T, E_T of the paper's Table 5, in its order.
+PAPER_THRESHOLDS = ((0.8, 10.0), (0.75, 10.0), (0.7, 10.0), (0.75, 8.0), (0.8, 7.0), (0.75, 7.0), (0.7, 7.0))
+
+
+class Config(BaseModel):
+    """All parameters of one cohort and one architecture. Immutable; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # -- cohort (notebook 00) ---------------------------------------------------------------------------
+    cohort: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # name; also the folder under raw/, derived/
+    title: str = ""  # one line for people
+    synthetic_data: bool = False  # drawn, not real: every figure and page says so
+    source: Literal["files", "synthetic", "her2st"] = "files"  # who puts the inputs into data/raw/<cohort>
+    samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
+    expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
+    slides_dir: str = "slides"
+    genes_file: str = ""  # optional gene table (gene, symbol, biotype)
+    expression_unit: Literal["TPM", "CPM"] = "TPM"
+    expression_rows: Literal["error", "report"] = "error"  # a GCT with other rows than its header promises
+    id_rule: Literal["exact", "gtex"] = "exact"  # how RNA samples find their slide (METHOD section 1)
+    duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
+    protein_coding_only: bool = False
+    covariates: tuple[str, ...] = ()  # columns of the samples table used as technical covariates
+    split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
+    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
+    split_file: str = ""  # published list: sample id, dataset; wins over split_by
+    merged_tissues: dict[str, tuple[str, ...]] = {}  # name -> tissues, beside the paper's own five groups
+
+    # -- demo cohort (source = "synthetic") -------------------------------------------------------------
+    synthetic_slides_per_tissue: PositiveInt = 30
+    synthetic_genes: PositiveInt = 3000
+    synthetic_slide_um: PositiveFloat = 640.0
+    synthetic_seed: int = 0
+
+    # -- spots (source = "her2st") ----------------------------------------------------------------------
+    spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
+    spot_splits: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}  # set -> sections
+
+    # -- tiles (notebook 01) ----------------------------------------------------------------------------
+    tile_px: PositiveInt = 512  # edge of a tile at tile_mpp
+    tile_mpp: PositiveFloat = 0.9884  # µm/px: the paper's "10x"
+    input_px: PositiveInt = 224  # edge of the network's input, to which a tile is rescaled
+    min_tissue: Fraction = 0.5  # a tile with less tissue is dropped
+    mask_mpp: PositiveFloat = 8.0  # µm/px at which tissue is told from glass
+    reader: Literal["auto", "openslide", "jpeg"] = "auto"  # jpeg: libjpeg's scaled decoding of Aperio slides
+
+    # -- network and training (notebooks 02, 03) --------------------------------------------------------
+    architecture: str = "vgg16"
+    weights: str = ""  # "" from scratch, "imagenet", or the path of a checkpoint
+    null_network: Literal["", "untrained", "shuffled"] = ""  # METHOD section 11
+    epochs: PositiveInt = 90
+    batch_size: Annotated[int, Field(ge=0)] = 0  # 0: the paper's, 256 for AlexNet and 40 for the others
+    learning_rate: PositiveFloat = 0.01
+    lr_step_epochs: PositiveInt = 30  # the rate is multiplied by lr_gamma every so many epochs
+    lr_gamma: PositiveFloat = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    augment: tuple[Literal["flip", "rotate"], ...] = ()  # none in the paper
+    class_weighting: bool = False
+    mixed_precision: Literal["", "bf16"] = ""
+    compile_network: bool = False
+
+    # -- features (notebook 04) -------------------------------------------------------------------------
+    features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
+    p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
+    aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+
+    # -- correlation (notebook 05) ----------------------------------------------------------------------
+    r_threshold: Fraction = 0.7  # R_T: pairs at or above it (in absolute value) are kept
+    e_threshold: float = 7.0  # E_T on the highest median over tissues of log2(1 + expression)
+    thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
+    best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
+    correlation: Literal["pearson", "spearman"] = "pearson"
+    go_obo_file: str = ""  # Gene Ontology files for Table 6; without them the table is not filtered
+    go_gaf_file: str = ""
+
+    # -- significance, conditional independence (notebooks 06 to 08) ------------------------------------
+    n_permutations: PositiveInt = 1000
+    q_threshold: Fraction = 0.05
+    alphas: tuple[Fraction, ...] = (0.01, 0.05)
+
+    # -- the machine ------------------------------------------------------------------------------------
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    n_workers: PositiveInt = 2
+    inference_batch: PositiveInt = 64  # tiles per forward pass when predicting and quantifying
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if abs(sum(self.split_fractions) - 1) > 1e-6:
+            raise ValueError(f"split_fractions must sum to 1, got {self.split_fractions}")
+        lowest_r = min(r for r, _ in self.thresholds)
+        if lowest_r < self.r_threshold:
+            raise ValueError(
+                f"thresholds asks for r >= {lowest_r}, but pairs below r_threshold = {self.r_threshold} "
+                "are not kept: lower r_threshold"
+            )
+        return self
+
+    @classmethod
+    def load(cls, cohort: str, architecture: str = "", overrides: dict[str, Any] | None = None) -> "Config":
+        """Read a cohort by name (data/cohorts/<name>.toml) or by the path of a TOML file.
+
+        `architecture` and `overrides` win over the file, the file over the defaults. Raises FileNotFoundError
+        (naming the cohorts there are) or ValueError (naming the key, its value and what is allowed).
+        """
+        path = Path(cohort) if cohort.endswith(".toml") else COHORTS_DIR / f"{cohort}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in COHORTS_DIR.glob("*.toml")))
+            raise FileNotFoundError(f"no cohort {cohort!r}: {path} does not exist. Cohorts here: {known}")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is not valid TOML: {error}") from error
+        values = {"cohort": path.stem} | values | (overrides or {})
+        if architecture:
+            values["architecture"] = architecture
+        return cls.checked(values, where=str(path))
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], where: str = "configuration") -> "Config":
+        """Validate, with one readable line for each thing that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ValueError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+
+    @property
+    def training_batch(self) -> int:
+        """Tiles per training step."""
+        return self.batch_size or (256 if self.architecture == "alexnet" else 40)
+
+    @property
+    def run_name(self) -> str:
+        """Folder of one network: the architecture, marked when it is a null network."""
+        name = self.architecture.replace(":", "_").replace("/", "_")
+        return f"{name}__{self.null_network}" if self.null_network else name
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
+        return f"  unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    if not key:  # raised by _consistent
+        return f"  {error['msg'].removeprefix('Value error, ')}"
+    return f"  {key} = {error['input']!r}: {error['msg']}"
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split `key=value` of the command line; the value is read as TOML, else taken as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set takes key=value, got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

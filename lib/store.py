@@ -1,0 +1,409 @@
+"""Every path, file format, provenance record and staleness check; nobody else builds a path into data or figures.
+
+An artefact is declared once in ARTEFACTS and written to a temporary name, then renamed, with a sidecar
+`<file>.json` holding the configuration it depends on, the fingerprints of its inputs, versions, seed, device
+and seconds. It is current while that record holds, so a changed parameter makes stale just what depends on it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.config import ROOT, Config
+
+SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm")
+VERSIONED = ("numpy", "pandas", "scipy", "torch", "torchvision", "openslide-python", "histocorr")
+
+
+class Artefact(NamedTuple):
+    """One declared file: where it lies, who makes it, and what makes it stale."""
+
+    path: str  # below data/: {raw}, {derived}, {tiles} and {network} are filled in from the configuration
+    notebook: str  # the notebook that makes it
+    inputs: tuple[str, ...] = ()  # artefacts, or raw inputs as "raw:<config field>"
+    fields: tuple[str, ...] = ()  # config fields it depends on, beyond those of its inputs
+
+
+_SPLIT = ("split_by", "split_fractions", "split_file", "seed")
+_RNA = ("id_rule", "duplicates", "protein_coding_only", "expression_rows", "expression_unit", "genes_file")
+_TILING = ("tile_px", "tile_mpp", "input_px", "min_tissue", "mask_mpp", "reader")
+_RECIPE = (
+    *("architecture", "weights", "null_network", "epochs", "batch_size", "learning_rate", "lr_step_epochs"),
+    *("lr_gamma", "momentum", "weight_decay", "augment", "class_weighting", "mixed_precision", "seed"),
+)
+_FEATURES = ("features", "p", "aggregate")
+_PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
+_COHORT = ("source", "raw:samples_file", "raw:expression_file")
+_BOTH_SIDES = ("expression", "samples", "features_test")
+
+ARTEFACTS: dict[str, Artefact] = {
+    # Inputs that this project makes or fetches itself (the demo cohort, her2st).
+    "source": Artefact(
+        "{raw}/source.json",
+        "00_cohort",
+        (),
+        (
+            *("source", "synthetic_slides_per_tissue", "synthetic_genes", "synthetic_slide_um"),
+            *("synthetic_seed", "spot_region_um", "spot_splits"),
+        ),
+    ),
+    "samples": Artefact(
+        "{derived}/samples.parquet", "00_cohort", _COHORT, _SPLIT + ("id_rule", "covariates")
+    ),
+    "expression": Artefact("{derived}/expression.parquet", "00_cohort", ("samples", *_COHORT), _RNA),
+    "genes": Artefact("{derived}/genes.parquet", "00_cohort", ("samples", *_COHORT), _RNA),
+    "tiles": Artefact("{tiles}/tiles.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
+    "slides": Artefact("{tiles}/slides.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
+    "network": Artefact("{network}/network.pt", "02_train", ("samples", "tiles"), _RECIPE),
+    "history": Artefact("{network}/history.parquet", "02_train", ("samples", "tiles"), _RECIPE),
+    "tile_predictions": Artefact("{network}/tile_predictions.parquet", "03_classify", ("network", "tiles")),
+    "predictions": Artefact("{network}/predictions.parquet", "03_classify", ("tile_predictions", "samples")),
+    "accuracy": Artefact(
+        "{network}/accuracy.parquet", "03_classify", ("predictions", "samples"), ("merged_tissues", "seed")
+    ),
+    "features_validation": Artefact(
+        "{network}/features_validation.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
+    ),
+    "features_test": Artefact(
+        "{network}/features_test.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
+    ),
+    "tile_counts": Artefact("{network}/tile_counts.parquet", "04_features", ("network", "samples", "tiles")),
+    "gene_medians": Artefact("{network}/gene_medians.parquet", "05_correlate", _BOTH_SIDES),
+    "pairs": Artefact("{network}/pairs.parquet", "05_correlate", (*_BOTH_SIDES, "genes"), _PAIRS),
+    "r_histogram": Artefact("{network}/r_histogram.parquet", "05_correlate", (*_BOTH_SIDES, "genes"), _PAIRS),
+}
+
+# Folders of resumable work; each of their files carries its own record. `--force` empties them.
+WORK_FOLDERS = {
+    "stacks": ("{tiles}/stacks", "01_tiles"),
+    "training": ("{network}/training", "02_train"),
+    "sums": ("{network}/sums", "04_features"),
+}
+
+
+class Notebook(NamedTuple):
+    """One notebook of the run: what it reads, and the config fields it shows beyond those of its artefacts."""
+
+    question: str
+    reads: tuple[str, ...]
+    per_network: bool = True
+    fields: tuple[str, ...] = ()
+
+
+NOTEBOOKS: dict[str, Notebook] = {
+    "00_cohort": Notebook("Which samples, and what do we know of them?", ("samples", "expression"), False),
+    "01_tiles": Notebook(
+        "What is tissue, and which tiles does it give?", ("samples", "tiles", "slides"), False
+    ),
+    "02_train": Notebook("Can a network learn to tell the tissues apart?", ("network", "history")),
+    "03_classify": Notebook("How often is it right, on tiles and on slides?", ("predictions", "accuracy")),
+    "04_features": Notebook(
+        "What does every channel of every layer measure?", ("features_test", "tile_counts")
+    ),
+    "05_correlate": Notebook(
+        "Which genes follow which features?",
+        ("pairs", "r_histogram", "gene_medians"),
+        True,
+        ("best_feature_r", "go_obo_file", "go_gaf_file"),
+    ),
+}
+
+
+class StaleArtefactError(RuntimeError):
+    """An artefact is missing or no longer fits the configuration; says which, whose, and why."""
+
+    def __init__(self, artefact: str, notebook: str, why: str) -> None:
+        super().__init__(
+            f"{artefact!r} {why}. Run notebook {notebook} (python run_all.py --only {notebook[:2]})"
+        )
+        self.artefact, self.notebook, self.why = artefact, notebook, why
+
+
+class Store:
+    """The files of one configuration. `root` is the repository, or the folder named by HISTOCORR_ROOT."""
+
+    def __init__(self, config: Config, root: str | Path | None = None) -> None:
+        self.config = config
+        self.root = Path(root or os.environ.get("HISTOCORR_ROOT") or ROOT).resolve()
+        self.raw = self.root / "data" / "raw" / config.cohort
+        self.derived = self.root / "data" / "derived" / config.cohort
+        self.figures = self.root / "figures" / config.cohort
+
+    # -- paths ------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        """Path of an artefact or work folder for this configuration."""
+        template = ARTEFACTS[name].path if name in ARTEFACTS else WORK_FOLDERS[name][0]
+        c = self.config
+        tiles = self.derived / f"{c.tile_px}px_{c.tile_mpp:g}mpp_{c.input_px}px"
+        return Path(
+            template.format(raw=self.raw, derived=self.derived, tiles=tiles, network=tiles / c.run_name)
+        )
+
+    def raw_path(self, field: str) -> Path:
+        """Path of a raw input named by a config field, relative to data/raw/<cohort> or absolute."""
+        return self.raw / getattr(self.config, field)
+
+    def repository_path(self, name: str) -> Path:
+        """A path of the configuration that is meant from the repository's root (or absolute)."""
+        return ROOT / name
+
+    def reference(self, name: str) -> pd.DataFrame:
+        """A table of the paper or of the field: data/reference/<name>.csv."""
+        return pd.read_csv(ROOT / "data" / "reference" / f"{name}.csv")
+
+    def slide_path(self, slide_id: str) -> Path:
+        """The slide's file, whichever known suffix it has; the expected .svs path when there is none."""
+        folder = self.raw_path("slides_dir")
+        if Path(slide_id).name != slide_id or slide_id in {"", ".", ".."}:
+            raise ValueError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
+        for suffix in SLIDE_SUFFIXES:
+            if (folder / f"{slide_id}{suffix}").exists():
+                return folder / f"{slide_id}{suffix}"
+        return folder / f"{slide_id}.svs"
+
+    def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
+        """Slide id -> file, for every slide of the samples table."""
+        return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
+
+    def stack_paths(self, tiles_df: pd.DataFrame) -> pd.Series:
+        """File of the stored tile stack for each row of `tiles_df`."""
+        return tiles_df["slide_id"].map(lambda slide_id: str(self.path("stacks") / f"{slide_id}.npy"))
+
+    # -- saving and loading -----------------------------------------------------------------------------
+
+    def save(self, name: str, value: Any, **facts: Any) -> None:
+        """Write an artefact whole, then its sidecar. `facts` (device, seconds, …) are recorded beside it."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._sidecar(name).unlink(
+            missing_ok=True
+        )  # a kill between the two files must not leave them unequal
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _write(temporary, path.suffix, value)
+        os.replace(temporary, path)
+        record = {
+            "artefact": name,
+            "made_by": ARTEFACTS[name].notebook,
+            "config": self._fields(name),
+            "inputs": {i: self.fingerprint(i) for i in self._inputs(name)},
+            "fingerprint": _file_hash(path),
+            "bytes": path.stat().st_size,
+            "seed": self.config.seed,
+            "versions": _versions(),
+            "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **facts,
+        }
+        write_json(self._sidecar(name), record)
+
+    def load(self, name: str) -> Any:
+        """Read an artefact that is current; StaleArtefactError names the notebook to run otherwise."""
+        why = self.why_stale(name)
+        if why:
+            raise StaleArtefactError(name, ARTEFACTS[name].notebook, why)
+        path = self.path(name)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        return path
+
+    def cached(self, names: str | tuple[str, ...], make: Callable[[], Any], **facts: Any) -> Any:
+        """Load what is current; otherwise call `make`, save what it returns, and return that.
+
+        With several names `make` returns as many values.
+        """
+        several = isinstance(names, tuple)
+        wanted = names if several else (names,)
+        if all(self.is_current(name) for name in wanted):
+            values = tuple(self.load(name) for name in wanted)
+        else:
+            started = time.perf_counter()
+            made = make()
+            seconds = round(time.perf_counter() - started, 2)
+            for name, value in zip(wanted, made if several else (made,), strict=True):
+                self.save(name, value, seconds=seconds, **facts)
+            values = tuple(self.load(name) for name in wanted)
+        return values if several else values[0]
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The sidecar of an artefact ({} when there is none)."""
+        sidecar = self._sidecar(name)
+        return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+
+    # -- staleness --------------------------------------------------------------------------------------
+
+    def is_current(self, name: str) -> bool:
+        """Whether the artefact exists and its record still holds, all the way up its inputs."""
+        return self.why_stale(name) is None
+
+    def why_stale(self, name: str) -> str | None:
+        """None when current, else the reason in words."""
+        path, record = self.path(name), self.facts(name)
+        if not path.exists() or not record:
+            return f"is missing ({path})"
+        if path.stat().st_size != record["bytes"]:
+            return f"was changed by hand ({path})"
+        for field, value in self._fields(name).items():
+            if record["config"].get(field, value) != value:
+                return f"was made with {field} = {record['config'][field]!r}, now {value!r}"
+        for inputs_name in self._inputs(name):
+            if not inputs_name.startswith("raw:"):
+                why = self.why_stale(inputs_name)
+                if why:
+                    return f"depends on {inputs_name!r}, which {why}"
+            if record["inputs"].get(inputs_name) != self.fingerprint(inputs_name):
+                return f"was made from another {inputs_name!r}"
+        return None
+
+    def fingerprint(self, name: str) -> str:
+        """Content fingerprint of an artefact (from its sidecar) or of a raw input ("raw:<field>")."""
+        if not name.startswith("raw:"):
+            return self.facts(name).get("fingerprint", "missing")
+        path = self.raw_path(name.removeprefix("raw:"))
+        if path.is_dir():
+            listing = sorted((p.name, p.stat().st_size) for p in path.iterdir() if not p.name.startswith("."))
+            return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        return _file_hash(path) if path.exists() else "missing"
+
+    def forget(self, notebook: str) -> None:
+        """Remove what a notebook made, its resumable work included, so that it is done again."""
+        for name, artefact in ARTEFACTS.items():
+            if artefact.notebook == notebook:
+                self._sidecar(name).unlink(missing_ok=True)
+                self.path(name).unlink(missing_ok=True)
+        for name, (_, owner) in WORK_FOLDERS.items():
+            if owner == notebook:
+                shutil.rmtree(self.path(name), ignore_errors=True)
+
+    def _inputs(self, name: str) -> tuple[str, ...]:
+        inputs = ARTEFACTS[name].inputs
+        return tuple(i for i in inputs if i != "source" or self.config.source != "files")
+
+    def _fields(self, name: str) -> dict[str, Any]:
+        dumped = self.config.model_dump(mode="json")
+        return {field: dumped[field] for field in sorted(ARTEFACTS[name].fields)}
+
+    def _sidecar(self, name: str) -> Path:
+        path = self.path(name)
+        return path.with_name(path.name + ".json")
+
+    # -- figures, tables, executed notebooks ------------------------------------------------------------
+
+    def figure_name(self, stem: str, per_network: bool = True) -> str:
+        """File stem of a figure or table: `<stem>__<network>`, or `<stem>` for what belongs to the cohort."""
+        return f"{stem}__{self.config.run_name}" if per_network else stem
+
+    def save_figure(self, stem: str, figure: Any, caption: str, per_network: bool = True) -> Any:
+        """Write a figure as PNG and PDF with its caption beside it; returns the figure, for the notebook."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        name = self.figure_name(stem, per_network)
+        for suffix in (".png", ".pdf"):
+            temporary = self.figures / f".{name}{suffix}.tmp"
+            figure.savefig(
+                temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None
+            )
+            os.replace(temporary, self.figures / f"{name}{suffix}")
+        write_json(self.figures / f"{name}.png.json", {"caption": caption})
+        return figure
+
+    def save_table(
+        self, stem: str, table_df: pd.DataFrame, caption: str, per_network: bool = True
+    ) -> pd.DataFrame:
+        """Write a table for people as csv with its caption beside it; returns the table, for the notebook."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        name = self.figure_name(stem, per_network)
+        temporary = self.figures / f".{name}.csv.tmp"
+        table_df.to_csv(temporary)
+        os.replace(temporary, self.figures / f"{name}.csv")
+        write_json(self.figures / f"{name}.csv.json", {"caption": caption})
+        return table_df
+
+    def executed_path(self, notebook: str) -> Path:
+        """Executed copy of a notebook for this cohort (and network)."""
+        name = self.figure_name(notebook, NOTEBOOKS[notebook].per_network)
+        return self.figures / "notebooks" / f"{name}.ipynb"
+
+    @property
+    def notebook_times_path(self) -> Path:
+        """How long each notebook took here last time, in seconds (json)."""
+        return self.figures / "notebooks" / "seconds.json"
+
+    def notebook_record(self, notebook: str, source: Path) -> dict[str, Any]:
+        """What an executed copy depends on: the notebook, the artefacts it reads, the fields it shows."""
+        dumped = self.config.model_dump(mode="json")
+        return {
+            "source": _file_hash(source),
+            "reads": {name: self.fingerprint(name) for name in NOTEBOOKS[notebook].reads},
+            "fields": {field: dumped[field] for field in NOTEBOOKS[notebook].fields},
+        }
+
+    def why_rerun(self, notebook: str, source: Path) -> str | None:
+        """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
+        for name, artefact in ARTEFACTS.items():
+            if artefact.notebook == notebook and not (name == "source" and self.config.source == "files"):
+                why = self.why_stale(name)
+                if why:
+                    return f"{name!r} {why}"
+        executed = self.executed_path(notebook)
+        record_path = executed.with_suffix(".ipynb.json")
+        if not executed.is_file() or not record_path.is_file():
+            return "never ran to its end here"
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        now = self.notebook_record(notebook, source)
+        changed = [key for key in now if record.get(key) != now[key]]
+        return f"its {' and '.join(changed)} changed" if changed else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write(path: Path, suffix: str, value: Any) -> None:
+    if suffix == ".parquet":
+        value.to_parquet(path, compression="zstd")
+    elif suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, value, allow_pickle=False)
+    elif suffix == ".json":
+        path.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    else:  # a file made elsewhere (network weights): copied in
+        shutil.copyfile(value, path)
+
+
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def _file_hash(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and modification time within the process."""
+    stat = path.stat()
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    if key not in _hashes:
+        with path.open("rb") as file:
+            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[key]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

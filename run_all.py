@@ -1,0 +1,217 @@
+"""Run the numbered notebooks headlessly for one cohort: `python run_all.py --help`."""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+# The first matplotlib, torch and tqdm imports happen in the kernels; these settings reach them by inheritance.
+os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+# tqdm draws widgets in a kernel, which leave nothing behind in a headless run. It falls back to text where it
+# sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.
+os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
+
+from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
+from lib.store import NOTEBOOKS, Store, write_json
+
+# Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
+FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30}
+
+
+class Step(NamedTuple):
+    """One notebook for one configuration."""
+
+    notebook: str
+    store: Store
+    parameters: dict  # the notebook's parameters cell
+
+    @property
+    def source(self) -> Path:
+        return ROOT / "notebooks" / f"{self.notebook}.ipynb"
+
+    @property
+    def label(self) -> str:
+        run = f" {self.store.config.run_name}" if NOTEBOOKS[self.notebook].per_network else ""
+        return f"{self.notebook}{run}"
+
+
+class Outcome(NamedTuple):
+    """What became of a step."""
+
+    label: str
+    state: str  # ran, up to date, failed, not reached
+    seconds: float
+    detail: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        steps = plan(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for step in steps:
+            print(f"{step.label:34s} {step.store.why_rerun(step.notebook, step.source) or 'up to date'}")
+        return 0
+    outcomes, code = run(steps, force=options.force)
+    _print_table(outcomes)
+    if code == 0:
+        from lib import report
+
+        index = report.build(steps[0].store)
+        print(f"\nReport: {index}")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    known = ", ".join(sorted(path.stem for path in COHORTS_DIR.glob("*.toml")))
+    parser.add_argument("--cohort", default="demo", help=f"a cohort's name ({known}) or a TOML file")
+    parser.add_argument(
+        "--architectures", default="", help="comma-separated, or all; default: the cohort's own"
+    )
+    parser.add_argument("--from", dest="first", default="", metavar="NN", help="start at this notebook")
+    parser.add_argument("--only", default="", metavar="NN", help="run this notebook alone")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters"
+    )
+    parser.add_argument("--force", action="store_true", help="do again what is up to date")
+    parser.add_argument("--list", action="store_true", help="say what would run and why, and stop")
+    return parser
+
+
+def plan(options: argparse.Namespace) -> list[Step]:
+    """The steps to take, every configuration validated before any kernel starts."""
+    overrides = dict(parse_setting(text) for text in options.set)
+    cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
+    chosen = _choose(options)
+    steps: list[Step] = []
+    for name in _architectures(options, Config.load(cohort, overrides=overrides)):
+        store = Store(Config.load(cohort, name, overrides))
+        parameters = {"cohort": cohort, "architecture": name, "overrides": overrides}
+        # What belongs to the cohort runs once, with the first network.
+        wanted = [n for n in chosen if NOTEBOOKS[n].per_network or not steps]
+        steps += [Step(n, store, parameters) for n in wanted]
+    return steps
+
+
+def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
+    from lib import networks
+
+    if options.architectures == "all":
+        return list(networks.ARCHITECTURES)
+    names = [name.strip() for name in options.architectures.split(",") if name.strip()] or [
+        config.architecture
+    ]
+    for name in names:
+        networks.minimum_input_px(name)  # raises for an unknown architecture, naming the nearest
+    return names
+
+
+def _choose(options: argparse.Namespace) -> list[str]:
+    for text in (options.first, options.only):
+        if text and not any(name.startswith(text) for name in NOTEBOOKS):
+            raise ValueError(f"no notebook starts with {text!r}: {', '.join(NOTEBOOKS)}")
+    if options.only:
+        return [name for name in NOTEBOOKS if name.startswith(options.only)]
+    first = next((name for name in NOTEBOOKS if name.startswith(options.first)), "")
+    return [name for name in NOTEBOOKS if name >= first]
+
+
+def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
+    """Take the steps in order, stopping at the first failure; the outcomes and the exit code."""
+    outcomes: list[Outcome] = []
+    for number, step in enumerate(steps, 1):
+        why = "forced" if force else step.store.why_rerun(step.notebook, step.source)
+        if why is None:
+            outcomes.append(Outcome(step.label, "up to date", 0.0))
+            continue
+        print(f"[{number}/{len(steps)}] {step.label}: {why}; about {_spoken(_estimate(step))}", flush=True)
+        if force:
+            step.store.forget(step.notebook)
+        started = time.perf_counter()
+        try:
+            problem = execute(step)
+        except KeyboardInterrupt:
+            problem = "interrupted; run the same command again to go on from here"
+        seconds = time.perf_counter() - started
+        if problem:
+            outcomes.append(Outcome(step.label, "failed", seconds, problem))
+            outcomes += [Outcome(rest.label, "not reached", 0.0) for rest in steps[number:]]
+            return outcomes, 130 if problem.startswith("interrupted") else 1
+        outcomes.append(Outcome(step.label, "ran", seconds))
+    return outcomes, 0
+
+
+def execute(step: Step) -> str:
+    """Run one notebook through papermill and keep its executed copy and HTML page; "" or what went wrong."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from lib import report
+
+    executed = step.store.executed_path(step.notebook)
+    record_path = executed.with_suffix(".ipynb.json")
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    record_path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    problem = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            papermill.execute_notebook(
+                step.source,
+                executed,
+                parameters=step.parameters,
+                cwd=ROOT / "notebooks",
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                stderr_file=sys.stderr,
+            )
+    except PapermillExecutionError as error:
+        text = f"{error.ename}: {error.evalue}"
+        problem = f"cell {error.cell_index + 1}: {text}\n  executed copy: {executed}"
+    report.tidy_executed(executed)
+    report.export_html(executed)
+    if not problem:
+        write_json(record_path, step.store.notebook_record(step.notebook, step.source))
+        times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}
+        write_json(step.store.notebook_times_path, times)
+    return problem
+
+
+def _times(store: Store) -> dict[str, float]:
+    path = store.notebook_times_path
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _estimate(step: Step) -> float:
+    """Seconds the notebook took last time here, or on the demo cohort."""
+    return _times(step.store).get(step.label) or FIRST_GUESS_S.get(step.notebook[:2], 60)
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _print_table(outcomes: list[Outcome]) -> None:
+    width = max(len(outcome.label) for outcome in outcomes)
+    print(f"\n{'notebook':{width}s}  {'state':11s}  seconds")
+    for outcome in outcomes:
+        print(f"{outcome.label:{width}s}  {outcome.state:11s}  {outcome.seconds:7.1f}")
+    for outcome in outcomes:
+        if outcome.detail:
+            detail = re.sub(r"\x1b\[[0-9;]*m", "", outcome.detail)
+            print(f"\n{outcome.label} failed in {detail}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
