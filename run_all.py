@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-# The first matplotlib, torch and tqdm imports happen in the kernels; these settings reach them by inheritance.
+# Matplotlib and tqdm are imported in the kernels; these settings reach them by inheritance.
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # tqdm draws widgets in a kernel, which leave nothing behind in a headless run. It falls back to text where it
 # sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.

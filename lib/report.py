@@ -148,8 +148,8 @@ _PAGE = """<!doctype html>
 <body>
 <h1>{{ title }}</h1>
 {% if synthetic %}
-<p class="notice">These slides and their expression are <strong>synthetic</strong>: drawn by a program with known
-truth, to show and check the method. No number here says anything about a real tissue.</p>
+<p class="notice">These slides and their expression are <strong>synthetic</strong>: drawn by a program with
+known truth, to show and check the method. No number here says anything about a real tissue.</p>
 {% endif %}
 <p>Cohort <code>{{ cohort }}</code>. Jump to <a href="#figures">figures</a>, <a href="#tables">tables</a>,
 <a href="#notebooks">executed notebooks</a>, <a href="#parameters">parameters and versions</a>.</p>

@@ -1,8 +1,8 @@
-"""Every path, file format, provenance record and staleness check; nobody else builds a path into data or figures.
+"""Every path, file format, provenance record and staleness check; nobody else builds paths into data/.
 
 An artefact is declared once in ARTEFACTS and written to a temporary name, then renamed, with a sidecar
 `<file>.json` holding the configuration it depends on, the fingerprints of its inputs, versions, seed, device
-and seconds. It is current while that record holds, so a changed parameter makes stale just what depends on it.
+and seconds. It is current while that record holds, so a changed parameter makes stale what depends on it.
 """
 
 import hashlib
@@ -92,7 +92,7 @@ WORK_FOLDERS = {
 
 
 class Notebook(NamedTuple):
-    """One notebook of the run: what it reads, and the config fields it shows beyond those of its artefacts."""
+    """One notebook of the run: what it reads, and the config fields it shows beyond its artefacts'."""
 
     question: str
     reads: tuple[str, ...]

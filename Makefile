@@ -1,0 +1,40 @@
+# make demo: set up and run everything on the embedded demo cohort.   make test: set up and test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lab lint setup clean lock
+
+demo: $(READY)
+	$(BIN)/python run_all.py --cohort demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q $(TESTS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=.
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+# Removes what runs have made (derived data, figures, caches); raw data and the environment stay.
+clean:
+	rm -rf data/derived figures/*/ .pytest_cache .ruff_cache tests/artefacts
+
+# Pins every package again. torch 2.14.1 and torchvision 0.29.1 are the pair whose PyPI wheels fit each other.
+lock:
+	$(BIN)/python -m pip install --quiet uv
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' > $(VENV)/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml \
+		--constraint $(VENV)/constraints.txt --custom-compile-command "make lock" --output-file requirements.lock
