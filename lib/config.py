@@ -30,6 +30,7 @@ class Config(BaseModel):
     cohort: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # name; also the folder under raw/, derived/
     title: str = ""  # one line for people
     synthetic_data: bool = False  # drawn, not real: every figure and page says so
+    paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
     source: Literal["files", "synthetic", "her2st"] = "files"  # who puts the inputs into data/raw/<cohort>
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
@@ -75,7 +76,7 @@ class Config(BaseModel):
     lr_gamma: PositiveFloat = 0.1
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    augment: tuple[Literal["flip", "rotate"], ...] = ()  # none in the paper
+    augment: tuple[Literal["flip", "rotate90"], ...] = ()  # none in the paper
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
@@ -146,9 +147,41 @@ class Config(BaseModel):
             raise ValueError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
 
     @property
+    def synthetic_parameters(self) -> dict[str, Any]:
+        """Arguments of synthetic.generate for this cohort."""
+        return {
+            "slides_per_tissue": self.synthetic_slides_per_tissue,
+            "n_genes": self.synthetic_genes,
+            "slide_um": self.synthetic_slide_um,
+            "seed": self.synthetic_seed,
+            "n_workers": self.n_workers,
+        }
+
+    @property
     def training_batch(self) -> int:
         """Tiles per training step."""
         return self.batch_size or (256 if self.architecture == "alexnet" else 40)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Arguments of training.fit."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights or "none",
+            "epochs": self.epochs,
+            "batch_size": self.training_batch,
+            "lr": self.learning_rate,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "lr_step_epochs": self.lr_step_epochs,
+            "lr_gamma": self.lr_gamma,
+            "seed": self.seed,
+            "device": self.device,
+            "mixed_precision": self.mixed_precision or None,
+            "compile": self.compile_network,
+            "augment": self.augment,
+            "class_weighting": self.class_weighting,
+        }
 
     @property
     def run_name(self) -> str:

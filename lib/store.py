@@ -154,6 +154,26 @@ class Store:
         """Path of a raw input named by a config field, relative to data/raw/<cohort> or absolute."""
         return self.raw / getattr(self.config, field)
 
+    @property
+    def upstream(self) -> Path:
+        """Where fetched files of a real data set are kept as their publisher lays them out."""
+        return self.raw / "upstream"
+
+    def work_folder(self, name: str, artefact: str) -> Path:
+        """Folder of resumable work towards `artefact`; emptied when begun for other inputs or parameters."""
+        folder = self.path(name)
+        begun_path = folder / "begun.json"
+        now = {
+            "config": self._fields(artefact),
+            "inputs": {i: self.fingerprint(i) for i in self._inputs(artefact)},
+        }
+        begun = json.loads(begun_path.read_text(encoding="utf-8")) if begun_path.is_file() else None
+        if begun != now:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(begun_path, now)
+        return folder
+
     def repository_path(self, name: str) -> Path:
         """A path of the configuration that is meant from the repository's root (or absolute)."""
         return ROOT / name
@@ -176,9 +196,11 @@ class Store:
         """Slide id -> file, for every slide of the samples table."""
         return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
 
-    def stack_paths(self, tiles_df: pd.DataFrame) -> pd.Series:
-        """File of the stored tile stack for each row of `tiles_df`."""
-        return tiles_df["slide_id"].map(lambda slide_id: str(self.path("stacks") / f"{slide_id}.npy"))
+    def stack_files(self, tiles_df: pd.DataFrame) -> dict[str, Path]:
+        """Slide id -> file of its tile stack, for every slide that has tiles."""
+        return {
+            slide_id: self.path("stacks") / f"{slide_id}.npy" for slide_id in tiles_df["slide_id"].unique()
+        }
 
     # -- saving and loading -----------------------------------------------------------------------------
 

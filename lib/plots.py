@@ -1,0 +1,367 @@
+"""One function per figure; each returns a Figure and never saves. One theme, one colour per tissue."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+COLUMN_IN = 3.5  # width of one journal column, inches
+PAGE_IN = 7.2  # width of a page
+
+THEME = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+SPLIT_COLOURS = {"train": "#bbbbbb", "validation": "#56b4e9", "test": "#0072b2"}  # Okabe and Ito
+ACCENT = "#d55e00"
+QUIET = "#7f7f7f"
+
+
+def themed(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw under THEME, and leave no figure open behind (a notebook would show it twice)."""
+
+    @wraps(function)
+    def draw(*args: Any, **kwargs: Any) -> Figure:
+        with plt.rc_context(THEME):
+            figure = function(*args, **kwargs)
+            figure.draw_without_rendering()
+        plt.close(figure)
+        return figure
+
+    return draw
+
+
+def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
+    """One fixed colour per tissue, the same in every figure of a cohort.
+
+    `known_df` (columns tissue, colour) gives GTEx's published colours; tissues without one take, in
+    alphabetical order, a palette that colour-blind readers can tell apart.
+    """
+    known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["colour"], strict=True))
+    names = sorted(set(tissues))
+    others = [name for name in names if name not in known]
+    palette = (
+        sns.color_palette("colorblind", len(others)) if len(others) <= 10 else sns.husl_palette(len(others))
+    )
+    return {name: known[name] for name in names if name in known} | dict(zip(others, palette, strict=True))
+
+
+@themed
+def slides_per_set(samples_df: pd.DataFrame) -> Figure:
+    """Samples of each tissue in each set (S1 Table as a picture)."""
+    counts_df = samples_df.groupby(["tissue", "split"]).size().unstack(fill_value=0)
+    counts_df = counts_df[[s for s in SPLIT_COLOURS if s in counts_df]].iloc[::-1]
+    figure, axes = plt.subplots(figsize=(PAGE_IN * 0.75, 0.8 + 0.2 * len(counts_df)))
+    left = np.zeros(len(counts_df))
+    for split in counts_df:
+        axes.barh(counts_df.index, counts_df[split], left=left, color=SPLIT_COLOURS[split], label=split)
+        left += counts_df[split].to_numpy()
+    axes.set_xlabel(f"samples (n = {len(samples_df):,})")
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+@themed
+def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
+    """Which tissues each donor gave, coloured by the set they are in."""
+    codes = {split: i + 1 for i, split in enumerate(SPLIT_COLOURS)}
+    grid_df = (
+        samples_df.assign(code=samples_df["split"].map(codes))
+        .pivot_table(index="tissue", columns="donor", values="code", aggfunc="max")
+        .fillna(0)
+    )
+    order = grid_df.max().sort_values(kind="stable").index
+    colours = ["#ffffff", *SPLIT_COLOURS.values()]
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.9 + 0.18 * len(grid_df)))
+    axes.pcolormesh(
+        grid_df[order].to_numpy(), cmap=plt.matplotlib.colors.ListedColormap(colours), vmin=-0.5, vmax=3.5
+    )
+    axes.set_yticks(np.arange(len(grid_df)) + 0.5, grid_df.index)
+    axes.set_xlabel(f"donors (n = {grid_df.shape[1]:,}), grouped by set")
+    axes.set_xticks([])
+    for split, colour in SPLIT_COLOURS.items():
+        axes.scatter([], [], marker="s", color=colour, label=split)
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+@themed
+def expression_histogram(log_values: np.ndarray, e_threshold: float, unit: str = "TPM") -> Figure:
+    """S1 Fig B: histogram of log2(1 + expression), logarithmic count axis."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
+    axes.hist(log_values.ravel(), bins=80, color=QUIET, log=True)
+    axes.axvline(e_threshold, color=ACCENT, label=f"$E_T$ = {e_threshold:g}")
+    axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel="gene-sample values")
+    axes.legend()
+    return figure
+
+
+@themed
+def tile_grid(
+    thumbnails: Sequence[np.ndarray],
+    mpps: Sequence[float],
+    masks: Sequence[np.ndarray],
+    grids: Sequence[pd.DataFrame],
+    level0_mpps: Sequence[float],
+    titles: Sequence[str],
+) -> Figure:
+    """Slides with the outline of their tissue and the tiles kept.
+
+    thumbnails uint8 [h, w, 3] at mpps µm/px; masks bool at any resolution of the same field; grids are rows
+    of tiles_df of each slide (l0_x, l0_y, l0_size in level-0 px of level0_mpps µm/px).
+    """
+    n = len(thumbnails)
+    columns = min(n, 4)
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(PAGE_IN, PAGE_IN / columns * rows * 1.08), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    pairs = zip(axes.flat, thumbnails, mpps, masks, grids, level0_mpps, titles, strict=False)
+    for ax, image, mpp, mask, grid_df, l0_mpp, title in pairs:
+        ax.imshow(image)
+        height, width = image.shape[:2]
+        x = np.linspace(0, width - 1, mask.shape[1])
+        y = np.linspace(0, height - 1, mask.shape[0])
+        if mask.any() and not mask.all():
+            ax.contour(x, y, mask, levels=[0.5], colors="black", linewidths=0.6)
+        scale = l0_mpp / mpp
+        for tile in grid_df.itertuples():
+            size = tile.l0_size * scale
+            corner = (tile.l0_x * scale, tile.l0_y * scale)
+            ax.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#0072b2", linewidth=0.6))
+        scale_bar(ax, mpp, width)
+        ax.set_title(f"{title}\n{len(grid_df)} tiles", fontsize=7)
+    return figure
+
+
+def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
+    """A bar of a round number of µm, about a fifth of the picture wide, in the lower left corner."""
+    target = mpp * width_px / 5
+    power = 10 ** np.floor(np.log10(target))
+    length_um = max(step * power for step in (1, 2, 5) if step * power <= target)
+    bottom = ax.get_ylim()[0]
+    y = bottom * 0.96
+    ax.plot([width_px * 0.04, width_px * 0.04 + length_um / mpp], [y, y], color="black", linewidth=2)
+    ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
+
+
+@themed
+def tile_montage(tiles_by_row: dict[str, np.ndarray]) -> Figure:
+    """Rows of tiles (uint8 [n, h, w, 3]), a row per tissue."""
+    n_columns = max(len(tiles) for tiles in tiles_by_row.values())
+    edge = PAGE_IN * 0.85 / n_columns
+    figure, axes = plt.subplots(
+        len(tiles_by_row), n_columns, figsize=(PAGE_IN, edge * len(tiles_by_row) * 1.02), squeeze=False
+    )
+    for row, (name, tiles) in zip(axes, tiles_by_row.items(), strict=True):
+        for ax in row:
+            ax.axis("off")
+        for ax, tile in zip(row, tiles, strict=False):
+            ax.imshow(tile)
+        row[0].text(-0.06, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
+    return figure
+
+
+@themed
+def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
+    """Loss and tile accuracy by epoch; the kept epoch marked; the share of the commonest tissue as floor."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    for name, colour in (("train", SPLIT_COLOURS["train"]), ("validation", SPLIT_COLOURS["test"])):
+        left.plot(history_df["epoch"], history_df[f"{name}_loss"], color=colour, label=name)
+        right.plot(history_df["epoch"], history_df[f"{name}_accuracy"], color=colour, label=name)
+    best = history_df.loc[history_df["validation_accuracy"].idxmax(), "epoch"]
+    for ax in (left, right):
+        ax.axvline(best, color=ACCENT, linewidth=0.8, linestyle=":")
+        ax.set_xlabel("epoch")
+    right.axhline(chance, color=QUIET, linewidth=0.8, linestyle="--", label="commonest tissue")
+    left.set_ylabel("cross-entropy")
+    right.set(ylabel="tile accuracy", ylim=(0, 1.02), title=f"epoch {best} kept")
+    left.legend()
+    right.legend(loc="lower right")
+    return figure
+
+
+@themed
+def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
+    """S4 Table: rows are the true tissue, columns the predicted one; shade is the share of the row."""
+    share = confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0)
+    n = len(confusion_df)
+    size = min(1.8 + 0.42 * n, 10)
+    figure, axes = plt.subplots(figsize=(size, size * 0.85))
+    sns.heatmap(
+        share,
+        annot=confusion_df.where(confusion_df > 0).map(lambda v: "" if pd.isna(v) else f"{v:.0f}"),
+        fmt="",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        square=True,
+        linewidths=0.3,
+        linecolor="#eeeeee",
+        cbar_kws={"label": "share of the true tissue", "shrink": 0.6},
+        annot_kws={"fontsize": 6},
+        ax=axes,
+    )
+    axes.set(xlabel=f"predicted ({unit})", ylabel=f"true ({unit}, n = {int(confusion_df.to_numpy().sum())})")
+    return figure
+
+
+@themed
+def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figure:
+    """S1 Fig A: feature values, layers that cannot be negative apart from those that can.
+
+    features_df features x samples; table_df has columns feature and non_negative.
+    """
+    positive = set(table_df.loc[table_df["non_negative"], "feature"])
+    is_positive = features_df.index.isin(positive)
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    for ax, rows, name in ((axes[0], is_positive, "non-negative"), (axes[1], ~is_positive, "signed")):
+        values = features_df.to_numpy()[rows].ravel()
+        if values.size:
+            low, high = np.quantile(values, [0.001, 0.999])
+            ax.hist(np.clip(values, low, high), bins=80, color=QUIET, log=True)
+        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", xlabel="feature value", ylabel="values")
+    return figure
+
+
+@themed
+def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
+    """How strongly features follow a slide's tile count when tiles are averaged and when they are summed."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
+    bins = np.linspace(-1, 1, 81)
+    axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
+    axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
+    axes.set(xlabel="r(feature, tile count)", ylabel="features")
+    axes.legend()
+    return figure
+
+
+@themed
+def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
+    """S1 Fig C: r of every gene-feature pair (columns r_low, r_high, n_pairs), logarithmic counts."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
+    width = histogram_df["r_high"] - histogram_df["r_low"]
+    axes.bar(histogram_df["r_low"], histogram_df["n_pairs"], width=width, align="edge", color=QUIET)
+    for sign in (-1, 1):
+        axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
+    axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))
+    axes.set_title(f"n = {int(histogram_df['n_pairs'].sum()):,} pairs")
+    return figure
+
+
+@themed
+def genes_per_layer(counts_df: pd.DataFrame, layer_labels: dict[int, str], colours: dict[str, Any]) -> Figure:
+    """Fig 3: genes with a significant feature in each layer, by tissue of highest expression.
+
+    counts_df layers x tissues, unique genes.
+    """
+    layers = list(layer_labels)
+    counts_df = counts_df.reindex(layers, fill_value=0)
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 3.2))
+    bottom = np.zeros(len(layers))
+    for tissue in counts_df:
+        axes.bar(
+            np.arange(len(layers)),
+            counts_df[tissue],
+            bottom=bottom,
+            color=colours[tissue],
+            label=tissue,
+            width=0.85,
+        )
+        bottom += counts_df[tissue].to_numpy()
+    step = max(1, len(layers) // 40)
+    labels = [f"{layer} {layer_labels[layer]}" for layer in layers]
+    axes.set_xticks(np.arange(len(layers))[::step], labels[::step], rotation=90, fontsize=6)
+    axes.set(xlabel="layer", ylabel="genes with a pair over threshold")
+    if counts_df.shape[1]:
+        columns = 1 if counts_df.shape[1] <= 14 else 2
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns, fontsize=6)
+    return figure
+
+
+@themed
+def genes_per_feature(per_feature: pd.Series, per_gene: pd.Series) -> Figure:
+    """S2 Fig: how many genes a feature follows, and how many features a gene has."""
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    for ax, counts, one, many in (
+        (axes[0], per_feature, "feature", "genes"),
+        (axes[1], per_gene, "gene", "features"),
+    ):
+        ranked = counts.sort_values(ascending=False).to_numpy()
+        ax.plot(np.arange(1, len(ranked) + 1), ranked, color=SPLIT_COLOURS["test"])
+        ax.set(xlabel=f"{one}s, ranked (n = {len(ranked):,})", ylabel=f"correlated {many} of a {one}")
+        if len(ranked):
+            ax.set(xscale="log", yscale="log")
+    return figure
+
+
+@themed
+def pair_scatter(
+    log_expression: pd.DataFrame,
+    features_df: pd.DataFrame,
+    pairs: Sequence[dict[str, Any]],
+    tissues: pd.Series,
+    colours: dict[str, Any],
+    unit: str = "TPM",
+) -> Figure:
+    """Scatter of chosen pairs over samples, coloured by tissue, a line through each tissue's own points.
+
+    `pairs` are mappings with gene, symbol, feature, r and optionally r_partial.
+    """
+    columns = min(len(pairs), 3)
+    rows = -(-len(pairs) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(PAGE_IN, 2.5 * rows), squeeze=False)
+    for ax in axes.flat[len(pairs) :]:
+        ax.axis("off")
+    for ax, pair in zip(axes.flat, pairs, strict=False):
+        x = features_df.loc[pair["feature"]]
+        y = log_expression.loc[pair["gene"]]
+        for tissue, members in tissues.groupby(tissues):
+            at = members.index
+            ax.scatter(x[at], y[at], s=7, color=colours[tissue], label=tissue, linewidths=0)
+            if len(at) > 2 and x[at].std() > 0:
+                slope, intercept = np.polyfit(x[at].astype(float), y[at].astype(float), 1)
+                ends = np.array([x[at].min(), x[at].max()])
+                ax.plot(ends, slope * ends + intercept, color=colours[tissue], linewidth=0.8)
+        partial = f", given tissue {pair['r_partial']:.2f}" if "r_partial" in pair else ""
+        ax.set_title(f"{pair['symbol']} and {pair['feature']}: r = {pair['r']:.2f}{partial}", fontsize=7)
+        ax.set(xlabel=f"feature {pair['feature']}", ylabel=f"log$_2$(1 + {unit})")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=6, markerscale=2)
+    return figure
+
+
+@themed
+def density(counts: np.ndarray, edges: np.ndarray, xlabel: str, ylabel: str, title: str) -> Figure:
+    """S3 Fig: a two-dimensional histogram with a logarithmic colour scale; the diagonal dotted."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 3.0))
+    image = axes.pcolormesh(
+        edges, edges, np.where(counts > 0, counts, np.nan).T, norm=LogNorm(), cmap="viridis"
+    )
+    axes.plot([edges[0], edges[-1]], [edges[0], edges[-1]], color="black", linewidth=0.6, linestyle=":")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
+    figure.colorbar(image, ax=axes, label="pairs", shrink=0.8)
+    return figure

@@ -1,0 +1,75 @@
+"""Configuration: the paper's defaults, errors that name the key, settings of the command line."""
+
+import pytest
+
+from lib.config import COHORTS_DIR, Config, parse_setting
+
+
+def test_defaults_are_the_papers():
+    c = Config(cohort="any")
+    assert (c.tile_px, c.tile_mpp, c.input_px, c.min_tissue) == (512, 0.9884, 224, 0.5)
+    assert (c.epochs, c.learning_rate, c.lr_step_epochs, c.momentum, c.weight_decay) == (
+        90,
+        0.01,
+        30,
+        0.9,
+        1e-4,
+    )
+    assert c.training_batch == 40
+    assert Config(cohort="any", architecture="alexnet").training_batch == 256
+    assert c.split_fractions == (0.6, 0.2, 0.2)
+    assert (c.r_threshold, c.e_threshold) == (0.7, 7.0)
+
+
+@pytest.mark.parametrize("path", sorted(COHORTS_DIR.glob("*.toml")), ids=lambda p: p.stem)
+def test_cohort_files_are_valid(path):
+    assert Config.load(path.stem).cohort == path.stem
+    assert Config.load(str(path)) == Config.load(path.stem)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ({"epoch": 3}, "did you mean 'epochs'"),
+        ({"tile_px": "large"}, "tile_px = 'large'"),
+        ({"min_tissue": 1.5}, "min_tissue = 1.5: Input should be less than or equal to 1"),
+        ({"aggregate": "median"}, "'mean' or 'sum'"),
+        ({"split_fractions": [0.5, 0.2, 0.2]}, "sum to 1"),
+        ({"r_threshold": 0.9}, "lower r_threshold"),
+        ({"cohort": "../elsewhere"}, "cohort"),
+    ],
+)
+def test_wrong_parameters_say_key_value_and_remedy(override, says):
+    with pytest.raises(ValueError, match="demo") as caught:
+        Config.load("demo", overrides=override)
+    assert says in str(caught.value)
+
+
+def test_unknown_cohort_lists_those_there_are():
+    with pytest.raises(FileNotFoundError, match="demo"):
+        Config.load("dmeo")
+
+
+def test_broken_toml(tmp_path):
+    (tmp_path / "mine.toml").write_text("title = ")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        Config.load(str(tmp_path / "mine.toml"))
+
+
+def test_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config(cohort="a").epochs = 2
+
+
+def test_parse_setting():
+    assert parse_setting("epochs=3") == ("epochs", 3)
+    assert parse_setting("split_fractions=[0.5, 0.2, 0.3]") == ("split_fractions", [0.5, 0.2, 0.3])
+    assert parse_setting("architecture=vgg16") == ("architecture", "vgg16")
+    assert parse_setting("covariates=['rin']") == ("covariates", ["rin"])
+    with pytest.raises(ValueError, match="key=value"):
+        parse_setting("epochs")
+
+
+def test_null_network_has_its_own_folder():
+    assert Config(cohort="a", null_network="shuffled").run_name == "vgg16__shuffled"
+    assert Config(cohort="a", architecture="timm:vit_tiny").run_name == "timm_vit_tiny"

@@ -1,0 +1,168 @@
+"""Store: whole files, provenance, and staleness that follows the inputs and nothing else."""
+
+import json
+import os
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from lib.config import Config
+from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    raw = tmp_path / "data/raw/mine"
+    (raw / "slides").mkdir(parents=True)
+    (raw / "samples.csv").write_text("sample_id\na\n")
+    (raw / "expression.gct.gz").write_bytes(b"x")
+    (raw / "slides/a.svs").write_bytes(b"slide")
+    return lambda **fields: Store(Config(cohort="mine", **fields), root=tmp_path)
+
+
+FRAME = pd.DataFrame({"sample_id": ["a", "b"], "n": [1, 2]})
+
+
+def test_round_trip_and_record(make_store):
+    store = make_store()
+    store.save("samples", FRAME, seconds=1.0)
+    pd.testing.assert_frame_equal(store.load("samples"), FRAME)
+    record = store.facts("samples")
+    assert record["made_by"] == "00_cohort"
+    assert record["seconds"] == 1.0
+    assert set(record["versions"]) >= {"python", "numpy", "torch"}
+    assert not list(store.derived.glob(".*")), "temporary files left behind"
+
+
+def test_missing_names_the_notebook(make_store):
+    with pytest.raises(StaleArtefactError, match="01_tiles") as caught:
+        make_store().load("tiles")
+    assert (caught.value.artefact, caught.value.notebook) == ("tiles", "01_tiles")
+
+
+def test_changed_parameter_makes_stale_what_depends_on_it_and_nothing_else(make_store):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.save("tiles", FRAME)
+    assert make_store(epochs=2).is_current("tiles")  # training does not matter to tiles
+    other = make_store(min_tissue=0.3)
+    assert other.is_current("samples")
+    assert "min_tissue" in other.why_stale("tiles")
+    with pytest.raises(StaleArtefactError, match=r"min_tissue = 0\.5, now 0\.3"):
+        other.load("tiles")
+
+
+def test_new_content_of_an_input_makes_stale_the_same_content_does_not(make_store):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.save("tiles", FRAME)
+    store.save("samples", FRAME)  # made again, equal
+    assert store.is_current("tiles")
+    store.save("samples", FRAME.assign(n=[1, 3]))
+    assert "samples" in store.why_stale("tiles")
+
+
+def test_raw_inputs_count(make_store):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.raw_path("samples_file").write_text("sample_id\nb\nc\n")
+    assert "raw:samples_file" in store.why_stale("samples")
+    store.save("samples", FRAME)
+    store.save("tiles", FRAME)
+    (store.raw / "slides/b.svs").write_bytes(b"another")
+    assert "raw:slides_dir" in store.why_stale("tiles")
+
+
+def test_changed_by_hand(make_store):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.path("samples").write_bytes(b"short")
+    assert "by hand" in store.why_stale("samples")
+
+
+def test_interrupted_save_leaves_no_half_file(make_store, monkeypatch):
+    store = make_store()
+    store.save("samples", FRAME)
+
+    def killed(self, path, **_):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save("samples", FRAME.assign(n=[5, 6]))
+    assert not store.is_current(
+        "samples"
+    )  # the old file without a record is not trusted, the half file is not there
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(pd.read_parquet(store.path("samples")), FRAME)
+
+
+def test_cached_makes_once(make_store):
+    store, calls = make_store(), []
+    make = lambda: calls.append(1) or FRAME  # noqa: E731
+    store.cached("samples", make)
+    store.cached("samples", make)
+    assert len(calls) == 1
+    tiles, slides = store.cached(("tiles", "slides"), lambda: (FRAME, FRAME.head(1)))
+    assert (len(tiles), len(slides)) == (2, 1)
+
+
+def test_forget_removes_artefacts_and_work(make_store):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.save("tiles", FRAME)
+    store.path("stacks").mkdir(parents=True)
+    store.forget("01_tiles")
+    assert store.is_current("samples")
+    assert not store.path("tiles").exists()
+    assert not store.path("stacks").exists()
+
+
+@pytest.mark.parametrize("slide_id", ["../a", "a/b", "", "..", "/etc/passwd"])
+def test_slide_ids_cannot_leave_the_folder(make_store, slide_id):
+    with pytest.raises(ValueError, match="rename it"):
+        make_store().slide_path(slide_id)
+
+
+def test_slide_suffixes(make_store):
+    store = make_store()
+    (store.raw / "slides/b.tiff").write_bytes(b"slide")
+    assert store.slide_path("b").name == "b.tiff"
+    assert store.slide_path("nowhere").name == "nowhere.svs"
+
+
+def test_figures_and_tables_carry_captions(make_store):
+    store = make_store()
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    plt.close(figure)
+    store.save_figure("fig", figure, "A line (n = 2).")
+    store.save_table("tab", FRAME, "Two rows.", per_network=False)
+    names = {path.name for path in store.figures.iterdir()}
+    assert {"fig__vgg16.png", "fig__vgg16.pdf", "tab.csv"} <= names
+    assert json.loads((store.figures / "fig__vgg16.png.json").read_text())["caption"] == "A line (n = 2)."
+
+
+def test_root_from_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    assert Store(Config(cohort="mine")).raw == tmp_path / "data/raw/mine"
+
+
+def test_the_table_of_artefacts_is_sound():
+    fields = set(Config.model_fields)
+    done: set[str] = set()
+    for name, artefact in ARTEFACTS.items():
+        assert artefact.notebook in NOTEBOOKS, name
+        assert set(artefact.fields) <= fields, name
+        for used in artefact.inputs:
+            assert used in done or used.removeprefix("raw:") in fields, (
+                f"{name} needs {used} before it is made"
+            )
+        done.add(name)
+    for name, notebook in NOTEBOOKS.items():
+        assert set(notebook.reads) <= set(ARTEFACTS), name
+        assert set(notebook.fields) <= fields, name
+    assert {owner for _, owner in WORK_FOLDERS.values()} <= set(NOTEBOOKS)
+    assert os.sep not in "".join(ARTEFACTS)
