@@ -147,6 +147,15 @@ class Config(BaseModel):
             raise ValueError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
 
     @property
+    def torch_device(self) -> str:
+        """The device, with "auto" resolved: a GPU where there is one."""
+        if self.device != "auto":
+            return self.device
+        import torch  # late: reading a configuration should not take seconds
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
     def synthetic_parameters(self) -> dict[str, Any]:
         """Arguments of synthetic.generate for this cohort."""
         return {

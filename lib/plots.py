@@ -55,10 +55,10 @@ def themed(function: Callable[..., Figure]) -> Callable[..., Figure]:
 def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
     """One fixed colour per tissue, the same in every figure of a cohort.
 
-    `known_df` (columns tissue, colour) gives GTEx's published colours; tissues without one take, in
+    `known_df` (columns tissue, color) gives GTEx's published colours; tissues without one take, in
     alphabetical order, a palette that colour-blind readers can tell apart.
     """
-    known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["colour"], strict=True))
+    known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["color"], strict=True))
     names = sorted(set(tissues))
     others = [name for name in names if name not in known]
     palette = (
@@ -261,10 +261,10 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
 
 @themed
 def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
-    """S1 Fig C: r of every gene-feature pair (columns r_low, r_high, n_pairs), logarithmic counts."""
+    """S1 Fig C: r of every gene-feature pair (columns r_low, r_high, count), logarithmic counts."""
     figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
     width = histogram_df["r_high"] - histogram_df["r_low"]
-    axes.bar(histogram_df["r_low"], histogram_df["n_pairs"], width=width, align="edge", color=QUIET)
+    axes.bar(histogram_df["r_low"], histogram_df["count"], width=width, align="edge", color=QUIET)
     for sign in (-1, 1):
         axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
     axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))

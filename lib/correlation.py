@@ -1,0 +1,594 @@
+"""Pearson or Spearman r of every gene with every feature, in blocks; thresholds; the best features (paper,
+Tables 4 to 6).
+
+The dense gene x feature matrix is never held: each block of it is scanned once, while it is still in the
+cache, for the histogram of r and for the pairs beyond the threshold. The product runs in float32; every
+pair kept is computed again in float64, so `r >= R_T` and the histogram beyond R_T are exact. Variables are
+rows, slides are columns.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from tqdm.auto import tqdm
+
+MIN_SLIDES = 4  # with three slides a correlation has one degree of freedom
+N_BINS = 4000  # of the histogram of r over [-1, 1]: bins 0.0005 wide, so that every R_T used is an edge
+PAPER_GRID = ((0.8, 10.0), (0.75, 10.0), (0.7, 10.0), (0.75, 8.0), (0.8, 7.0), (0.75, 7.0), (0.7, 7.0))
+
+
+class Correlation(NamedTuple):
+    """All pairs of a cohort, reduced.
+
+    pairs_df : one row per pair with |r| >= r_threshold, in gene then feature order: gene, symbol, feature,
+        layer, channel, r (float64), tissue, max_median_log2. `pairs_df.attrs["r_threshold"]` holds the
+        threshold.
+    histogram_df : one row per bin of r: r_low, r_high, count (int64, all layers), then `layer_<l>` for
+        each layer. A bin is [r_low, r_high), the last one closed.
+    n_pairs : pairs tested = n_genes * n_features = sum of count.
+    constant_genes, constant_features : names left out, because r is undefined for them.
+    n_genes_below_expression : genes dropped by e_threshold.
+    """
+
+    pairs_df: pd.DataFrame
+    histogram_df: pd.DataFrame
+    n_pairs: int
+    n_slides: int
+    n_genes: int
+    n_features: int
+    constant_genes: list[str]
+    constant_features: list[str]
+    n_genes_below_expression: int
+
+
+def log2_expression(expression_df: pd.DataFrame) -> pd.DataFrame:
+    """log2(1 + TPM), genes x samples, float32.
+
+    ValueError on a negative, missing or infinite value, naming gene and sample.
+    """
+    values = expression_df.to_numpy(dtype=np.float32)
+    bad = ~(values >= 0) | np.isinf(values)
+    if bad.any():
+        g, s = np.argwhere(bad)[0]
+        raise ValueError(
+            f"expression of gene {expression_df.index[g]!r} in sample {expression_df.columns[s]!r} is "
+            f"{values[g, s]}, and "
+            f"{int(bad.sum()):,} values in all are negative, missing or infinite: expression must be TPM "
+            "or CPM, not logged"
+        )
+    return pd.DataFrame(np.log2(1 + values), index=expression_df.index, columns=expression_df.columns)
+
+
+def highest_median(
+    log_expression_df: pd.DataFrame, tissues: pd.Series, genes_df: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """For each gene the tissue of highest median log2 expression over that tissue's slides (METHOD section
+    6).
+
+    Parameters
+    ----------
+    log_expression_df : genes x samples.
+    tissues : sample_id -> tissue, for at least these samples.
+    genes_df : optional, index gene, column symbol; a gene not in it is called by its id.
+
+    Returns
+    -------
+    Index gene; tissue (of equal medians the first in alphabetical order), max_median_log2 (float32), symbol.
+    """
+    missing = log_expression_df.columns.difference(tissues.index)
+    if len(missing):
+        raise ValueError(f"{len(missing)} samples have no tissue, first {list(missing[:3])}")
+    of_sample = tissues.loc[log_expression_df.columns]
+    if of_sample.isna().any():
+        raise ValueError(
+            f"{int(of_sample.isna().sum())} samples have a missing tissue, first "
+            f"{list(of_sample.index[of_sample.isna()][:3])}"
+        )
+    values = log_expression_df.to_numpy(dtype=np.float32)
+    names = np.array(sorted(of_sample.unique()))
+    medians = np.stack([np.median(values[:, (of_sample == t).to_numpy()], axis=1) for t in names], axis=1)
+    symbol = pd.Series(log_expression_df.index, index=log_expression_df.index)
+    if genes_df is not None:
+        symbol = genes_df["symbol"].reindex(log_expression_df.index).fillna(symbol)
+    return pd.DataFrame(
+        {
+            "tissue": names[medians.argmax(axis=1)],
+            "max_median_log2": medians.max(axis=1),
+            "symbol": symbol.to_numpy(),
+        },
+        index=log_expression_df.index.rename("gene"),
+    )
+
+
+def same_slides(expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.DataFrame:
+    """Bring the features into the expression's order of samples; ValueError unless both have exactly the
+    same ones.
+    """
+    for what, df in (("expression", expression_df), ("feature", features_df)):
+        if not df.columns.is_unique:
+            twice = df.columns[df.columns.duplicated()]
+            raise ValueError(
+                f"{len(twice)} sample ids occur twice in the {what} table, first {list(twice[:3])}"
+            )
+        if not df.index.is_unique:
+            twice = df.index[df.index.duplicated()]
+            raise ValueError(
+                f"{len(twice)} rows of the {what} table share their name with another, first "
+                f"{list(twice[:3])}"
+            )
+    only_expression = expression_df.columns.difference(features_df.columns)
+    only_features = features_df.columns.difference(expression_df.columns)
+    if len(only_expression) or len(only_features):
+        raise ValueError(
+            f"expression and features must have the same samples: {len(only_expression)} of "
+            f"{expression_df.shape[1]} only in the "
+            f"expression table (first {list(only_expression[:3])}), {len(only_features)} of "
+            f"{features_df.shape[1]} only in the "
+            f"feature table (first {list(only_features[:3])})"
+        )
+    if expression_df.shape[1] < MIN_SLIDES:
+        raise ValueError(f"{expression_df.shape[1]} slides: a correlation needs at least {MIN_SLIDES}")
+    return features_df[expression_df.columns]
+
+
+def standardise(
+    values_df: pd.DataFrame, what: str, method: str = "pearson", dtype: str = "float32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with mean 0 and length 1, so that r is a plain product.
+
+    Returns (rows [n_varying, n_slides], varying [n_rows] bool): constant rows are left out. Computed in
+    float64 whatever dtype is asked. ValueError on NaN or infinity, naming the row and the sample.
+    """
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
+    values = values_df.to_numpy()
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"the {what} table holds {values.dtype}, not numbers")
+    varying = np.zeros(len(values), bool)
+    rows = np.empty(values.shape, dtype)
+    n = 0
+    for start in range(0, len(values), 4096):
+        block = values[start : start + 4096].astype(np.float64)
+        if not np.isfinite(block).all():
+            i, s = np.argwhere(~np.isfinite(block))[0]
+            raise ValueError(
+                f"{what} {values_df.index[start + i]!r} is {block[i, s]} in sample {values_df.columns[s]!r}: "
+                "correlations need every value; drop the row or the sample"
+            )
+        keep = block.max(axis=1) > block.min(axis=1)
+        varying[start : start + 4096] = keep
+        block = stats.rankdata(block[keep], axis=1) if method == "spearman" else block[keep]
+        block -= block.mean(axis=1, keepdims=True)
+        block /= np.abs(block).max(
+            axis=1, keepdims=True
+        )  # values of 1e200 or 1e-200 have squares out of range
+        block /= np.sqrt((block * block).sum(axis=1, keepdims=True))
+        rows[n : n + len(block)] = block
+        n += len(block)
+    return rows[:n], varying
+
+
+def correlate(
+    log_expression_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    *,
+    genes_table: pd.DataFrame,
+    r_threshold: float = 0.7,
+    e_threshold: float | None = None,
+    method: Literal["pearson", "spearman"] = "pearson",
+    dtype: Literal["float32", "float64"] = "float32",
+    negative: bool = True,
+    gene_block: int = 256,
+    max_pairs: int = 50_000_000,
+    use_numba: bool = True,
+    progress: bool = True,
+) -> Correlation:
+    """All genes x all features (paper, "Correlating gene expression with features"; METHOD section 6).
+
+    Parameters
+    ----------
+    log_expression_df, features_df : genes x samples and features x samples, the same samples in any order.
+    genes_table : index gene; symbol, tissue, max_median_log2 (from `highest_median`).
+    r_threshold : pairs with r >= it, and with r <= -it if `negative`, are kept. The lowest R_T ever asked
+        of the pairs.
+    e_threshold : only genes with max_median_log2 >= it take part; None takes all.
+    dtype : of the product. The pairs kept are float64 either way.
+    max_pairs : more pairs than this raise a ValueError instead of filling the memory.
+
+    Raises
+    ------
+    ValueError : samples differ, fewer than four, missing values, no gene left, feature names not
+        `<layer>_<channel>`.
+    """
+    features_df = same_slides(log_expression_df, features_df)
+    if not 0 < r_threshold <= 1:
+        raise ValueError(f"r_threshold must be in (0, 1], got {r_threshold}")
+    genes_table = _gene_rows(genes_table, log_expression_df.index)
+    n_all = len(log_expression_df)
+    if e_threshold is not None:
+        expressed = (genes_table["max_median_log2"] >= e_threshold).to_numpy()
+        if not expressed.any():
+            highest = genes_table["max_median_log2"].max()
+            raise ValueError(
+                f"no gene has a highest median log2 expression of {e_threshold} or more: of {n_all:,} "
+                "genes the highest seen is "
+                f"{highest:.2f}; lower e_threshold"
+            )
+        log_expression_df, genes_table = log_expression_df[expressed], genes_table[expressed]
+    x, x_varying = standardise(log_expression_df, "gene", method, dtype)
+    y, y_varying = standardise(features_df, "feature", method, dtype)
+    for what, rows, df in (("gene", x, log_expression_df), ("feature", y, features_df)):
+        if not len(rows):
+            raise ValueError(
+                f"all {len(df):,} {what}s are constant over the {df.shape[1]} slides: nothing to correlate"
+            )
+    names = features_df.index[y_varying]
+    layers, channels = feature_layers(names)
+    starts, layer_names = _runs(layers)
+    counts, g, f, r = _all_pairs(
+        x,
+        y,
+        starts,
+        r_threshold,
+        negative,
+        gene_block,
+        max_pairs,
+        use_numba and _kernels() is not None,
+        progress,
+    )
+    counts, g, f, r = _settle(
+        log_expression_df[x_varying],
+        features_df[y_varying],
+        method,
+        counts,
+        starts,
+        g,
+        f,
+        r,
+        r_threshold,
+        negative,
+    )
+    table = genes_table[x_varying]
+    pairs_df = pd.DataFrame(
+        {
+            "gene": table.index.to_numpy()[g],
+            "symbol": table["symbol"].to_numpy()[g],
+            "feature": names.to_numpy()[f],
+            "layer": layers[f],
+            "channel": channels[f],
+            "r": r,
+            "tissue": table["tissue"].to_numpy()[g],
+            "max_median_log2": table["max_median_log2"].to_numpy(dtype=np.float32)[g],
+        }
+    )
+    pairs_df.attrs = {"r_threshold": float(r_threshold), "negative": bool(negative)}
+    return Correlation(
+        pairs_df=pairs_df,
+        histogram_df=_histogram_frame(counts, layer_names),
+        n_pairs=len(x) * len(y),
+        n_slides=x.shape[1],
+        n_genes=len(x),
+        n_features=len(y),
+        constant_genes=log_expression_df.index[~x_varying].tolist(),
+        constant_features=features_df.index[~y_varying].tolist(),
+        n_genes_below_expression=n_all - len(log_expression_df),
+    )
+
+
+def feature_layers(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Layer and channel numbers (int32) of features called `<layer>_<channel>`; ValueError naming one that
+    is not.
+    """
+    parts = pd.Series(names, dtype="str").str.extract(r"^(\d+)_(\d+)$")
+    bad = parts[0].isna().to_numpy()
+    if bad.any():
+        first = list(np.asarray(names)[bad][:3])
+        raise ValueError(
+            f"{int(bad.sum())} features are not called <layer>_<channel>, as in 29_499: first {first}"
+        )
+    return parts[0].to_numpy(dtype=np.int32), parts[1].to_numpy(dtype=np.int32)
+
+
+def r_of_pairs(
+    log_expression_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    pairs_df: pd.DataFrame,
+    method: str = "pearson",
+) -> np.ndarray:
+    """r in float64 of given pairs (columns gene, feature), as on other slides; a constant row raises
+    ValueError.
+    """
+    features_df = same_slides(log_expression_df, features_df)
+    genes, g = np.unique(pairs_df["gene"].to_numpy(dtype=object), return_inverse=True)
+    features, f = np.unique(pairs_df["feature"].to_numpy(dtype=object), return_inverse=True)
+    rows = []
+    for what, df, names in (("gene", log_expression_df, genes), ("feature", features_df, features)):
+        missing = pd.Index(names).difference(df.index)
+        if len(missing):
+            raise ValueError(
+                f"{len(missing)} {what}s of the pairs are not in the {what} table, first {list(missing[:3])}"
+            )
+        values, varying = standardise(df.loc[names], what, method, "float64")
+        if not varying.all():
+            raise ValueError(
+                f"{what} {names[~varying][0]!r} is constant over these {df.shape[1]} slides: its r is "
+                "undefined"
+            )
+        rows.append(values)
+    return _dots(rows[0], rows[1], g, f)
+
+
+# -- the tables of the paper
+# ------------------------------------------------------------------------------------
+
+
+def threshold_table(pairs_df: pd.DataFrame, grid: Sequence[tuple[float, float]] = PAPER_GRID) -> pd.DataFrame:
+    """Table 5: for each (R_T, E_T) the pairs with r >= R_T of genes at E_T, and their unique genes,
+    features, tissues.
+
+    Pairs with r <= -R_T are counted in columns of their own (`negative_...`). ValueError if an R_T lies
+    below the threshold at which the pairs were kept.
+    """
+    rows = []
+    for r_threshold, e_threshold in grid:
+        _kept_from(pairs_df, r_threshold)
+        expressed = pairs_df["max_median_log2"] >= e_threshold
+        row = {"r_threshold": float(r_threshold), "e_threshold": float(e_threshold)}
+        for prefix, chosen in (
+            ("", pairs_df["r"] >= r_threshold),
+            ("negative_", pairs_df["r"] <= -r_threshold),
+        ):
+            df = pairs_df[chosen & expressed]
+            row |= {f"{prefix}pairs": len(df)}
+            row |= {f"{prefix}{c}s": int(df[c].nunique()) for c in ("gene", "feature", "tissue")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def best_feature_per_gene(
+    pairs_df: pd.DataFrame, r_threshold: float = 0.75, e_threshold: float | None = None
+) -> pd.DataFrame:
+    """Table 6 and S2 Table: of each gene the feature of highest r, by tissue, then by falling r.
+
+    Of equal r the lowest layer and channel is taken. The columns are those of pairs_df and n_features (of
+    this gene at r_threshold).
+    """
+    _kept_from(pairs_df, r_threshold)
+    df = pairs_df[pairs_df["r"] >= r_threshold]
+    if e_threshold is not None:
+        df = df[df["max_median_log2"] >= e_threshold]
+    df = df.sort_values(["gene", "r", "layer", "channel"], ascending=[True, False, True, True])
+    best_df = df.drop_duplicates("gene").copy()
+    best_df["n_features"] = best_df["gene"].map(df["gene"].value_counts()).astype(int)
+    return best_df.sort_values(["tissue", "r", "gene"], ascending=[True, False, True]).reset_index(drop=True)
+
+
+def genes_per_layer(
+    pairs_df: pd.DataFrame, layers: Sequence[int] | None = None, r_threshold: float | None = None
+) -> pd.DataFrame:
+    """Fig 3: unique genes with a pair (r >= r_threshold > 0) in each layer (rows) by the gene's tissue
+    (columns).
+
+    `layers` adds the layers without any pair as rows of zeros. A gene counts once in each layer.
+    """
+    df = pairs_df[pairs_df["r"] >= _positive(pairs_df, r_threshold)].drop_duplicates(["gene", "layer"])
+    table = pd.crosstab(df["layer"], df["tissue"])
+    rows = sorted(set(table.index) | set(layers if layers is not None else ()))
+    return table.reindex(rows, fill_value=0).rename_axis(index="layer", columns=None)
+
+
+def genes_per_feature(
+    pairs_df: pd.DataFrame, thresholds: Sequence[float] = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+) -> pd.DataFrame:
+    """S2A Fig: unique genes of each feature (rows, most first) at each R_T (columns `r_0.7` ...)."""
+    return _partners(pairs_df, "feature", "gene", thresholds)
+
+
+def features_per_gene(
+    pairs_df: pd.DataFrame, thresholds: Sequence[float] = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+) -> pd.DataFrame:
+    """S2B Fig: unique features of each gene (rows, most first) at each R_T (columns `r_0.7` ...)."""
+    return _partners(pairs_df, "gene", "feature", thresholds)
+
+
+def _partners(pairs_df: pd.DataFrame, of: str, counted: str, thresholds: Sequence[float]) -> pd.DataFrame:
+    counts = {}
+    for t in thresholds:
+        _kept_from(pairs_df, t)
+        counts[f"r_{t:g}"] = pairs_df[pairs_df["r"] >= t].groupby(of)[counted].nunique()
+    table = pd.DataFrame(counts).fillna(0).astype(int).rename_axis(of)
+    return table.sort_values(list(table.columns), ascending=False, kind="stable")
+
+
+def _kept_from(pairs_df: pd.DataFrame, r_threshold: float) -> None:
+    kept = pairs_df.attrs.get("r_threshold", 0.0)
+    if r_threshold < kept:
+        raise ValueError(
+            f"asked for r >= {r_threshold}, but pairs were kept from {kept} on: correlate again with a "
+            "lower r_threshold"
+        )
+
+
+def _positive(pairs_df: pd.DataFrame, r_threshold: float | None) -> float:
+    if r_threshold is None:
+        return pairs_df.attrs.get("r_threshold", np.finfo(float).tiny)
+    _kept_from(pairs_df, r_threshold)
+    return r_threshold
+
+
+# -- blocks
+# -----------------------------------------------------------------------------------------------------
+
+
+def _gene_rows(genes_table: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:
+    wanted = ["symbol", "tissue", "max_median_log2"]
+    lacking = [c for c in wanted if c not in genes_table]
+    if lacking:
+        raise ValueError(f"genes_table lacks the columns {lacking}: make it with highest_median")
+    missing = genes.difference(genes_table.index)
+    if len(missing):
+        raise ValueError(f"{len(missing)} genes are not in genes_table, first {list(missing[:3])}")
+    return genes_table.loc[genes, wanted]
+
+
+def _runs(layers: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Columns at which runs of one layer start, with the end appended, and the layer of each run."""
+    starts = np.flatnonzero(np.r_[True, layers[1:] != layers[:-1]])
+    return np.r_[starts, len(layers)].astype(np.int64), layers[starts].tolist()
+
+
+def _all_pairs(
+    x: np.ndarray, y: np.ndarray, starts: np.ndarray, r_threshold: float, negative: bool, gene_block: int,
+    max_pairs: int, use_numba: bool, progress: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Histogram [n_runs, N_BINS] of r and the candidates (gene row, feature row, r as the product gave
+    it).
+    """
+    y_t = torch.from_numpy(y)
+    out_t = torch.empty(min(gene_block, len(x)), len(y), dtype=y_t.dtype)
+    # float32 sums of n products of unit vectors err by under n ulp; what lies this near below R_T is
+    # looked at again
+    margin = 1e-5 if x.dtype == np.float32 else 1e-12
+    threshold = x.dtype.type(r_threshold - margin)
+    # one histogram for each thread; one bin more, for r = 1 and rounding above it
+    n_threads = min(torch.get_num_threads(), _kernels().max_threads) if use_numba else 1
+    counts = np.zeros((n_threads, len(starts) - 1, N_BINS + 1), np.int64)
+    scan = _numba_scan if use_numba else _numpy_scan
+    found, n_found = [], 0
+    bar = tqdm(total=len(x), unit="gene", disable=not progress, desc="gene x feature")
+    for start in range(0, len(x), gene_block):
+        x_t = torch.from_numpy(x[start : start + gene_block])
+        block = torch.mm(x_t, y_t.T, out=out_t[: len(x_t)]).numpy()
+        rows, columns = scan(block, starts, threshold, negative, counts)
+        n_found += len(rows)
+        if n_found > max_pairs:
+            raise ValueError(
+                f"more than {max_pairs:,} pairs reach |r| >= {r_threshold} after {start + len(x_t):,} of "
+                f"{len(x):,} genes: "
+                "raise r_threshold or max_pairs"
+            )
+        if len(rows):
+            found.append((rows + start, columns, block[rows, columns]))
+        bar.update(len(x_t))
+    bar.close()
+    counts = counts.sum(axis=0)
+    counts[:, N_BINS - 1] += counts[:, N_BINS]
+    counts = counts[:, :N_BINS]
+    if not found:
+        return counts, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, x.dtype)
+    return counts, *(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _settle(
+    x_df: pd.DataFrame, y_df: pd.DataFrame, method: str, counts: np.ndarray, starts: np.ndarray,
+    g: np.ndarray, f: np.ndarray, r: np.ndarray, r_threshold: float, negative: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Recompute the candidates in float64, move them to their exact bin and keep those really beyond the
+    threshold.
+    """
+    if not len(g):
+        return counts, g, f, r.astype(np.float64)
+    genes, gi = np.unique(g, return_inverse=True)
+    features, fi = np.unique(f, return_inverse=True)
+    x, _ = standardise(x_df.iloc[genes], "gene", method, "float64")
+    y, _ = standardise(y_df.iloc[features], "feature", method, "float64")
+    exact = np.clip(_dots(x, y, gi, fi), -1, 1)
+    run = np.searchsorted(starts, f, side="right") - 1
+    np.subtract.at(counts, (run, _bin(r)), 1)
+    np.add.at(counts, (run, np.clip(np.searchsorted(_edges(), exact, side="right") - 1, 0, N_BINS - 1)), 1)
+    keep = (exact >= r_threshold) | (negative & (exact <= -r_threshold))
+    return counts, g[keep], f[keep], exact[keep]
+
+
+def _dots(x: np.ndarray, y: np.ndarray, g: np.ndarray, f: np.ndarray) -> np.ndarray:
+    r = np.empty(len(g))
+    for start in range(0, len(g), 65536):
+        s = slice(start, start + 65536)
+        r[s] = np.einsum("ps,ps->p", x[g[s]], y[f[s]])
+    return r
+
+
+def _edges() -> np.ndarray:
+    return (np.arange(N_BINS + 1) - N_BINS // 2) / (N_BINS // 2)  # exact decimals: 0.7 is an edge
+
+
+def _bin(r: np.ndarray) -> np.ndarray:
+    """Bin of r in r's own precision; the same arithmetic in both scans."""
+    one = r.dtype.type
+    return np.minimum(((r + one(1)) * one(N_BINS // 2)).astype(np.int32), N_BINS - 1)
+
+
+def _histogram_frame(counts: np.ndarray, layers: list[int]) -> pd.DataFrame:
+    edges = _edges()
+    df = pd.DataFrame({"r_low": edges[:-1], "r_high": edges[1:], "count": counts.sum(axis=0)})
+    by_layer = pd.DataFrame(counts.T).T.groupby(np.asarray(layers)).sum()
+    return pd.concat([df, by_layer.T.rename(columns=lambda l: f"layer_{l}")], axis=1)
+
+
+def _numpy_scan(block, starts, threshold, negative, counts):
+    """One pass over a block of r without numba: adds to counts, returns rows and columns of the
+    candidates.
+    """
+    for k in range(len(starts) - 1):
+        part = block[:, starts[k] : starts[k + 1]]
+        counts[0, k, :N_BINS] += np.bincount(_bin(part).ravel(), minlength=N_BINS)
+    return np.nonzero((np.abs(block) if negative else block) >= threshold)
+
+
+def _numba_scan(block, starts, threshold, negative, counts):
+    """The same in one fused parallel pass; rows with a candidate are looked at a second time."""
+    kernels = _kernels()
+    reaches = np.zeros(len(block), np.bool_)
+    kernels.set_num_threads(len(counts))
+    kernels.scan(block, starts, threshold, counts, reaches)
+    rows = np.flatnonzero(reaches)
+    inner, columns = np.nonzero((np.abs(block[rows]) if negative else block[rows]) >= threshold)
+    return rows[inner], columns
+
+
+@functools.cache
+def _kernels() -> SimpleNamespace | None:
+    """Compile the scan at first use; None where numba is not installed (the numpy scan gives the same
+    numbers).
+    """
+    try:
+        import numba
+    except ImportError:
+        return None
+
+    def scan(block, starts, threshold, counts, reaches):
+        n_rows, n_parts = block.shape[0], counts.shape[0]
+        one = threshold / threshold
+        scale = one * (N_BINS // 2)
+        for part in numba.prange(n_parts):
+            for k in range(starts.shape[0] - 1):
+                bins, last = counts[part, k], starts[k + 1]
+                for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):
+                    row, highest, j = block[i], one * 0, starts[k]
+                    while j + 4 <= last:  # four at a time: no bounds, no sign, no dependence between them
+                        r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
+                        b0, b1 = np.uint32((r0 + one) * scale), np.uint32((r1 + one) * scale)
+                        b2, b3 = np.uint32((r2 + one) * scale), np.uint32((r3 + one) * scale)
+                        highest = max(highest, max(max(abs(r0), abs(r1)), max(abs(r2), abs(r3))))
+                        bins[b0] += 1
+                        bins[b1] += 1
+                        bins[b2] += 1
+                        bins[b3] += 1
+                        j += 4
+                    while j < last:
+                        highest = max(highest, abs(row[j]))
+                        bins[np.uint32((row[j] + one) * scale)] += 1
+                        j += 1
+                    if highest >= threshold:
+                        reaches[i] = True
+
+    compile_: Callable = numba.njit(parallel=True, nogil=True, fastmath={"nnan", "nsz"})
+    return SimpleNamespace(
+        scan=compile_(scan), set_num_threads=numba.set_num_threads, max_threads=numba.config.NUMBA_NUM_THREADS
+    )

@@ -1,0 +1,156 @@
+"""Readers of the GTEx portal's and the GTEx release's tables; what comes out has the project's column
+names.
+"""
+
+import gzip
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
+HARDY = {
+    0: "Ventilator case",
+    1: "Fast death - violent",
+    2: "Fast death - natural causes",
+    3: "Intermediate death",
+    4: "Slow death",
+}
+# our column -> spellings in the portal's CSV export and in its API, compared without case, blanks and
+# punctuation
+PORTAL_COLUMNS = {
+    "sample_id": ("tissuesampleid", "sampleid"),
+    "tissue": ("tissue", "tissuesitedetail", "smtsd"),
+    "donor": ("subjectid", "subjid", "donor"),
+    "sex": ("sex",),
+    "age_bracket": ("agebracket", "age"),
+    "hardy_scale": ("hardyscale", "dthhrdy"),
+    "pathology_categories": ("pathologycategories",),
+    "pathology_notes": ("pathologynotes",),
+}
+# the columns of SampleAttributesDS worth carrying along; numbers unless said otherwise
+ATTRIBUTE_COLUMNS = {
+    "SAMPID": "rna_id",  # text
+    "SMTSD": "rna_tissue",  # text
+    "SMRIN": "rin",
+    "SMTSISCH": "ischaemic_time_min",
+    "SMTSPAX": "fixative_time_min",
+    "SMATSSCR": "autolysis_score",
+}
+
+
+def read_portal(path: str | Path) -> pd.DataFrame:
+    """The portal's histology table (its CSV export, or tab-separated), whatever the order of its columns.
+
+    Returns
+    -------
+    DataFrame, a row per tissue sample: sample_id, tissue, donor, sex, age_bracket, hardy_scale,
+    pathology_categories, pathology_notes (text, `""` where the table is silent or lacks the column).
+
+    Raises
+    ------
+    FileNotFoundError; ValueError when the sample or tissue column cannot be found, an id is not GTEx's, or
+    occurs twice.
+    """
+    raw_df = _read_text_table(
+        path, "the GTEx portal's histology table (gtexportal.org/home/histologyPage, CSV)"
+    )
+    spelt = {re.sub(r"[^a-z]", "", str(column).lower()): column for column in reversed(raw_df.columns)}
+    found = {
+        ours: next((spelt[s] for s in names if s in spelt), None) for ours, names in PORTAL_COLUMNS.items()
+    }
+    if absent := [ours for ours in ("sample_id", "tissue") if found[ours] is None]:
+        raise ValueError(
+            f"{path}: no column for {absent}; it has {list(raw_df.columns)}. Expected names like"
+            " 'Tissue Sample ID', 'Tissue', 'Subject ID', 'Sex', 'Age Bracket', 'Pathology Notes'."
+        )
+    columns = {ours: raw_df[name] if name else "" for ours, name in found.items()}
+    portal_df = pd.DataFrame(columns, index=raw_df.index)
+    portal_df = portal_df.apply(lambda column: column.str.strip())
+    _require_ids(portal_df["sample_id"], f"{path}: tissue sample ids")
+    if found["donor"] is None:
+        portal_df["donor"] = portal_df["sample_id"].str.rsplit("-", n=1).str[0]
+    return portal_df.reset_index(drop=True)
+
+
+def read_sample_attributes(path: str | Path) -> pd.DataFrame:
+    """GTEx SampleAttributesDS: a row per RNA (or other) sample, columns of `ATTRIBUTE_COLUMNS`; minutes and
+    scores as float64, NaN where GTEx has none.
+    """
+    raw_df = _read_text_table(path, "GTEx's SampleAttributesDS.txt")
+    _require_columns(raw_df, path, ["SAMPID"])
+    columns = {theirs: ours for theirs, ours in ATTRIBUTE_COLUMNS.items() if theirs in raw_df}
+    attributes_df = raw_df[list(columns)].rename(columns=columns)
+    for column in attributes_df.columns.difference(["rna_id", "rna_tissue"]):
+        attributes_df[column] = pd.to_numeric(attributes_df[column].replace("", np.nan))
+    require_unique(attributes_df["rna_id"], f"{path}: SAMPID")
+    return attributes_df
+
+
+def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
+    """GTEx SubjectPhenotypesDS: a row per donor: donor, sex, age_bracket, hardy_scale in the portal's
+    words.
+    """
+    raw_df = _read_text_table(path, "GTEx's SubjectPhenotypesDS.txt")
+    _require_columns(raw_df, path, ["SUBJID", "SEX", "AGE"])
+    require_unique(raw_df["SUBJID"], f"{path}: SUBJID")
+    if not raw_df["SEX"].isin(["1", "2"]).all():
+        raise ValueError(f"{path}: SEX is 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}.")
+    hardy = raw_df["DTHHRDY"].map({str(k): v for k, v in HARDY.items()}) if "DTHHRDY" in raw_df else ""
+    return pd.DataFrame(
+        {
+            "donor": raw_df["SUBJID"],
+            "sex": raw_df["SEX"].map({"1": "male", "2": "female"}),
+            "age_bracket": raw_df["AGE"],
+            "hardy_scale": hardy,
+        }
+    ).fillna("")
+
+
+def read_rna_ids(path: str | Path) -> list[str]:
+    """RNA sample ids from the header of a GCT (plain or gzipped), without reading its body."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Give the GTEx gene TPM table (.gct or .gct.gz).")
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rt") if zipped else open(path) as lines:
+        head = [lines.readline().rstrip("\r\n") for _ in range(3)]
+    fields = head[2].split("\t")
+    if not head[0].startswith("#1.") or len(fields) < 3 or fields[0].lower() not in ("name", "id"):
+        raise ValueError(
+            f"{path}: not a GCT: its first line is {head[0][:40]!r}, its third {head[2][:40]!r}."
+        )
+    require_unique(pd.Series(fields[2:]), f"{path}: RNA sample ids")
+    return fields[2:]
+
+
+def _read_text_table(path: str | Path, what: str) -> pd.DataFrame:
+    """All cells as text; comma or tab is read off the header line."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. It should be {what}.")
+    with open(path, encoding="utf-8-sig") as file:
+        header = file.readline()
+    separator = "\t" if "\t" in header else ","
+    return pd.read_csv(path, sep=separator, dtype="str", keep_default_na=False, encoding="utf-8-sig")
+
+
+def _require_columns(raw_df: pd.DataFrame, path: str | Path, names: Sequence[str]) -> None:
+    if absent := [name for name in names if name not in raw_df]:
+        raise ValueError(f"{path}: columns {absent} are missing; it has {list(raw_df.columns)[:8]}.")
+
+
+def require_unique(ids: pd.Series, what: str) -> None:
+    """Raise ValueError naming `what` and the first ids that occur more than once."""
+    if twice := ids[ids.duplicated()].unique().tolist():
+        raise ValueError(f"{what}: {len(twice)} occur more than once, first {twice[:3]}.")
+
+
+def _require_ids(ids: pd.Series, what: str) -> None:
+    strange = ids[~ids.str.fullmatch(TISSUE_SAMPLE)].tolist()
+    if strange:
+        raise ValueError(f"{what}: {len(strange)} are not like 'GTEX-117YW-0126', first {strange[:3]}.")
+    require_unique(ids, what)

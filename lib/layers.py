@@ -1,0 +1,270 @@
+"""Which calls of which modules make a network's layers, and a callback for each as a forward pass runs.
+
+A layer is one call of one module: a ReLU used twice in a residual block is two layers. `trace` finds the
+calls by running the network once; `watch` hooks them in a later pass and hands each output over at once,
+before an in-place operation downstream overwrites it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Call(NamedTuple):
+    """One call of one module in a forward pass, in execution order."""
+
+    module: str  # qualified name, as in model.named_modules()
+    call: int  # 0 for the first call of that module in the pass
+    kind: str  # class name of the module
+    n_channels: int
+    channel_axis: int  # 1: maps [B, C, H, W]; -1: maps [B, H, W, C] or tokens [B, T, C]
+    non_negative: bool  # True when no value can be below 0, whatever weights and input
+    is_leaf: bool  # the module has no children
+    is_new: bool  # no earlier call gave this output, it is not the module's own input, nor that rearranged
+
+
+# Modules that only rearrange their input, and attention weights, which sum to a constant: no layers.
+_NOT_NEW = {"Identity", "Dropout", "Permute", "Flatten", "Softmax"}
+
+
+class Layer(NamedTuple):
+    """A call chosen as a layer of features, with its number and a readable label."""
+
+    layer: int
+    label: str
+    call: Call
+
+
+def trace(model: nn.Module, input_px: int, n_images: int = 2) -> list[Call]:
+    """Every module call of an eval-mode forward pass whose output is a map or a list of tokens.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On any device; on "meta" nothing is computed. Left in eval mode.
+    input_px : int
+        Side of the square input.
+    n_images : int
+        Batch size of the pass; outputs with another first size (attention windows) are no layers.
+
+    Raises
+    ------
+    RuntimeError, AssertionError, ValueError
+        Whatever the network raises on an input of this size.
+    """
+    calls: list[Call] = []
+    counts: dict[str, int] = {}
+    seen: list[torch.Tensor] = []  # kept alive, so that an id() is never used twice
+    given: set[tuple[int, int]] = set()  # (id, version) of tensors already given out
+    entered: list[set[tuple[int, int]]] = []  # stack: (id, version) of the inputs of the running modules
+
+    def before(module, inputs):
+        entered.append({(id(x), x._version) for x in inputs if isinstance(x, torch.Tensor)})
+
+    def after(name, module, inputs, output):
+        mine = entered.pop()
+        kind = type(module).__name__
+        axis = _channel_axis(output, n_images, kind)
+        if axis is None:
+            return
+        key = (id(output), output._version)
+        n_before = counts.get(name, 0)
+        counts[name] = n_before + 1
+        is_leaf = not any(True for _ in module.children())
+        is_new = key not in given and key not in mine and kind not in _NOT_NEW
+        non_negative = id(output) in signs.non_negative
+        calls.append(Call(name, n_before, kind, output.shape[axis], axis, non_negative, is_leaf, is_new))
+        given.add(key)
+        seen.append(output)
+
+    model.eval()
+    parameter = next(model.parameters())
+    images_t = torch.zeros((n_images, 3, input_px, input_px), device=parameter.device, dtype=parameter.dtype)
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.named_modules():
+            if name:  # the network itself is no layer
+                handles = (
+                    module.register_forward_pre_hook(before),
+                    module.register_forward_hook(lambda *args, name=name: after(name, *args)),
+                )
+                for handle in handles:
+                    stack.callback(handle.remove)
+        signs = stack.enter_context(_Signs())
+        model(images_t)
+    return calls
+
+
+@contextmanager
+def watch(
+    model: nn.Module, layers: Sequence[Layer], callback: Callable[[int, torch.Tensor], None]
+) -> Iterator[None]:
+    """Within the context, every forward pass of `model` calls `callback(layer, output)` for each layer.
+
+    The calls come in execution order, from inside the pass. The tensor is the live output: reduce it there,
+    or clone it, because an in-place ReLU or `out += identity` may overwrite it as soon as the callback
+    returns. Gradients flow through what the callback computes. Hooks are removed on leaving, whatever
+    happens.
+
+    Raises
+    ------
+    RuntimeError
+        Part of the network is in training mode (dropout and batch norm would change the features), or a
+        layer of the list was not reached by any pass.
+    ValueError
+        The network has no module of that name.
+    """
+    training = [name or "the network" for name, module in model.named_modules() if module.training]
+    if training:
+        raise RuntimeError(
+            f"{len(training)} modules are in training mode (first: {training[0]}): dropout and batch norm "
+            "would change the features. Call model.eval() first."
+        )
+    modules = dict(model.named_modules())
+    missing = [layer.call.module for layer in layers if layer.call.module not in modules]
+    if missing:
+        raise ValueError(
+            f"the network has no module {missing[0]!r} ({len(missing)} of {len(layers)} layers missing): it "
+            "is not of the architecture named, or is wrapped (give the module inside)."
+        )
+    wanted: dict[str, dict[int, int]] = {}  # module name -> call -> layer
+    for layer in layers:
+        wanted.setdefault(layer.call.module, {})[layer.call.call] = layer.layer
+    counts: dict[str, int] = {}
+    reached: set[int] = set()
+    n_passes = [0]
+
+    def restart(module, inputs):
+        counts.clear()
+        n_passes[0] += 1
+
+    def after(name, module, inputs, output):
+        call = counts.get(name, 0)
+        counts[name] = call + 1
+        number = wanted[name].get(call)
+        if number is not None:
+            reached.add(number)
+            callback(number, output)
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(restart).remove)
+        for name in wanted:
+            hook = modules[name].register_forward_hook(lambda *args, name=name: after(name, *args))
+            stack.callback(hook.remove)
+        yield
+    unreached = [layer for layer in layers if layer.layer not in reached]
+    if n_passes[0] and unreached:
+        raise RuntimeError(
+            f"{len(unreached)} of {len(layers)} layers were not reached by the forward pass (first: layer "
+            f"{unreached[0].layer}, {unreached[0].label}): the network is not of the architecture named."
+        )
+
+
+def numbered_layers(calls: Sequence[Call]) -> list[Layer]:
+    """Numbered in execution order, labelled by the module's name, with "(call 2)" where it is called
+    again."""
+    return [
+        Layer(k, call.module if call.call == 0 else f"{call.module} (call {call.call + 1})", call)
+        for k, call in enumerate(calls)
+    ]
+
+
+def chain_layers(calls: Sequence[Call], architecture: str) -> list[Layer]:
+    """AlexNet and VGG: number = index in `features`, label as in the literature (conv5_3, relu5_3, pool5)."""
+    words = {
+        "Conv2d": "conv",
+        "BatchNorm2d": "bn",
+        "ReLU": "relu",
+        "MaxPool2d": "pool",
+        "AdaptiveAvgPool2d": "avgpool",
+    }
+    layers, block, conv = [], 1, 0
+    for call in calls:
+        conv += call.kind == "Conv2d"
+        whole_block = call.kind.endswith("Pool2d")
+        place = f"{conv}" if architecture == "alexnet" else f"{block}" if whole_block else f"{block}_{conv}"
+        label = "avgpool" if call.kind == "AdaptiveAvgPool2d" else words[call.kind] + place
+        layers.append(Layer(int(call.module.removeprefix("features.")), label, call))
+        if whole_block and architecture != "alexnet":
+            block, conv = block + 1, 0
+    return layers
+
+
+def _channel_axis(output: object, n_images: int, kind: str) -> int | None:
+    """Axis of the channels of a map or token output; None for anything else (vectors, attention windows)."""
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+        return None
+    shape = tuple(output.shape)
+    if len(shape) == 3 and shape[0] == n_images:
+        return -1  # tokens [B, T, C]
+    if len(shape) != 4 or shape[0] != n_images:
+        return None
+    channels_first, channels_last = (
+        shape[2] == shape[3],
+        shape[1] == shape[2],
+    )  # maps of square images are square
+    if channels_first and channels_last:
+        return -1 if kind in ("Linear", "LayerNorm") else 1
+    return 1 if channels_first else -1 if channels_last else None
+
+
+# Operations that give values >= 0 for any input, and those that keep the sign when every input is >= 0.
+_MAKE = {"relu", "sigmoid", "hardsigmoid", "_softmax", "abs", "square", "exp"}
+_KEEP = {
+    "max_pool2d_with_indices",
+    "avg_pool2d",
+    "_adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "mean",
+    "sum",
+}
+_KEEP |= {
+    "cat",
+    "stack",
+    "add",
+    "mul",
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "permute",
+    "transpose",
+    "clone",
+    "slice",
+}
+_KEEP |= {"expand", "alias", "detach", "_to_copy", "unsqueeze", "squeeze", "_reshape_alias", "roll", "select"}
+
+
+class _Signs(TorchDispatchMode):
+    """Follows, through every operation of a pass, which tensors cannot hold a negative value (S1 Fig D)."""
+
+    def __init__(self):
+        super().__init__()
+        self.non_negative: dict[int, torch.Tensor] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor):
+            name = func._schema.name.split("::")[1]
+            name = name[:-1] if name.endswith("_") else name
+            if self._is_non_negative(name, args, kwargs or {}):
+                self.non_negative[id(first)] = first
+            else:
+                self.non_negative.pop(id(first), None)  # an in-place operation may take the property away
+        return output
+
+    def _is_non_negative(self, name: str, args: Sequence, kwargs: dict) -> bool:
+        if name in _MAKE:
+            return True
+        if name in ("hardtanh", "clamp"):  # ReLU6 is hardtanh(0, 6)
+            lowest = args[1] if len(args) > 1 else kwargs.get("min_val", kwargs.get("min"))
+            return isinstance(lowest, int | float) and lowest >= 0
+        if name not in _KEEP:
+            return False
+        parts = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else [arg])]
+        values = [part for part in parts if isinstance(part, torch.Tensor)]
+        scalars = [part for part in args[1:] if isinstance(part, float)] if name in ("add", "mul") else []
+        return all(id(value) in self.non_negative for value in values) and all(s >= 0 for s in scalars)

@@ -1,0 +1,284 @@
+"""Choosing the few tiles to show: a greedy cover of a set of features, the top k, a strip from low to high.
+
+The paper chose its tiles by an algorithm in a supplement that is not at hand (Methods, "visualization"); the
+cover here is our own statement of the same aim. All three take the values of chosen features on tiles
+(`attribution.tile_values`), the tiles and the samples, and return plain tables.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+POSITION_COLUMNS = ["column", "row", "l0_x", "l0_y", "l0_size", "stack_index"]
+
+
+def greedy_cover(
+    values_df: pd.DataFrame,
+    tiles_df: pd.DataFrame,
+    samples_df: pd.DataFrame,
+    *,
+    top_q: float = 0.01,
+    gene_expression_df: pd.DataFrame | None = None,
+    constant: str = "error",
+) -> pd.DataFrame:
+    """A smallest set of tiles on which every feature is near its highest, found greedily.
+
+    A feature is covered by a tile where its value is among its top `top_q` of all given tiles. Each step
+    takes the tile covering most features still uncovered; ties go to the sample with the highest expression
+    of the genes paired with those features, then to the tile where those features rank highest, then to the
+    lower tile_id. A last pass drops any tile whose features the others cover too. The greedy size is at most
+    1 + ln(n_features) times the smallest possible (Chvatal 1979, Math. Oper. Res. 4:233).
+
+    Parameters
+    ----------
+    values_df : DataFrame, tiles x features, float; index tile_id
+        Give only the test tiles of one tissue, and features from pairs of that tissue.
+    tiles_df : DataFrame
+        Columns tile_id, sample_id, slide_id and the position columns (column, row, l0_x, l0_y, ...).
+    samples_df : DataFrame
+        Columns sample_id, donor.
+    top_q : float in (0, 1]
+        Share of the tiles that counts as the top of a feature; at least one tile always does.
+    gene_expression_df : DataFrame, features x samples, optional
+        log2(1 + TPM) of the gene paired with each feature, in each sample. Genes differ in level, so samples
+        are compared by their rank within each gene.
+    constant : "error" or "leave"
+        A feature with one value on all (two or more) tiles has no top: refuse it, or leave it out.
+
+    Returns
+    -------
+    DataFrame
+        One row per covered feature, index 0..: pick (1.. in order of choice), feature, tile_id, sample_id,
+        slide_id, donor, position columns, value, quantile (share of tiles at or below the value), expression.
+        A feature covered by several chosen tiles is listed with the one where it is highest.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, unknown ids or values that are not finite.
+    """
+    if not 0 < top_q <= 1:
+        raise ValueError(f"top_q is {top_q}; it is the share of tiles that counts as the top, in (0, 1]")
+    if constant not in ("error", "leave"):
+        raise ValueError(f'constant is {constant!r}; choose "error" or "leave"')
+    values_df = values_df.sort_index()  # so that the first of tied tiles has the lower tile_id
+    table_df = _described(values_df, tiles_df, samples_df)
+    values_df = _varying(values_df, constant)
+    values = values_df.to_numpy(np.float64)  # n_tiles x n_features
+    n_tiles = len(values)
+    n_top = max(1, int(np.ceil(top_q * n_tiles - 1e-9)))
+    threshold = np.sort(values, axis=0)[n_tiles - n_top]
+    # Where most tiles are zero the quantile is zero too; a tile at the minimum never counts as the top.
+    covers = (values >= threshold) & ((values > values.min(axis=0)) | (n_tiles == 1))
+    quantile = values_df.rank(method="max").to_numpy() / n_tiles
+    expression_df = _expression_of(gene_expression_df, values_df.columns, table_df)
+    preference = np.zeros_like(values)
+    if expression_df is not None:
+        by_sample_df = expression_df.T.rank(pct=True)  # samples x features
+        preference = by_sample_df.loc[table_df["sample_id"]].to_numpy()
+
+    picks = _drop_redundant(_greedy(covers, preference, quantile), covers)
+    rows = []
+    for j, feature in enumerate(values_df.columns):
+        order, i = max(
+            ((order, i) for order, i in enumerate(picks) if covers[i, j]),
+            key=lambda pick: (values[pick[1], j], -pick[0]),
+        )
+        expression = (
+            np.nan if expression_df is None else expression_df.loc[feature, table_df["sample_id"].iloc[i]]
+        )
+        rows.append((order + 1, feature, i, values[i, j], quantile[i, j], expression))
+    rows_df = pd.DataFrame(rows, columns=["pick", "feature", "_tile", "value", "quantile", "expression"])
+    if rows_df.empty:
+        rows_df = rows_df.astype({"_tile": int})
+    found_df = table_df.iloc[rows_df["_tile"]].reset_index(drop=True)
+    result_df = pd.concat(
+        [rows_df[["pick", "feature"]], found_df, rows_df[["value", "quantile", "expression"]]], axis=1
+    )
+    return result_df.sort_values(["pick", "feature"], ignore_index=True)
+
+
+def top_k(
+    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, k: int = 8
+) -> pd.DataFrame:
+    """The k tiles with the highest value of each feature, at most one per donor unless there is only one.
+
+    With fewer than k donors (two or more), a strip has one tile per donor.
+
+    Parameters
+    ----------
+    values_df, tiles_df, samples_df : as in `greedy_cover`.
+    k : int
+        Tiles per feature.
+
+    Returns
+    -------
+    DataFrame
+        One row per feature and tile, index 0..: feature, order (1 = highest), tile_id, sample_id, slide_id,
+        donor, position columns, value, quantile.
+    """
+    table_df = _described(values_df, tiles_df, samples_df)
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one tile")
+    strips = []
+    for feature in values_df.columns:
+        ranked_df = _ranked(values_df, table_df, feature).iloc[::-1]
+        if ranked_df["donor"].nunique() > 1:
+            ranked_df = ranked_df.drop_duplicates("donor")
+        strips.append(ranked_df.head(k).assign(order=np.arange(1, min(k, len(ranked_df)) + 1)))
+    return _stacked(strips)
+
+
+def quantile_strip(
+    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, n: int = 7
+) -> pd.DataFrame:
+    """n tiles of each feature evenly spaced in its ranks, from the lowest value to the highest.
+
+    At most one tile per donor unless there is only one donor; with fewer than n donors (two or more), a strip
+    has one tile per donor. Tiles are assigned to the n target quantiles so that the summed distance in rank
+    is least (linear assignment of donors to targets).
+
+    Parameters
+    ----------
+    values_df, tiles_df, samples_df : as in `greedy_cover`.
+    n : int
+        Tiles per feature.
+
+    Returns
+    -------
+    DataFrame
+        As `top_k`, with order 1 = lowest and target, the quantile a tile stands for.
+    """
+    table_df = _described(values_df, tiles_df, samples_df)
+    if n < 1:
+        raise ValueError(f"n is {n}; ask for at least one tile")
+    strips = []
+    for feature in values_df.columns:
+        ranked_df = _ranked(values_df, table_df, feature)
+        one_donor = ranked_df["donor"].nunique() == 1
+        units = np.arange(len(ranked_df)) if one_donor else pd.factorize(ranked_df["donor"])[0]
+        n_shown = min(n, units.max() + 1)
+        targets = np.linspace(0, 1, n_shown) if n_shown > 1 else np.array([1.0])
+        fraction = np.arange(len(ranked_df)) / max(1, len(ranked_df) - 1)
+        distance = np.abs(fraction[:, None] - targets)  # n_tiles x n_shown
+        nearest_df = pd.DataFrame(distance).groupby(units).idxmin()  # units x n_shown, position of the tile
+        cost = np.take_along_axis(distance, nearest_df.to_numpy(), axis=0)
+        unit, target = linear_sum_assignment(cost)
+        chosen = nearest_df.to_numpy()[unit, target]
+        strip_df = ranked_df.iloc[chosen].assign(target=targets[target], _at=chosen).sort_values("_at")
+        strips.append(strip_df.drop(columns="_at").assign(order=np.arange(1, n_shown + 1)))
+    return _stacked(strips)
+
+
+def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
+    """tile_id, sample_id, slide_id, donor and position of each row of values_df, in its order."""
+    if values_df.empty:
+        raise ValueError(f"no tile values to choose from: values_df has shape {values_df.shape}")
+    for name, frame, needed in (
+        ("tiles_df", tiles_df, ["tile_id", "sample_id", "slide_id"]),
+        ("samples_df", samples_df, ["sample_id", "donor"]),
+    ):
+        lacking = [c for c in needed if c not in frame.columns]
+        if lacking:
+            raise ValueError(f"{name} lacks the columns {lacking}; it has {list(frame.columns)}")
+        if frame[needed[0]].duplicated().any():
+            repeated = frame.loc[frame[needed[0]].duplicated(), needed[0]].unique()
+            raise ValueError(f"{name} repeats {len(repeated)} {needed[0]}, first {list(repeated[:3])}")
+    if not values_df.index.is_unique or not values_df.columns.is_unique:
+        raise ValueError("values_df repeats a tile_id in its index or a feature in its columns")
+    finite = np.isfinite(values_df.to_numpy(np.float64))
+    if not finite.all():
+        bad = values_df.columns[~finite.all(axis=0)]
+        raise ValueError(
+            f"values_df has {int((~finite).sum())} values that are not finite, first in {list(bad[:3])}"
+        )
+    known_df = tiles_df.set_index("tile_id")
+    _check_known(values_df.index, known_df.index, "tile_id", "tiles_df")
+    found_df = known_df.loc[values_df.index].rename_axis("tile_id").reset_index()
+    donors = samples_df.set_index("sample_id")["donor"]
+    _check_known(found_df["sample_id"], donors.index, "sample_id", "samples_df")
+    found_df["donor"] = donors.loc[found_df["sample_id"]].to_numpy()
+    if found_df["donor"].isna().any():
+        nameless = found_df.loc[found_df["donor"].isna(), "sample_id"].unique()
+        raise ValueError(
+            f"{len(nameless)} samples have no donor, first {list(nameless[:3])}; fill the column donor"
+        )
+    positions = [c for c in POSITION_COLUMNS if c in found_df.columns]
+    return found_df[["tile_id", "sample_id", "slide_id", "donor", *positions]]
+
+
+def _check_known(ids: pd.Index | pd.Series, known: pd.Index, what: str, where: str) -> None:
+    missing = pd.Index(ids).unique().difference(known)
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} {what} of the tile values are not in {where}, first {list(missing[:3])}"
+        )
+
+
+def _varying(values_df: pd.DataFrame, constant: str) -> pd.DataFrame:
+    """values_df without its constant features, or an error naming them."""
+    if len(values_df) == 1:
+        return values_df
+    flat = values_df.columns[(values_df.max() == values_df.min()).to_numpy()]
+    if len(flat) and constant == "error":
+        raise ValueError(
+            f"{len(flat)} features have the same value on all {len(values_df)} tiles and so no top tile, "
+            f'first {list(flat[:3])}; drop them or pass constant="leave"'
+        )
+    return values_df.drop(columns=flat)
+
+
+def _expression_of(
+    gene_expression_df: pd.DataFrame | None, features: pd.Index, table_df: pd.DataFrame
+) -> pd.DataFrame | None:
+    """The rows and columns of the expression of paired genes that are needed, all finite."""
+    if gene_expression_df is None:
+        return None
+    samples = pd.Index(table_df["sample_id"].unique())
+    _check_known(features, gene_expression_df.index, "features", "gene_expression_df (its index)")
+    _check_known(samples, gene_expression_df.columns, "sample_id", "gene_expression_df (its columns)")
+    expression_df = gene_expression_df.loc[features, samples]
+    if expression_df.isna().any(axis=None):
+        raise ValueError("gene_expression_df has missing values among the features and samples asked for")
+    return expression_df
+
+
+def _greedy(covers: np.ndarray, preference: np.ndarray, quantile: np.ndarray) -> list[int]:
+    """Rows of `covers` (bool, n_tiles x n_features) chosen one by one until every column is covered."""
+    uncovered = np.ones(covers.shape[1], dtype=bool)
+    picks = []
+    while uncovered.any():
+        new = covers & uncovered
+        gain = new.sum(axis=1)
+        tied = np.flatnonzero(gain == gain.max())
+        for score in (preference, quantile):
+            tied_score = np.where(new[tied], score[tied], 0).sum(axis=1)
+            tied = tied[np.isclose(tied_score, tied_score.max())]
+        picks.append(int(tied[0]))
+        uncovered &= ~covers[picks[-1]]
+    return picks
+
+
+def _drop_redundant(picks: list[int], covers: np.ndarray) -> list[int]:
+    """The picks without those whose every feature another kept pick covers, later picks first to go."""
+    kept = list(picks)
+    for pick in reversed(picks):
+        others = [i for i in kept if i != pick]
+        if others and covers[others].any(axis=0).all():
+            kept = others
+    return kept
+
+
+def _ranked(values_df: pd.DataFrame, table_df: pd.DataFrame, feature: str) -> pd.DataFrame:
+    """The described tiles with one feature's value and quantile, sorted from low to high; ties by tile_id."""
+    value = values_df[feature].to_numpy(np.float64)
+    ranked_df = table_df.assign(
+        feature=feature, value=value, quantile=pd.Series(value).rank(method="max", pct=True)
+    )
+    # Ties end with the lower tile_id on the high side: the head of the reversed frame is the first id.
+    return ranked_df.sort_values(["value", "tile_id"], ascending=[True, False], ignore_index=True)
+
+
+def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
+    result_df = pd.concat(strips, ignore_index=True)
+    return result_df[["feature", "order", *[c for c in result_df.columns if c not in ("feature", "order")]]]

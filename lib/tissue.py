@@ -1,0 +1,174 @@
+"""Which part of an H&E slide is tissue: a mask at a few µm/px, and the tissue fraction of any rectangle.
+
+Stain absorbs some colours more than others, glass, dust and shadow absorb all alike. So the measure is the
+*spread* of optical density over the three channels, relative to this slide's own glass; its threshold is
+Otsu's, held between two absolute limits, so that neither an empty nor a full slide is split in two. Fainter
+places count when they are textured and touch tissue: fat cell walls do, stain that bled onto glass does not.
+"""
+
+import numpy as np
+from scipy import ndimage
+from skimage.color import rgb2hsv
+from skimage.filters import threshold_otsu
+
+# Spread of optical density (decadic): 0.02 is an absorption difference of 5 %, the faintest stroma.
+SPREAD_LOW, SPREAD_HIGH = 0.02, 0.06
+TEXTURE = 0.006  # sd of optical density over TEXTURE_UM; stain that bled onto the glass has 0.001 to 0.003
+TEXTURE_UM = 40.0
+GAP_UM = 50.0  # gaps up to twice this are closed: fat cells with torn walls are up to 100 µm wide
+BRIDGE_UM = 16.0  # stained places twice this apart still belong together: the remains of a wall
+SPECK_UM2 = 1_000.0  # smaller groups are dropped before closing, so that dust is not joined up
+HOLE_UM2 = 50_000.0  # filled: fat vacuoles, ducts, small vessels; not the lumen of an artery
+PIECE_UM2 = 20_000.0  # smallest piece of tissue that is kept
+PEN_UM2 = 20_000.0  # smaller coloured spots are pigment or blue nuclei, not ink
+PEN_MARGIN_UM = 30.0  # the soft edge of a stroke
+
+
+def tissue_mask(
+    rgb: np.ndarray, mask_mpp: float, hole_um2: float = HOLE_UM2, piece_um2: float = PIECE_UM2
+) -> np.ndarray:
+    """True where there is tissue.
+
+    Parameters
+    ----------
+    rgb : uint8 (height, width, 3), the slide reduced to about 8 µm/px.
+    mask_mpp : µm/px of `rgb`.
+    hole_um2, piece_um2 : holes up to this area (µm²) are filled; smaller pieces of tissue are dropped.
+
+    Returns
+    -------
+    bool (height, width). Pen ink (blue, green, black, red) and unscanned black are False.
+    """
+    if not mask_mpp > 0:
+        raise ValueError(f"mask_mpp must be positive (µm/px), got {mask_mpp}")
+    px_um2 = mask_mpp**2
+    pen = pen_mask(rgb, mask_mpp)
+    spread = stain_spread(rgb)
+    clean = spread[~pen]
+    if clean.size == 0:
+        return np.zeros(rgb.shape[:2], bool)
+    # A flat picture has no two classes; the lower limit then decides alone.
+    otsu = threshold_otsu(clean) if clean.min() < clean.max() else SPREAD_LOW
+    threshold = float(np.clip(otsu, SPREAD_LOW, SPREAD_HIGH))
+    # Between the lower limit and the threshold only textured places count: bled stain is smooth.
+    strong = (spread > threshold) & ~pen
+    faint = (spread > SPREAD_LOW) & (_texture(rgb, mask_mpp) > TEXTURE) & ~pen
+    mask = _groups_with(strong, strong | faint, BRIDGE_UM / mask_mpp, SPECK_UM2 / px_um2)
+    mask = _close(mask, GAP_UM / mask_mpp)
+    mask = _fill_holes(mask, hole_um2 / px_um2) & ~pen
+    return _drop_small(mask, piece_um2 / px_um2)
+
+
+def stain_spread(rgb: np.ndarray) -> np.ndarray:
+    """Largest minus smallest optical density of the channels, relative to glass; float32 (height, width)."""
+    lit = np.maximum(rgb.astype(np.float32), 1)
+    density = np.log10(_glass_colour(rgb) / lit).clip(min=0)
+    return density.max(axis=2) - density.min(axis=2)
+
+
+def _texture(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
+    """Standard deviation of the green channel's optical density over TEXTURE_UM; float32 (height, width)."""
+    density = -np.log10(np.maximum(rgb[..., 1], 1) / np.float32(255))
+    edge = max(3, 2 * round(TEXTURE_UM / mask_mpp / 2) + 1)
+    mean = ndimage.uniform_filter(density, edge)
+    return np.sqrt((ndimage.uniform_filter(density**2, edge) - mean**2).clip(min=0))
+
+
+def _glass_colour(rgb: np.ndarray) -> np.ndarray:
+    """Median colour of the brightest quarter of the bright, nearly grey pixels; near white if too few."""
+    flat = rgb.reshape(-1, 3)
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    glass = flat[(low >= 200) & (high - low <= 12)]
+    if len(glass) < max(0.005 * len(flat), 1):
+        return np.full(3, 245, np.float32)
+    brightness = glass.sum(axis=1, dtype=np.int32)
+    return np.median(glass[brightness >= np.quantile(brightness, 0.75)], axis=0).astype(np.float32)
+
+
+def pen_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
+    """True where there is pen ink or unscanned black, with a margin; bool (height, width).
+
+    Ink has hues that haematoxylin (250° to 280°) and eosin (310° to 350°) lack, or is more saturated.
+    """
+    hue, saturation, value = np.moveaxis(rgb2hsv(rgb), 2, 0)
+    hue = hue * 360
+    green = (hue >= 70) & (hue < 165) & (saturation > 0.25)
+    cyan = (hue >= 165) & (hue < 225) & (saturation > 0.25)
+    blue = (hue >= 225) & (hue < 248) & (saturation > 0.6)
+    red = ((hue >= 345) | (hue < 20)) & (saturation > 0.7) & (value > 0.55)  # above: blood is duller
+    black = (value < 0.35) & (rgb.max(axis=2).astype(int) - rgb.min(axis=2) < 30)
+    ink = _drop_small(green | cyan | blue | red | black, PEN_UM2 / mask_mpp**2)
+    return _grow(ink, PEN_MARGIN_UM / mask_mpp)
+
+
+def tissue_fraction(
+    mask: np.ndarray,
+    l0_per_px: float,
+    l0_x: np.ndarray,
+    l0_y: np.ndarray,
+    l0_width: np.ndarray | int,
+    l0_height: np.ndarray | int,
+) -> np.ndarray:
+    """Share of each rectangle that is tissue, exact also where it cuts mask pixels (integral image).
+
+    Parameters
+    ----------
+    mask : bool (height, width), `l0_per_px` level-0 pixels to one of its pixels.
+    l0_x, l0_y, l0_width, l0_height : (n,) rectangles, level-0 px. What lies outside the mask has no tissue.
+
+    Returns
+    -------
+    float64 (n,), between 0 and 1.
+    """
+    integral = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    left, top = np.asarray(l0_x) / l0_per_px, np.asarray(l0_y) / l0_per_px
+    right = (np.asarray(l0_x) + l0_width) / l0_per_px
+    bottom = (np.asarray(l0_y) + l0_height) / l0_per_px
+
+    def tissue_above_left(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        # Linear between the integral's nodes is exact, because the mask is constant within a pixel.
+        return ndimage.map_coordinates(integral.astype(float), [y, x], order=1, mode="nearest")
+
+    tissue = tissue_above_left(bottom, right) - tissue_above_left(top, right)
+    tissue += tissue_above_left(top, left) - tissue_above_left(bottom, left)
+    return (tissue / ((right - left) * (bottom - top))).clip(0, 1)
+
+
+def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
+    """Dilate by a disc."""
+    return ndimage.distance_transform_edt(~mask) <= radius_px if mask.any() else mask
+
+
+def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
+    """Close by a disc; the picture's edge does not erode."""
+    grown = _grow(mask, radius_px)
+    return mask | (ndimage.distance_transform_edt(grown) > radius_px) if not grown.all() else grown
+
+
+def _groups_with(strong: np.ndarray, mask: np.ndarray, bridge_px: float, min_px: float) -> np.ndarray:
+    """The parts of `mask` in groups that hold something strong and at least min_px pixels in all.
+
+    Pixels at most 2 x bridge_px apart belong to one group (hysteresis over small gaps).
+    """
+    labels, n = ndimage.label(_grow(mask, bridge_px))
+    good = np.bincount(labels[mask], minlength=n + 1) >= min_px
+    good &= np.bincount(labels[strong], minlength=n + 1) > 0
+    return mask & good[labels]
+
+
+def _drop_small(mask: np.ndarray, min_px: float) -> np.ndarray:
+    """Without 8-connected pieces of fewer than min_px pixels."""
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    large = np.bincount(labels.ravel()) >= min_px
+    large[0] = False
+    return large[labels]
+
+
+def _fill_holes(mask: np.ndarray, max_px: float) -> np.ndarray:
+    """With background pieces of at most max_px pixels filled, unless they touch the picture's edge."""
+    labels, _ = ndimage.label(~mask)
+    fill = np.bincount(labels.ravel()) <= max_px
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    fill[rim] = False
+    fill[0] = False
+    return mask | fill[labels]

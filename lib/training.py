@@ -1,0 +1,268 @@
+"""Training a tissue classifier: the paper's schedule, best epoch, resume, several processes.
+
+    torchrun --nproc-per-node 4 -m lib.training --tiles tiles.parquet --architecture vgg16 --run-dir
+    runs/vgg16
+
+Everything random in an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone,
+and the learning rate follows from the epoch, so a run continued after its last finished epoch needs only
+weights and momentum to end where an uninterrupted one ends.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from lib import batches, checkpoints, networks, steps
+
+
+def fit(
+    model: nn.Module,
+    train_df: pd.DataFrame,
+    validation_df: pd.DataFrame,
+    *,
+    class_names: Sequence[str],
+    run_dir: str | Path,
+    architecture: str = "",
+    weights: str | Path | None = None,
+    epochs: int = 90,
+    batch_size: int = 40,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    lr_step_epochs: int = 30,
+    lr_gamma: float = 0.1,
+    seed: int = 0,
+    device: str = "auto",
+    mixed_precision: str | None = None,
+    channels_last: bool = True,
+    compile: bool = False,
+    augment: Sequence[str] = (),
+    class_weighting: bool = False,
+    n_workers: int | None = None,
+    restart: bool = False,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train by SGD and keep the epoch of best validation tile accuracy (ties: the earlier) in `run_dir`.
+
+    A run found in `run_dir` is continued after its last finished epoch (`lib.checkpoints` lists the files).
+    On the CPU the weights at the end equal those of an uninterrupted run bit for bit.
+
+    Parameters
+    ----------
+    model : takes normalised float32 images (n, 3, px, px) and returns logits (n, n_classes), or a tuple
+    that
+        begins with them (Inception v3 while training)
+    train_df, validation_df : labelled tiles with columns file, stack_index, label (see `lib.batches`)
+    class_names : tissues in label order
+    architecture, weights : names kept in checkpoint and recipe; the architecture also says how pixels are
+        normalised ("" is ImageNet's mean and sd)
+    batch_size : tiles per step over all processes; the paper: 256 for AlexNet, 40 for the others
+    lr, momentum, weight_decay, lr_step_epochs, lr_gamma : SGD; lr times lr_gamma every lr_step_epochs
+    seed : of tile order, orientations and dropout; the initial weights are the caller's
+    device : "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
+    mixed_precision : None (float32) or "bf16"
+    augment : any of "flip", "rotate90"; () is the paper
+    class_weighting : weigh a class by n / (n_classes n_class), so that the mean weight of a tile is 1
+    n_workers : loader processes; None: none beside a CPU, up to 8 for a GPU
+    restart : throw away what `run_dir` holds instead of continuing it
+    on_epoch : called with the history so far after each epoch, once its checkpoint is written
+
+    Returns
+    -------
+    DataFrame, one row per epoch: epoch (from 1), lr, train_loss (as optimised), train_accuracy,
+    validation_loss (unweighted), validation_accuracy, tiles_per_s (training part), seconds (training and
+    validation).
+
+    Raises
+    ------
+    ValueError
+        A class without training tiles; labels outside the classes; another number of outputs than classes;
+        a run of another recipe, or with more epochs, in `run_dir`.
+    RuntimeError
+        A loss that is not finite (epoch and batch are named; the checkpoints keep the last finished epoch);
+        memory exhausted.
+
+    References
+    ----------
+    Paper, "Training and validation of deep learning tissue classifiers".
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be 1 or more, not {epochs}")
+    n_of_class = _count_classes(train_df, validation_df, class_names)
+    run_dir = Path(run_dir)
+    loaders = _loaders(train_df, validation_df, batch_size, seed, steps.choose_device(device), n_workers)
+    about = {"architecture": architecture, "weights": str(weights or "none")}
+    about["class_names"] = [str(name) for name in class_names]
+    about["input_px"] = loaders[0].dataset.input_px
+    sgd = {"lr": float(lr), "momentum": float(momentum), "weight_decay": float(weight_decay)}
+    recipe = about | sgd | {"lr_step_epochs": int(lr_step_epochs), "lr_gamma": float(lr_gamma)}
+    recipe |= {"batch_size": int(batch_size), "seed": int(seed), "augment": sorted(set(augment))}
+    recipe |= {"class_weighting": class_weighting, "mixed_precision": mixed_precision}
+    recipe |= {"parameters": {name: list(value.shape) for name, value in model.state_dict().items()}}
+    recipe |= {"train_tiles": checkpoints.fingerprint(train_df)}
+    recipe |= {"validation_tiles": checkpoints.fingerprint(validation_df)}
+    rank, n_ranks = steps.rank_and_ranks()
+    if rank == 0:
+        checkpoints.claim(run_dir, recipe, restart=restart)
+    if n_ranks > 1:
+        dist.barrier()  # before any process looks for something to continue
+    class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if class_weighting else None
+    how = {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compile}
+    how |= {"n_classes": len(class_names), "device": device, "class_weights": class_weights}
+    if architecture:
+        how["normalisation"] = networks.normalisation(architecture)
+    trainer = steps.prepare(model, **sgd, **how)
+    history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
+    if len(history) > epochs:
+        raise ValueError(
+            f"{run_dir} holds {len(history)} finished epochs and {epochs} are asked for: raise epochs, "
+            "choose another run_dir, or train anew with restart=True (--restart)"
+        )
+    n_tiles = len(train_df) + len(validation_df)
+    hidden = not progress or rank > 0
+    bar = tqdm(total=epochs * n_tiles, initial=len(history) * n_tiles, unit="tile", disable=hidden)
+    with bar, steps.out_of_memory_explained(batch_size, about["input_px"], trainer.device):
+        for epoch in range(len(history) + 1, epochs + 1):
+            epoch_lr = learning_rate(epoch, lr, lr_step_epochs, lr_gamma)
+            history.append(_run_epoch(trainer, loaders, epoch, epoch_lr, augment, seed, bar))
+            if rank == 0:
+                checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, about)
+            if on_epoch is not None:
+                on_epoch(pd.DataFrame(history))
+    return pd.DataFrame(history)
+
+
+def learning_rate(epoch: int, lr: float, lr_step_epochs: int, lr_gamma: float) -> float:
+    """Learning rate of an epoch counted from 1: times lr_gamma after every lr_step_epochs epochs."""
+    return float(lr * lr_gamma ** ((epoch - 1) // lr_step_epochs))
+
+
+def shuffle_labels(train_df: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Labelled tiles with the labels of whole samples permuted, for a null network (METHOD section 11).
+
+    All tiles of a sample share one label and each class keeps its number of samples, so that a network can
+    still learn to recognise slides, but not tissues.
+
+    Parameters
+    ----------
+    train_df : columns sample_id, label and, if present, tissue (permuted along)
+
+    Raises
+    ------
+    ValueError
+        A sample with tiles of two labels.
+    """
+    columns = [name for name in ("label", "tissue") if name in train_df]
+    of_sample = train_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
+    if of_sample.index.has_duplicates:
+        twice = of_sample.index[of_sample.index.duplicated()].unique()
+        raise ValueError(f"{len(twice)} samples have tiles of two labels, first {list(twice[:3])}")
+    order = np.random.default_rng(seed).permutation(len(of_sample))
+    permuted = of_sample.iloc[order].set_axis(of_sample.index)
+    return train_df.assign(**{name: train_df["sample_id"].map(permuted[name]) for name in columns})
+
+
+def _loaders(
+    train_df: pd.DataFrame,
+    validation_df: pd.DataFrame,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    n_workers: int | None,
+) -> tuple[DataLoader, DataLoader]:
+    rank, n_ranks = steps.rank_and_ranks()
+    how = {"seed": seed, "pin_memory": device.type == "cuda", "rank": rank, "n_ranks": n_ranks}
+    how["n_workers"] = batches.default_workers(device) if n_workers is None else n_workers
+    train_loader = batches.tile_loader(train_df, batch_size, shuffle=True, **how)
+    return train_loader, batches.tile_loader(validation_df, batch_size, **how)
+
+
+def _run_epoch(
+    trainer: steps.Trainer,
+    loaders: tuple[DataLoader, DataLoader],
+    epoch: int,
+    lr: float,
+    augment: Sequence[str],
+    seed: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """Train and validate once; returns the history's row."""
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = lr
+    started = time.perf_counter()
+    loss, accuracy = steps.train_epoch(trainer, loaders[0], epoch, augment=augment, seed=seed, bar=bar)
+    tiles_per_s = len(loaders[0].dataset) / (time.perf_counter() - started)
+    row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
+    loss, accuracy = steps.evaluate(trainer, loaders[1], epoch, bar=bar)
+    row |= {"validation_loss": loss, "validation_accuracy": accuracy}
+    return row | {"tiles_per_s": tiles_per_s, "seconds": time.perf_counter() - started}
+
+
+def _count_classes(
+    train_df: pd.DataFrame, validation_df: pd.DataFrame, class_names: Sequence[str]
+) -> np.ndarray:
+    """Training tiles per class, int64 (n_classes,); refuses empty splits, stray labels and empty classes."""
+    for split, tiles_df in (("training", train_df), ("validation", validation_df)):
+        if not len(tiles_df):
+            raise ValueError(f"the {split} split has no tiles: check the samples' split and the tile filter")
+        stray = tiles_df[~tiles_df["label"].between(0, len(class_names) - 1)]
+        if len(stray):
+            shown = list(stray["tissue" if "tissue" in stray else "label"].unique()[:5])
+            raise ValueError(
+                f"{len(stray)} {split} tiles belong to no class, of {shown}: give that tissue training "
+                "samples, or drop its rows"
+            )
+    n_of_class = np.bincount(train_df["label"], minlength=len(class_names))
+    missing = [class_names[label] for label in np.flatnonzero(n_of_class == 0)]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(class_names)} classes have no training tiles, {missing[:5]}: give each "
+            "a training sample, or leave it out of class_names"
+        )
+    return n_of_class
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train from a table of labelled tiles: `python -m lib.training --help`."""
+    parser = argparse.ArgumentParser(prog="lib.training", description="Train a tissue classifier.")
+    parser.add_argument("--tiles", required=True, help="parquet: file, stack_index, sample_id, tissue, split")
+    parser.add_argument("--architecture", required=True)
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--weights", help="imagenet, or the path of a checkpoint; default: random")
+    for name, value in {"epochs": 90, "batch-size": 40, "lr-step-epochs": 30, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in {"lr": 0.01, "momentum": 0.9, "weight-decay": 1e-4, "lr-gamma": 0.1}.items():
+        parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--n-workers", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--mixed-precision", choices=["bf16"])
+    parser.add_argument("--augment", nargs="*", default=[], choices=batches.AUGMENTATIONS)
+    parser.add_argument("--shuffle-labels", action="store_true", help="permute over samples: a null network")
+    for name in ("compile", "class-weighting", "restart"):
+        parser.add_argument(f"--{name}", action="store_true")
+    options = vars(parser.parse_args(arguments))
+    tiles_df = pd.read_parquet(options.pop("tiles"))
+    class_names = sorted(tiles_df.loc[tiles_df["split"] == "train", "tissue"].unique())
+    tiles_df["label"] = pd.Index(class_names).get_indexer(tiles_df["tissue"])
+    train_df, validation_df = (tiles_df[tiles_df["split"] == split] for split in ("train", "validation"))
+    if options.pop("shuffle_labels"):
+        train_df = shuffle_labels(train_df, options["seed"])
+    with steps.process_group():
+        torch.manual_seed(options["seed"])
+        shape = {"weights": options["weights"], "input_px": batches.StoredTiles(train_df).input_px}
+        model = networks.build(options["architecture"], len(class_names), **shape)
+        fit(model, train_df, validation_df, class_names=class_names, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Stains composed from known densities, planted and random overlaps, files of every mode."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import hed2rgb
+
+from lib import ihc
+
+
+def painted(size: int = 512, *, dab_on: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A counterstained image with discs as nuclei, DAB on a ring around each, and the true nuclei.
+
+    dab_on "nuclei" adds DAB on the discs, "around" on rings, "anywhere" on discs of their own.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+
+    def discs(centres, inner, outer):
+        mask = np.zeros((size, size), dtype=bool)
+        for cy, cx in centres:
+            distance = np.hypot(y - cy, x - cx)
+            mask |= (distance >= inner) & (distance < outer)
+        return mask
+
+    # A jittered grid keeps the nuclei apart.
+    grid = np.stack(np.meshgrid(*[np.arange(20, size - 10, 28)] * 2), axis=-1).reshape(-1, 2)
+    centres = grid + rng.integers(-5, 6, size=grid.shape)
+    centres = centres[rng.random(len(centres)) < 0.7]
+    nuclei = discs(centres, 0, 6)
+    dab = {
+        "nuclei": lambda: nuclei,
+        "around": lambda: discs(centres, 7, 10),
+        "anywhere": lambda: discs(rng.integers(0, size, size=(len(centres), 2)), 0, 6),
+    }[dab_on]()
+    hed = np.zeros((size, size, 3))
+    hed[..., 0] = 0.02 + 0.12 * nuclei
+    hed[..., 2] = 0.10 * dab
+    hed += rng.normal(0, 0.002, hed.shape).clip(-0.004, 0.004)
+    return np.round(hed2rgb(np.clip(hed, 0, None)) * 255).astype(np.uint8), nuclei
+
+
+def test_separation_recovers_composed_densities():
+    rng = np.random.default_rng(1)
+    hed = np.zeros((20, 30, 3))
+    hed[..., 0], hed[..., 2] = rng.uniform(0, 0.12, (20, 30)), rng.uniform(0, 0.12, (20, 30))
+    stains = ihc.separate_stains(np.round(hed2rgb(hed) * 255).astype(np.uint8))
+    assert stains.dab.dtype == np.float32
+    assert stains.dab.shape == (20, 30)
+    assert np.corrcoef(stains.dab.ravel(), hed[..., 2].ravel())[0, 1] > 0.99
+    assert np.corrcoef(stains.haematoxylin.ravel(), hed[..., 0].ravel())[0, 1] > 0.99
+    assert abs(np.corrcoef(stains.dab.ravel(), hed[..., 0].ravel())[0, 1]) < 0.2
+
+
+def test_nuclei_are_found_and_specks_are_not():
+    image, nuclei = painted(256, dab_on="around")
+    found = ihc.nuclei_mask(image, mpp=0.5)
+    assert 2 * (found & nuclei).sum() / (found.sum() + nuclei.sum()) > 0.85
+    assert not ihc.nuclei_mask(image, mpp=0.5, min_area_um2=1000).any()
+
+
+@pytest.mark.parametrize(("dab_on", "more"), [("nuclei", True), ("around", False)])
+def test_planted_overlap_is_told_from_chance(dab_on, more):
+    image, _ = painted(dab_on=dab_on)
+    found = ihc.dab_on_nuclei(image, tile_px=64, n_null=499)
+    assert found.n_tiles == 64
+    small, large = (found.p_more, found.p_less) if more else (found.p_less, found.p_more)
+    assert small == pytest.approx(1 / 500)
+    assert large > 0.9
+    assert (found.share > found.null_mean) is more
+    assert (found.z > 5) if more else (found.z < -5)
+
+
+def test_p_is_calibrated_when_map_and_mask_are_unrelated():
+    rng = np.random.default_rng(7)
+    p = []
+    for seed in range(200):
+        maps, masks = rng.gamma(1.0, size=(9, 8, 8)), rng.random((9, 8, 8)) < 0.3
+        p.append(ihc.overlap(maps, masks, n_null=99, seed=seed).p_more)
+    assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.1
+    assert 0.42 <= np.mean(p) <= 0.58
+
+
+def test_share_and_null_against_a_plain_loop():
+    rng = np.random.default_rng(3)
+    maps, masks = rng.gamma(1.0, size=(4, 6, 6)), rng.random((4, 6, 6)) < 0.4
+    found = ihc.overlap(maps, masks, n_null=4000)
+    assert found.share == pytest.approx((maps * masks).sum() / maps.sum(), rel=1e-5)
+    expected = []
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                turned = [np.rot90(m, k) for m in (masks[j], masks[j].T) for k in range(4)]
+                expected.append(np.mean([(maps[i] * m).sum() for m in turned]))
+    assert found.null_mean == pytest.approx(np.sum(expected) / 3 / maps.sum(), abs=4 * found.null_sd / 63)
+    assert ihc.overlap(maps, masks, n_null=50, seed=1) == ihc.overlap(maps, masks, n_null=50, seed=1)
+    assert ihc.overlap(maps, masks, max_tiles=3).n_tiles == 3
+
+
+def test_everyone_meets_another():
+    rng = np.random.default_rng(0)
+    for n_tiles in (2, 3, 10):
+        partner = ihc._partners(n_tiles, rng)
+        assert sorted(partner) == list(range(n_tiles))
+        assert (partner != np.arange(n_tiles)).all()
+
+
+def test_tiles_are_cut_in_reading_order():
+    image = np.arange(5 * 7 * 3).reshape(5, 7, 3)
+    tiles = ihc.cut_tiles(image, 2)
+    assert tiles.shape == (6, 2, 2, 3)
+    np.testing.assert_array_equal(tiles[4], image[2:4, 2:4])
+
+
+def test_images_of_every_mode_are_read_as_rgb(tmp_path):
+    rgba = np.zeros((4, 5, 4), dtype=np.uint8)
+    rgba[:2] = (10, 20, 30, 255)
+    Image.fromarray(rgba, "RGBA").save(tmp_path / "GENE.png")
+    image = ihc.read_image(tmp_path / "GENE.png")
+    assert image.shape == (4, 5, 3)
+    assert image[0, 0].tolist() == [10, 20, 30]
+    assert image[3, 0].tolist() == [255, 255, 255]
+    Image.fromarray(np.full((4, 5), 7, dtype=np.uint8)).save(tmp_path / "grey.tif")
+    assert ihc.read_image(tmp_path / "grey.tif")[0, 0].tolist() == [7, 7, 7]
+    with pytest.raises(FileNotFoundError, match="no immunohistochemistry image at"):
+        ihc.read_image(tmp_path / "missing.jpg")
+
+
+def test_bad_input_is_refused():
+    maps, masks = np.ones((3, 4, 4)), np.zeros((3, 4, 4), dtype=bool)
+    masks[:, 0] = True
+    with pytest.raises(ValueError, match="uint8 H x W x 3"):
+        ihc.separate_stains(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="no haematoxylin contrast"):
+        ihc.nuclei_mask(np.full((30, 30, 3), 255, dtype=np.uint8))
+    with pytest.raises(ValueError, match="mpp is 0"):
+        ihc.nuclei_mask(np.full((30, 30, 3), 255, dtype=np.uint8), mpp=0)
+    with pytest.raises(ValueError, match="holds no tile of 64 px"):
+        ihc.cut_tiles(np.zeros((50, 80, 3)), 64)
+    with pytest.raises(ValueError, match="1 tile leaves no other"):
+        ihc.overlap(maps[:1], masks[:1])
+    with pytest.raises(ValueError, match="not all zero"):
+        ihc.overlap(maps * 0, masks)
+    with pytest.raises(ValueError, match="non-negative"):
+        ihc.overlap(-maps, masks)
+    with pytest.raises(ValueError, match="cover 0% of all pixels"):
+        ihc.overlap(maps, masks & False)
+    with pytest.raises(ValueError, match="alike"):
+        ihc.overlap(maps, masks[:2])
+    with pytest.raises(ValueError, match="n_null is 0"):
+        ihc.overlap(maps, masks, n_null=0)

@@ -1,0 +1,171 @@
+"""The whole run on a small drawn cohort, headlessly: up to date, stale, failed, killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lib.config import ROOT
+
+SMALL = [
+    *("synthetic_slides_per_tissue=5", "synthetic_genes=500", "synthetic_slide_um=320", "input_px=64"),
+    *("epochs=2", "n_permutations=200", "split_fractions=[0.4,0.2,0.4]"),
+]
+
+pytestmark = pytest.mark.slow
+
+
+def run(root, *arguments, settings=()):
+    """run_all.py with its data and figures below `root`; returns the finished process."""
+    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "demo", *arguments]
+    command += ["--set", *SMALL, *settings]
+    environment = os.environ | {"HISTOCORR_ROOT": str(root)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+
+
+def states(done):
+    """Notebook -> state, from the table that run_all prints at its end."""
+    found = re.findall(
+        r"^(\d\d_\w+)(?: \S+)? +(ran|up to date|failed|not reached) +[\d.]+$", done.stdout, re.M
+    )
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A root where the small cohort has been run once, and what that run printed."""
+    root = tmp_path_factory.mktemp("run")
+    done = run(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done
+
+
+def artefact(root, name):
+    (path,) = (root / "data/derived/demo").rglob(name)
+    return pd.read_parquet(path)
+
+
+def test_every_notebook_ran_and_left_its_pages(finished):
+    root, done = finished
+    assert set(states(done).values()) == {"ran"}
+    assert str(root / "figures/demo/index.html") in done.stdout
+    pages = {path.name for path in (root / "figures/demo/notebooks").glob("*.html")}
+    assert {"00_cohort.html", "05_correlate__alexnet.html"} <= pages
+    index = (root / "figures/demo/index.html").read_text()
+    assert "fig3_genes_per_layer__alexnet.png" in index
+    assert "synthetic" in index, "drawn data must be called so"
+    for page in [index, *[p.read_text() for p in (root / "figures/demo/notebooks").glob("*.html")]]:
+        assert not re.search(r'(src|href)="https?://[^"]+\.(js|css)', page), "pages must not fetch anything"
+
+
+def test_pairs_are_the_correlations_they_say(finished):
+    """pairs.parquet against scipy, from the artefacts on disk alone."""
+    root, _ = finished
+    pairs_df, features_df = artefact(root, "pairs.parquet"), artefact(root, "features_test.parquet")
+    expression_df, samples_df = artefact(root, "expression.parquet"), artefact(root, "samples.parquet")
+    test = samples_df.loc[samples_df["split"] == "test", "sample_id"]
+    assert set(features_df.columns) <= set(test)
+    assert len(pairs_df) > 100
+    for pair in pairs_df.sample(25, random_state=1).itertuples():
+        x = np.log2(1 + expression_df.loc[pair.gene, features_df.columns].astype(float))
+        assert pair.r == pytest.approx(stats.pearsonr(x, features_df.loc[pair.feature])[0], abs=1e-5)
+        medians = x.groupby(samples_df.set_index("sample_id")["tissue"]).median()
+        assert pair.max_median_log2 == pytest.approx(medians.max(), abs=1e-4)
+        assert medians[pair.tissue] == pytest.approx(medians.max(), abs=1e-4)
+
+
+def test_contract_of_samples_and_tiles(finished):
+    root, _ = finished
+    samples_df, tiles_df = artefact(root, "samples.parquet"), artefact(root, "tiles.parquet")
+    assert {"sample_id", "slide_id", "donor", "tissue", "split"} <= set(samples_df)
+    donors = samples_df.groupby("donor")["split"].nunique()
+    assert (donors == 1).all(), "a donor on two sides"
+    assert (
+        tiles_df["tile_id"]
+        == tiles_df["sample_id"] + "_" + tiles_df["column"].astype(str) + "_" + tiles_df["row"].astype(str)
+    ).all()
+    assert (tiles_df["l0_size"] == 256).all(), "128 px at 0.9884 is 256 px at 0.4942 µm/px"
+    records = list((root / "data/derived/demo").rglob("*.parquet.json"))
+    assert records
+    assert all({"config", "inputs", "versions", "seed"} <= set(json.loads(p.read_text())) for p in records)
+
+
+def test_second_run_repeats_nothing(finished):
+    root, _ = finished
+    done = run(root)
+    assert done.returncode == 0
+    assert set(states(done).values()) == {"up to date"}
+
+
+def test_changed_parameter_repeats_what_depends_on_it(finished):
+    root, _ = finished
+    listed = run(root, "--list", settings=["r_threshold=0.6"]).stdout
+    assert "r_threshold" in listed
+    needed = {line.split()[0] for line in listed.splitlines() if not line.endswith("up to date")}
+    assert needed
+    assert min(needed) == "05_correlate", needed
+
+
+def test_wrong_configuration_stops_before_any_kernel(finished):
+    root, _ = finished
+    started = time.perf_counter()
+    done = run(root, settings=["epoch=3"])
+    assert done.returncode == 2
+    assert "did you mean 'epochs'" in done.stderr
+    done = run(root, "--architectures", "vgg61")
+    assert done.returncode == 2
+    assert "vgg16" in done.stderr
+    done = run(root, "--from", "42")
+    assert done.returncode == 2
+    assert time.perf_counter() - started < 60
+
+
+def test_failing_notebook_is_named(finished, tmp_path):
+    """A broken input: exit code 1, the notebook, the cell, the error and the executed copy."""
+    (tmp_path / "mine.toml").write_text('samples_file = "samples.csv"\nexpression_file = "expression.csv"\n')
+    raw = tmp_path / "data/raw/mine"
+    raw.mkdir(parents=True)
+    (raw / "samples.csv").write_text("sample_id,slide_id,donor,tissue\nA1,A1,d1,liver\nA2,A2,d2,lung\n")
+    (raw / "expression.csv").write_text("gene,X1,X2\ng1,1,2\n")
+    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", str(tmp_path / "mine.toml")]
+    environment = os.environ | {"HISTOCORR_ROOT": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert states(done)["00_cohort"] == "failed"
+    assert states(done)["01_tiles"] == "not reached"
+    assert re.search(r"00_cohort failed in cell \d+: ValueError", done.stderr)
+    assert "A1" in done.stderr
+    assert "X1" in done.stderr, "an empty join shows ids of both sides"
+    assert (tmp_path / "figures/mine/notebooks/00_cohort.ipynb").is_file()
+
+
+def test_killed_run_resumes_to_the_same_artefacts(finished, tmp_path):
+    """SIGKILL in the middle of the work, twice; the run after that ends where an uninterrupted one ends."""
+    whole, _ = finished
+    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "demo", "--set", *SMALL]
+    environment = os.environ | {"HISTOCORR_ROOT": str(tmp_path)}
+    for sign in ("stacks/*.json", "training/last.pt"):  # what has appeared when we kill
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        deadline = time.time() + 300
+        while not list((tmp_path / "data").rglob(sign)) and process.poll() is None and time.time() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not list((tmp_path / "data/derived").rglob("features_test.parquet")), (
+        "killed too late to test anything"
+    )
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("samples", "expression", "tiles", "predictions", "features_test", "pairs"):
+        mine, theirs = artefact(tmp_path, f"{name}.parquet"), artefact(whole, f"{name}.parquet")
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True, obj=name)
