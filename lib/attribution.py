@@ -78,8 +78,8 @@ def guided_backpropagation(
         if len(relus) != record.n_executed:
             raise RuntimeError(
                 f"{len(relus)} ReLU calls were guarded but {architecture} executed {record.n_executed} "
-                f"rectifiers up to {feature}, so the map would be wrong: guided backpropagation needs a "
-                "network whose rectifiers are all torch ReLUs. Use plain_gradient or integrated_gradients for another"
+                f"rectifiers up to {feature}, so the map would be wrong. It takes a network whose rectifiers "
+                "are all torch ReLUs; use plain_gradient or integrated_gradients for another"
             )
         with _guarded(relus):
             return _as_map(torch.autograd.grad(value_t.sum(), input_t)[0])

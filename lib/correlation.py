@@ -546,7 +546,8 @@ def _numba_scan(block, starts, threshold, negative, counts):
     kernels = _kernels()
     reaches = np.zeros(len(block), np.bool_)
     kernels.set_num_threads(len(counts))
-    kernels.scan(block, starts, threshold, counts, reaches)
+    one = block.dtype.type(1)  # constants in the block's own precision: the bins are those of the numpy scan
+    kernels.scan(block, starts, threshold, one, one * block.dtype.type(N_BINS // 2), counts, reaches)
     rows = np.flatnonzero(reaches)
     inner, columns = np.nonzero((np.abs(block[rows]) if negative else block[rows]) >= threshold)
     return rows[inner], columns
@@ -562,15 +563,13 @@ def _kernels() -> SimpleNamespace | None:
     except ImportError:
         return None
 
-    def scan(block, starts, threshold, counts, reaches):
+    def scan(block, starts, threshold, one, scale, counts, reaches):
         n_rows, n_parts = block.shape[0], counts.shape[0]
-        one = threshold / threshold
-        scale = one * (N_BINS // 2)
         for part in numba.prange(n_parts):
             for k in range(starts.shape[0] - 1):
                 bins, last = counts[part, k], starts[k + 1]
                 for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):
-                    row, highest, j = block[i], one * 0, starts[k]
+                    row, highest, j = block[i], one - one, starts[k]
                     while j + 4 <= last:  # four at a time: no bounds, no sign, no dependence between them
                         r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
                         b0, b1 = np.uint32((r0 + one) * scale), np.uint32((r1 + one) * scale)

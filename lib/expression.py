@@ -189,24 +189,27 @@ def text_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
                 yield block
             return
         file.seek(0)
-        inflater, n_text = zlib.decompressobj(31), 0
-        while raw := file.read(1 << 20):
-            while raw:
-                if inflater.eof:  # a further gzip member, or zero padding after the last
-                    raw = raw.lstrip(b"\0")
-                    inflater = zlib.decompressobj(31) if raw else inflater
-                try:
-                    block = inflater.decompress(raw, size) if raw else b""
-                except zlib.error as error:
-                    raise ValueError(
-                        f"{path}: gzip data corrupt after {n_text:,} bytes of text ({error}). Fetch it again."
-                    ) from error
-                n_text += len(block)
-                if block:
-                    yield block
-                raw = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+        inflater, n_text, raw = zlib.decompressobj(31), 0, b""
+        while raw or (raw := file.read(1 << 20)):
+            if inflater.eof:  # a further gzip member, or zero padding after the last
+                raw = raw.lstrip(b"\0")
+                if not raw:
+                    continue
+                inflater = zlib.decompressobj(31)
+            try:
+                block = inflater.decompress(raw, size)
+            except zlib.error as error:
+                raise ValueError(
+                    f"{path}: gzip data corrupt after {n_text:,} bytes of text ({error}). Fetch it again."
+                ) from error
+            n_text += len(block)
+            if block:
+                yield block
+            raw = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+        while not inflater.eof and (block := inflater.decompress(b"", size)):  # held back by `size`
+            yield block
         if not inflater.eof:
-            raise ValueError(f"{path}: gzip ends early, after {n_text:,} bytes of text. Download it again.")
+            raise ValueError(f"{path}: gzip ends early, after {n_text:,} bytes of text. Fetch it again.")
 
 
 # --------------------------------------------------------------------------- the streaming text reader
@@ -390,8 +393,8 @@ def _read_text(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     header = read_header(path)
     wanted = _wanted(_samples(header), columns, str(path))
-    # Room for the rows promised, but never more than the bytes of the file can hold (gzip shrinks 1032-fold at
-    # most); untouched room costs no memory.
+    # Room for the rows promised, but never more than the bytes of the file can hold (gzip shrinks 1032-fold
+    # at most); untouched room costs no memory.
     n_possible = 1032 * path.stat().st_size // (2 * len(header.columns)) + 1
     n_promised = header.n_genes if header.n_genes >= 0 else 65_536
     kept = [np.empty((min(n_possible, n_promised), len(wanted)), np.float32)]

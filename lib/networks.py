@@ -377,3 +377,13 @@ def layer_outputs(
         chosen = tuple(layer for layer in chosen if layer.layer in set(layers))
     with watch(model, chosen, callback):
         yield
+
+
+def load(path: str | PathLike, architecture: str) -> tuple[nn.Module, list[str]]:
+    """A trained network in eval mode, and its class names, from the checkpoint that training left."""
+    facts = read_weights(path)[1]
+    class_names = list(facts["class_names"])
+    model = build(
+        architecture, len(class_names), weights=path, class_names=class_names, input_px=int(facts["input_px"])
+    )
+    return model.eval(), class_names

@@ -282,3 +282,20 @@ def _ranked(values_df: pd.DataFrame, table_df: pd.DataFrame, feature: str) -> pd
 def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
     result_df = pd.concat(strips, ignore_index=True)
     return result_df[["feature", "order", *[c for c in result_df.columns if c not in ("feature", "order")]]]
+
+
+def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """A few random tiles of each tissue, for a first look: tissue -> uint8 (up to n_tiles, px, px, 3).
+
+    `labelled_df` has columns file (path of a tile stack), stack_index and tissue. At most one tile of a sample
+    is taken while a tissue has samples enough.
+    """
+    pictures = {}
+    for tissue, of_tissue_df in labelled_df.groupby("tissue", sort=True):
+        shuffled_df = of_tissue_df.sample(frac=1, random_state=seed)
+        turn = shuffled_df.groupby("sample_id").cumcount()
+        picked_df = shuffled_df.assign(turn=turn).sort_values("turn", kind="stable").head(n_tiles)
+        pictures[tissue] = np.stack(
+            [np.load(tile.file, mmap_mode="r")[tile.stack_index] for tile in picked_df.itertuples()]
+        )
+    return pictures

@@ -32,7 +32,8 @@ class Permutations(NamedTuple):
     """N rearrangements of the expression side, the same for every pair.
 
     order : int32 [N, n_slides]; slide s receives the expression of slide order[i, s].
-    signs : int8 [N, n_slides] or None; the residual is multiplied by it (scheme `donor_signs` only).
+    signs : float32 [N, n_slides] or None; the residual is multiplied by it (scheme `donor_signs` only): the
+        donor's sign times sqrt(n / (n - 1)), n the slides of the tissue.
     groups : int32 [n_slides]; slides of one group can take each other's place, and rows are centred within
         groups.
     sample_ids : the slides, in order.
@@ -132,7 +133,9 @@ def permutations(
     if signed:
         donors = units[0]
         flips = _all_signs(len(donors)) if exhaustive else rng.choice([-1, 1], (n_permutations, len(donors)))
-        signs = flips[:, pd.factorize(samples_df["donor"])[0]].astype(np.int8)
+        # centring takes one degree of freedom of each tissue; without the factor the null would be too narrow
+        factor = np.sqrt(sizes / np.maximum(sizes - 1, 1))[groups]
+        signs = (flips[:, pd.factorize(samples_df["donor"])[0]] * factor).astype(np.float32)
         order = np.broadcast_to(np.arange(n, dtype=np.int32), signs.shape).copy()
     else:
         signs = None

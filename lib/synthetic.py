@@ -2,8 +2,8 @@
 The demo cohort: slides and RNA-seq of invented donors, with the truth written beside them.
 
 Every slide has five hidden morphological quantities that vary within its tissue and change the picture
-(`lib.staining`). Some genes follow a quantity (*direct*), some are high in one tissue, following nothing within
-it (*marker*), some follow a technical covariate that also changes the stain (*covariate*), the rest nothing
+(`lib.staining`). Some genes follow a quantity (*direct*), some are high in one tissue and follow nothing
+within it (*marker*), some follow a technical covariate that also changes the stain (*covariate*), the rest nothing
 (*null*). An analysis sees `slides/`, `samples.csv` and `expression.gct.gz`; `truth/` is for scoring it.
 """
 

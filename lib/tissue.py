@@ -140,9 +140,12 @@ def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
 
 
 def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
-    """Close by a disc; the picture's edge does not erode."""
-    grown = _grow(mask, radius_px)
-    return mask | (ndimage.distance_transform_edt(grown) > radius_px) if not grown.all() else grown
+    """Close by a disc, as if the picture's outermost pixels went on beyond its edge."""
+    pad = 2 * int(np.ceil(radius_px)) + 1
+    grown = _grow(np.pad(mask, pad, mode="edge"), radius_px)
+    if grown.all():
+        return np.ones_like(mask)
+    return mask | (ndimage.distance_transform_edt(grown) > radius_px)[pad:-pad, pad:-pad]
 
 
 def _groups_with(strong: np.ndarray, mask: np.ndarray, bridge_px: float, min_px: float) -> np.ndarray:

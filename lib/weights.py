@@ -63,7 +63,7 @@ def imagenet_state(architecture: str) -> dict[str, torch.Tensor]:
     except (URLError, OSError) as error:
         raise RuntimeError(
             f"weights of {architecture} are not to be had from {entry.url} ({error}). Fetch "
-            f"that file elsewhere into {torch.hub.get_dir()}/checkpoints, or train from scratch (weights=None)."
+            f"that file elsewhere into {torch.hub.get_dir()}/checkpoints, or train with weights=None."
         ) from error
     if name.endswith("1fc"):
         return {key: value for key, value in state.items() if key.startswith("features.")}

@@ -74,7 +74,9 @@ def test_perfect_correlation_lands_in_the_outer_bins(use_numba):
     base = rng.normal(size=(6, N)).astype(np.float32)
     log_df = pd.DataFrame(np.abs(base), index=[f"g{i}" for i in range(6)], columns=IDS)
     features_df = pd.DataFrame(
-        np.concatenate([3 * np.abs(base) + 1, -np.abs(base)]), index=[f"0_{i}" for i in range(12)], columns=IDS
+        np.concatenate([3 * np.abs(base) + 1, -np.abs(base)]),
+        index=[f"0_{i}" for i in range(12)],
+        columns=IDS,
     )
     table = correlation.highest_median(log_df, pd.Series("a", index=IDS))
     result = correlation.correlate(
@@ -98,7 +100,9 @@ def test_threshold_is_decided_in_float64():
     rows = [(r_threshold + d) * x + np.sqrt(1 - (r_threshold + d) ** 2) * e for d in offsets]
     ids = [f"s{i}" for i in range(n)]
     log_df = pd.DataFrame(x[None], index=["g"], columns=ids)
-    features_df = pd.DataFrame(rows + [-row for row in rows], index=[f"1_{i}" for i in range(12)], columns=ids)
+    features_df = pd.DataFrame(
+        rows + [-row for row in rows], index=[f"1_{i}" for i in range(12)], columns=ids
+    )
     table = pd.DataFrame({"symbol": "g", "tissue": "t", "max_median_log2": 1.0}, index=["g"])
     result = correlation.correlate(
         log_df, features_df, genes_table=table, r_threshold=r_threshold, progress=False
@@ -156,9 +160,7 @@ def test_expression_filter(frames):
     assert (result.n_genes, result.n_genes_below_expression) == (10, 80)
     assert result.pairs_df["max_median_log2"].min() >= e
     with pytest.raises(ValueError, match=rf"highest seen is {genes_table['max_median_log2'].max():.2f}"):
-        correlation.correlate(
-            log_df, features_df, genes_table=genes_table, e_threshold=99.0, progress=False
-        )
+        correlation.correlate(log_df, features_df, genes_table=genes_table, e_threshold=99.0, progress=False)
 
 
 def test_highest_median_and_ties(frames):

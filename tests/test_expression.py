@@ -1,4 +1,4 @@
-"""Expression tables: pandas as the oracle for reading, arithmetic by hand for values, every kind of bad file."""
+"""Expression tables: pandas is the oracle for reading; arithmetic by hand; every kind of bad file."""
 
 import gzip
 import os
@@ -237,7 +237,7 @@ def test_bad_values_in_parquet(tmp_path, values, said):
 def test_not_an_expression_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="expression_file"):
         expression.read_expression(tmp_path / "none.gct")
-    with pytest.raises(ValueError, match="expression is .gct"):
+    with pytest.raises(ValueError, match=r"expression is \.gct"):
         expression.read_expression(tmp_path / "x.xlsx")
     with pytest.raises(ValueError, match=r"starts with '#1\.2'"):
         expression.read_expression(gct(tmp_path, ROWS, head="#1.3"))
@@ -285,7 +285,7 @@ def test_conversion_to_parquet_reads_back_the_same(tmp_path, monkeypatch):
 def test_failed_conversion_leaves_no_file(tmp_path):
     for rows, size in ((ROWS, (9, 2)), (["g\tG\t1\t-1"], None), (["g\tG\t1\t1", "g\tG\t1\t1"], None)):
         path = gct(tmp_path, rows, size=size)
-        with pytest.raises(ValueError, match="x.gct"):
+        with pytest.raises(ValueError, match=r"x\.gct"):
             expression.convert_to_parquet(path, tmp_path / "x.parquet")
         assert [p.name for p in tmp_path.iterdir()] == ["x.gct"]
 

@@ -182,11 +182,12 @@ def test_against_an_explicit_forward(architecture, input_px):
     got = features.quantify(model, architecture, [tiles[:2], tiles[2:]])
     assert got.n_tiles == 3
     assert got.sums.dtype == np.float64
-    assert (expected != 0).mean() > 0.85, "the network is dead: the comparison would say nothing"
+    assert (expected != 0).mean() > 0.7, "the network is dead: the comparison would say nothing"
     difference = np.abs(got.sums - expected)
     assert (difference <= 1e-5 * size).all(), (difference / size).max()
     assert np.median(difference / np.abs(expected).clip(1e-9)) < 1e-6
     sums = {}
+    model.classifier = torch.nn.Identity()  # VGG16's would take a gigabyte in float64
     watch = networks.layer_outputs(
         model.double(), architecture, lambda layer, y: sums.__setitem__(layer, y.sum((0, 2, 3)))
     )
@@ -196,7 +197,7 @@ def test_against_an_explicit_forward(architecture, input_px):
 
 
 def test_the_trap_in_place_relu(small):
-    """Outputs kept by a plain hook are overwritten by the ReLU behind: conv features turn into ReLU features."""
+    """Outputs kept by a plain hook are overwritten by the ReLU behind: conv becomes ReLU."""
     tiles = random_tiles(2, 64)
     got = features.quantify(small, SMALL, [tiles]).sums
     kept = {}
@@ -301,17 +302,17 @@ def test_bfloat16_is_near(small):
 
 
 def test_memory_does_not_grow_with_tiles(small):
-    """Batches come from a generator and are let go; 40 more of them add no memory."""
+    """Batches come from a generator and are let go; 20 more of them add no memory."""
 
     def batches(n):
         for k in range(n):
-            yield random_tiles(4, 64, seed=k)
+            yield random_tiles(8, 32, seed=k)
 
-    features.quantify(small, SMALL, batches(4))
+    features.quantify(small, SMALL, batches(3))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert features.quantify(small, SMALL, batches(40)).n_tiles == 160
+    assert features.quantify(small, SMALL, batches(20)).n_tiles == 160
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown_mb < 30, f"{grown_mb:.0f} MB; one batch's layers take 36 MB, 40 batches' 1,400 MB"
+    assert grown_mb < 30, f"{grown_mb:.0f} MB; the layers of one batch take 18 MB, of 20 batches 360 MB"
 
 
 def test_tokens_and_channels_last_maps():
@@ -396,7 +397,7 @@ def test_out_of_memory_says_what_to_try(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Two slides of several samples each (one sample of one tile, one on both slides) and one slide = sample."""
+    """Two slides of several samples (one of a single tile, one on both slides), one that is a sample."""
     folder = tmp_path_factory.mktemp("stacks")
     rows = []
     for k, samples in enumerate((["a"] * 3 + ["b"] + ["ab"] * 2, ["ab", "c", "c", "c"], ["d"] * 5)):

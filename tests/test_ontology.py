@@ -267,9 +267,9 @@ def test_bad_input(tiny, tmp_path):
 def test_table6_on_real_files(relations, n_symbols, n_ids):
     table6_df = pd.read_csv(ROOT / "data" / "reference" / "paper_table6.csv")
     genes = table6_df["gene"].tolist()
-    started = time.perf_counter()
+    started = time.process_time()
     df = ontology.go_filter(genes, OBO, GAF, relations=relations)
-    assert time.perf_counter() - started < 15  # 2 s on an idle core; a shared one may be slower
+    assert time.process_time() - started < 10  # CPU seconds; 2 to 4 measured
     assert df["passes"].sum() == n_symbols
     assert df.set_index("gene").loc["G6PC", "matched_by"] == "not found"
     assert set(df["go_release"]) == {"2022-07-01"}

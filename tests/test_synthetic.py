@@ -390,8 +390,9 @@ def slide_statistics(image: np.ndarray) -> dict[str, float]:
     blurred = [ndimage.gaussian_filter(h, sigma) for sigma in (1.2, 2.4, 4.0)]
     spots = blurred[0] - blurred[2]
     peaks = (ndimage.maximum_filter(spots, 5) == spots) & (spots > 0.35 * np.percentile(spots, 99.5)) & tissue
-    core = ndimage.binary_erosion(tissue & ~clear & (e > 0.15), iterations=2) & (h < 0.45)
-    ripple = ndimage.gaussian_filter(e, 1.5) - ndimage.gaussian_filter(e, 6)
+    stained = e > 0.5 * np.percentile(e[tissue & (h < 2 * e)], 60)
+    core = ndimage.binary_erosion(stained, iterations=2) & tissue & (h < 0.45)
+    ripple = ndimage.gaussian_filter(e, 1) - ndimage.gaussian_filter(e, 3)
     return {
         "nuclear_density": peaks.sum() / tissue.sum(),
         "nuclear_size": -(blurred[0] - blurred[1])[tissue].std() / (blurred[1] - blurred[2])[tissue].std(),
@@ -417,7 +418,7 @@ def test_each_quantity_shows_within_its_tissue(tissue):
         "nuclear_size": 0.6,
         "lumen_size": 0.6,
         "eosin_strength": 0.8,
-        "fibre_waviness": 0.3,
+        "fibre_waviness": 0.5,
     }
     assert (r > pd.Series(least).reindex(r.index)).all(), r.round(2).to_dict()
 

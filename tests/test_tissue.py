@@ -62,6 +62,12 @@ def test_the_outline_of_a_piece_of_tissue(colour):
     assert overlap(tissue.tissue_mask(with_tissue(where, colour, noise=8), MPP), where) > 0.95
 
 
+def test_the_edge_of_the_picture_does_not_attract_tissue():
+    where = np.zeros((200, 200), bool)
+    where[4:196, 4:196] = True  # 32 µm from the edge
+    assert overlap(tissue.tissue_mask(with_tissue(where), MPP), where) > 0.98
+
+
 def test_dirty_glass_is_measured_not_assumed():
     where = disc(60)
     assert overlap(tissue.tissue_mask(with_tissue(where, ground=(226, 215, 223)), MPP), where) > 0.95
