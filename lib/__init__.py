@@ -1,1 +1,1 @@
-"""Transcriptomic correlates of histology. `from lib import correlation`; README has the map of the modules."""
+"""Transcriptomic correlates of histology. `from lib import correlation`; the README maps the modules."""

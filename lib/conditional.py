@@ -224,7 +224,8 @@ def _residual(rows: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarr
     residual = rows - (rows @ basis) @ basis.T
     residual -= (residual @ basis) @ basis.T  # once more: what rounding left of the first
     length = np.sqrt((residual**2).sum(axis=1, keepdims=True))
-    varies = length > np.sqrt(DEGENERATE) * total
+    rounding = 1e-12 * np.sqrt((rows**2).sum(axis=1, keepdims=True))  # all that is left of a constant row
+    varies = length > np.maximum(np.sqrt(DEGENERATE) * total, rounding)
     return np.divide(residual, length, out=np.zeros_like(residual), where=varies), varies[:, 0]
 
 

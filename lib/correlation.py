@@ -7,8 +7,9 @@ pair kept is computed again in float64, so `r >= R_T` and the histogram beyond R
 rows, slides are columns.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
@@ -281,6 +282,17 @@ def correlate(
     )
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products in float32, whatever a network before asked for (TF32, bfloat16)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def feature_layers(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Layer and channel numbers (int32) of features called `<layer>_<channel>`; ValueError naming one that
     is not.
@@ -443,6 +455,7 @@ def _runs(layers: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return np.r_[starts, len(layers)].astype(np.int64), layers[starts].tolist()
 
 
+@full_precision()
 def _all_pairs(
     x: np.ndarray, y: np.ndarray, starts: np.ndarray, r_threshold: float, negative: bool, gene_block: int,
     max_pairs: int, use_numba: bool, progress: bool,

@@ -268,7 +268,7 @@ def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
     for sign in (-1, 1):
         axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
     axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))
-    axes.set_title(f"n = {int(histogram_df['n_pairs'].sum()):,} pairs")
+    axes.set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
     return figure
 
 
@@ -364,4 +364,44 @@ def density(counts: np.ndarray, edges: np.ndarray, xlabel: str, ylabel: str, tit
     axes.plot([edges[0], edges[-1]], [edges[0], edges[-1]], color="black", linewidth=0.6, linestyle=":")
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
     figure.colorbar(image, ax=axes, label="pairs", shrink=0.8)
+    return figure
+
+
+@themed
+def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
+    """Pairs over the threshold and how many of them survive each test, by tissue or layer.
+
+    table_df is significance.survival_table; `labels` names its columns in drawing order.
+    """
+    shown_df = table_df.drop(index="all", errors="ignore")
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73"]
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
+    width = 0.85 / len(labels)
+    for i, (column, label) in enumerate(labels.items()):
+        total = int(table_df.loc["all", column])
+        x = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
+        axes.bar(x, shown_df[column], width=width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
+    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, rotation=90 if len(shown_df) > 6 else 20)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set(xlabel=by, ylabel="pairs")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@themed
+def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -> Figure:
+    """Largest statistic of each gene over all features, beside what shuffling gives; and the p of the genes.
+
+    null_gene float [permutations, genes].
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    bins = np.linspace(0, max(float(observed.max()), float(null_gene.max())) * 1.02, 60)
+    left.hist(null_gene.ravel(), bins=bins, density=True, color=QUIET, alpha=0.6, label="shuffled")
+    left.hist(observed, bins=bins, density=True, histtype="step", color=ACCENT, label="observed")
+    left.set(xlabel="largest statistic of a gene", ylabel="density")
+    left.legend()
+    right.hist(p_gene, bins=np.linspace(0, 1, 41), color=SPLIT_COLOURS["test"])
+    right.axhline(len(p_gene) / 40, color=QUIET, linestyle="--", linewidth=0.8, label="if nothing were there")
+    right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
+    right.legend()
     return figure

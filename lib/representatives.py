@@ -287,8 +287,8 @@ def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
 def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     """A few random tiles of each tissue, for a first look: tissue -> uint8 (up to n_tiles, px, px, 3).
 
-    `labelled_df` has columns file (path of a tile stack), stack_index and tissue. At most one tile of a sample
-    is taken while a tissue has samples enough.
+    `labelled_df` has columns file (path of a tile stack), stack_index, sample_id and tissue. Samples take
+    turns, so that a tissue with samples enough shows each of them once.
     """
     pictures = {}
     for tissue, of_tissue_df in labelled_df.groupby("tissue", sort=True):

@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from lib.correlation import full_precision
+
 N_BINS = 200  # on each side of the density picture: 0.01 wide, so that R_T falls on an edge
 LARGEST_R = 1 - 1e-6  # atanh of 1 is infinite: r is clipped to this before the Fisher transform
 
@@ -132,6 +134,7 @@ def _unit_rows(frames, genes: pd.Index, features: pd.Index, tissues: pd.Series |
     return result
 
 
+@full_precision()
 def _stream(
     x1, y1, x2, y2, gene_block: int, use_numba: bool, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -92,6 +92,46 @@ def score_links(truth_df: pd.DataFrame, calls_df: pd.DataFrame, followed_df: pd.
     return score_df
 
 
+def summary(accuracy_df: pd.DataFrame, links_df: pd.DataFrame) -> pd.DataFrame:
+    """The scorecard in a few lines: index measure; value (a share), detail (counts in words).
+
+    Parameters
+    ----------
+    accuracy_df : classify.accuracy_table; its test rows are used.
+    links_df : `score_links`.
+    """
+    rows = {}
+    for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
+        rows[f"{row.level} accuracy"] = (
+            row.accuracy,
+            f"{row.correct:.0f} of {row.n:.0f}, {row.n_classes} classes",
+        )
+    direct = links_df.loc["direct"]
+    rows["direct genes found (recall)"] = (
+        direct["share_called"],
+        f"{direct['called']:.0f} of {direct['tested']:.0f} tested",
+    )
+    rows["... by a feature of the right quantity"] = (
+        direct["share_right"],
+        f"{direct['right_quantity']:.0f} of {direct['tested']:.0f} tested",
+    )
+    for kind in ("null", "marker"):
+        row = links_df.loc[kind]
+        rows[f"{kind} genes called (false positives)"] = (
+            row["share_called"],
+            f"{row['called']:.0f} of {row['tested']:.0f} tested",
+        )
+    row = links_df.loc["covariate"]
+    rows["covariate genes called (stain, not biology)"] = (
+        row["share_called"],
+        f"{row['called']:.0f} of {row['tested']:.0f} tested",
+    )
+    called = links_df["called"].sum()
+    false = links_df.loc[["null", "marker"], "called"].sum()
+    rows["false discovery proportion"] = (false / max(called, 1), f"{false:.0f} of {called:.0f} called")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "detail"]).rename_axis("measure")
+
+
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     centred = values.copy()
     for group in np.unique(groups):

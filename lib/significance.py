@@ -23,7 +23,10 @@ import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
+from lib.correlation import full_precision
+
 SCHEMES = ("free", "within_tissue", "within_donor_block", "donor_signs")
+FEW_DONORS = 20
 TIE = 1e-9  # statistics this near are equal: the same sum in another order
 FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
 
@@ -210,6 +213,8 @@ def _notes(
         notes.append(
             f"{len(alone)} tissues have one slide and contribute nothing: {', '.join(map(str, alone[:5]))}"
         )
+    if scheme == "donor_signs" and samples_df["donor"].nunique() < FEW_DONORS:
+        notes.append(f"{samples_df['donor'].nunique()} donors are few for donor_signs: its p are rough")
     if n_possible - 1 <= asked:
         notes.append(
             f"{asked:,} rearrangements were asked for, {n_possible:,} are possible: all of them are used "
@@ -488,6 +493,7 @@ def _observed(
     return observed, best
 
 
+@full_precision()
 def _null_maxima(
     x: np.ndarray, y: np.ndarray, weights: _Weights | None, permutations: Permutations, signed: bool,
     device: str, gene_block: int, permutation_block: int, use_numba: bool, progress: bool,
@@ -700,12 +706,10 @@ def q_from_histogram(
     reached = np.cumsum((counts[half] + counts[~half][::-1])[::-1])[::-1]
     n_pairs = int(counts.sum())
     p = p_of_r(r_abs, df)
-    log_factor = np.log(n_pairs) + (
-        np.log(np.log(n_pairs) + np.euler_gamma) if method == "by" and n_pairs > 100 else 0.0
-    )
-    if method == "by" and n_pairs <= 100:
-        log_factor += np.log((1 / np.arange(1, n_pairs + 1)).sum())
-    raw = np.where(reached > 0, np.exp(log_factor) * p / np.maximum(reached, 1), 1.0)
+    harmonic = 1.0
+    if method == "by":  # 1 + 1/2 + ... + 1/n_pairs, by its asymptotic series
+        harmonic = np.log(n_pairs) + np.euler_gamma + 1 / (2 * n_pairs) - 1 / (12 * n_pairs**2)
+    raw = np.where(reached > 0, harmonic * n_pairs * p / np.maximum(reached, 1), 1.0)
     q = np.minimum.accumulate(np.minimum(raw, 1.0))
     return pd.DataFrame({"r_abs": r_abs, "n_pairs": reached, "p": p, "q": q})
 

@@ -43,6 +43,7 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "seed")
 _COHORT = ("source", "raw:samples_file", "raw:expression_file")
 _BOTH_SIDES = ("expression", "samples", "features_test")
 
@@ -81,6 +82,23 @@ ARTEFACTS: dict[str, Artefact] = {
     "gene_medians": Artefact("{network}/gene_medians.parquet", "05_correlate", _BOTH_SIDES),
     "pairs": Artefact("{network}/pairs.parquet", "05_correlate", (*_BOTH_SIDES, "genes"), _PAIRS),
     "r_histogram": Artefact("{network}/r_histogram.parquet", "05_correlate", (*_BOTH_SIDES, "genes"), _PAIRS),
+    "pairs_significance": Artefact(
+        "{network}/pairs_significance.parquet", "06_significance", ("pairs", *_BOTH_SIDES), _PERMUTING
+    ),
+    "gene_significance": Artefact(
+        "{network}/gene_significance.parquet", "06_significance", ("gene_medians", *_BOTH_SIDES), _PERMUTING
+    ),
+    "pairs_conditional": Artefact(
+        "{network}/pairs_conditional.parquet",
+        "07_conditional",
+        ("pairs", *_BOTH_SIDES),
+        ("alphas", "covariates"),
+    ),
+    "reproducibility": Artefact(
+        "{network}/reproducibility.parquet",
+        "08_reproducibility",
+        ("features_validation", *_BOTH_SIDES),
+    ),
 }
 
 # Folders of resumable work; each of their files carries its own record. `--force` empties them.
@@ -116,6 +134,13 @@ NOTEBOOKS: dict[str, Notebook] = {
         True,
         ("best_feature_r", "go_obo_file", "go_gaf_file"),
     ),
+    "06_significance": Notebook(
+        "Which of these pairs can be believed?", ("pairs_significance", "gene_significance", "accuracy")
+    ),
+    "07_conditional": Notebook(
+        "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
+    ),
+    "08_reproducibility": Notebook("Do the correlations return on other slides?", ("reproducibility",)),
 }
 
 
@@ -352,6 +377,11 @@ class Store:
         os.replace(temporary, self.figures / f"{name}.csv")
         write_json(self.figures / f"{name}.csv.json", {"caption": caption})
         return table_df
+
+    def saved_table(self, stem: str) -> pd.DataFrame | None:
+        """A table for people that this network's run has saved; None when there is none."""
+        path = self.figures / f"{self.figure_name(stem)}.csv"
+        return pd.read_csv(path, index_col=0) if path.is_file() else None
 
     def executed_path(self, notebook: str) -> Path:
         """Executed copy of a notebook for this cohort (and network)."""

@@ -76,7 +76,7 @@ def write_svs(
     fields = f"AppMag = {magnification}|MPP = {mpp:.4f}" + (f"|Stamp = {stamp}" if stamp else "")
     head = f"Aperio Image Library v12.0.15 \r\n{width}x{height} [0,0 {width}x{height}] "
     pillow_image = Image.fromarray(image)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # the next attempt overwrites what a kill left
     try:
         with tifffile.TiffWriter(temporary) as writer:
             description = f"{head}({TILE_PX}x{TILE_PX}) JPEG/YCbCr Q={quality}|{fields}"

@@ -3,8 +3,9 @@ The demo cohort: slides and RNA-seq of invented donors, with the truth written b
 
 Every slide has five hidden morphological quantities that vary within its tissue and change the picture
 (`lib.staining`). Some genes follow a quantity (*direct*), some are high in one tissue and follow nothing
-within it (*marker*), some follow a technical covariate that also changes the stain (*covariate*), the rest nothing
-(*null*). An analysis sees `slides/`, `samples.csv` and `expression.gct.gz`; `truth/` is for scoring it.
+within it (*marker*), some follow a technical covariate that also changes the stain (*covariate*), the rest
+follow nothing (*null*). An analysis sees `slides/`, `samples.csv` and `expression.gct.gz`; `truth/` is for
+scoring it.
 """
 
 import hashlib
@@ -363,6 +364,6 @@ def _draw_one(seed: int, quality: int, path: Path, stamp: str, index: int, job: 
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # no id: a killed run leaves at most one
     temporary.write_bytes(content)
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Stored tiles to batches: against plain numpy indexing, PIL's turns, and files that are wrong in each way."""
+"""Stored tiles to batches: against plain numpy indexing, PIL's turns, and files wrong in each way."""
 
 import numpy as np
 import pandas as pd
@@ -178,7 +178,10 @@ def test_orient_equals_pillow(stacks):
 
 @pytest.mark.parametrize(
     ("augment", "codes"),
-    [((), {0}), (("flip",), {0, 2, 4, 6}), (("rotate90",), {0, 1, 2, 3}), (("rotate90", "flip"), set(range(8)))],
+    [
+        *(((), {0}), (("flip",), {0, 2, 4, 6}), (("rotate90",), {0, 1, 2, 3})),
+        (("rotate90", "flip"), set(range(8))),
+    ],
 )
 def test_orientations_cover_their_group_evenly(augment, codes):
     drawn = batches.orientations(8000, augment, seed=1, epoch=2)

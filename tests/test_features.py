@@ -189,7 +189,7 @@ def test_against_an_explicit_forward(architecture, input_px):
     sums = {}
     model.classifier = torch.nn.Identity()  # VGG16's would take a gigabyte in float64
     watch = networks.layer_outputs(
-        model.double(), architecture, lambda layer, y: sums.__setitem__(layer, y.sum((0, 2, 3)))
+        model.double().eval(), architecture, lambda layer, y: sums.__setitem__(layer, y.sum((0, 2, 3)))
     )
     with watch, torch.inference_mode():
         model(as_input(tiles))

@@ -57,3 +57,30 @@ def test_score_links_counts(planted):
     assert score_df.loc["null", ["genes", "tested", "called"]].tolist() == [2, 1, 1]
     assert score_df.loc["marker", "share_called"] == 0
     assert np.isnan(score_df.loc["null", "right_quantity"])
+
+
+def test_summary_and_shuffled_truth(planted):
+    """Perfect calls score 1; the same calls against a shuffled truth do not."""
+    followed_df = scorecard.followed_quantity(*planted)
+    kinds = ["direct"] * 20 + ["marker"] * 20 + ["covariate"] * 5 + ["null"] * 55
+    genes = [f"g{i}" for i in range(100)]
+    truth_df = pd.DataFrame({"kind": kinds, "quantity": ["density"] * 20 + [""] * 80}, index=genes)
+    calls_df = pd.DataFrame({"called": [k == "direct" for k in kinds], "feature": "0_0"}, index=genes)
+    accuracy_df = pd.DataFrame(
+        {
+            "level": ["slide"],
+            "split": ["test"],
+            "accuracy": [0.9],
+            "correct": [9],
+            "n": [10],
+            "n_classes": [8],
+        }
+    )
+    good_df = scorecard.summary(accuracy_df, scorecard.score_links(truth_df, calls_df, followed_df))
+    assert good_df.loc["slide accuracy", "value"] == 0.9
+    assert good_df.loc["direct genes found (recall)", "value"] == 1
+    assert good_df.loc["false discovery proportion", "value"] == 0
+    shuffled_df = truth_df.sample(frac=1, random_state=0).set_axis(genes)
+    bad_df = scorecard.summary(accuracy_df, scorecard.score_links(shuffled_df, calls_df, followed_df))
+    assert bad_df.loc["direct genes found (recall)", "value"] < 0.5
+    assert bad_df.loc["false discovery proportion", "value"] > 0.5

@@ -173,8 +173,8 @@ def test_exhaustive_p_is_exact():
 def test_smallest_p_and_ties():
     samples_df = make_samples(["a"] * 50)
     x = np.linspace(0, 1, 50)[None]
-    log_df, features_df = make_frames(np.vstack([x, np.r_[np.zeros(49), 1][None]]), np.vstack([x, x**0 + (x > 2)]),
-                                      samples_df)  # fmt: skip
+    outlier, constant = np.r_[np.zeros(49), 1][None], np.ones((1, 50))
+    log_df, features_df = make_frames(np.vstack([x, outlier]), np.vstack([x, constant]), samples_df)
     perms = significance.permutations("free", 99, samples_df, 0)
     pairs_df = pd.DataFrame({"gene": ["g0", "g0"], "feature": ["0_0", "0_1"], "r": [1.0, 0.5]})
     p = significance.pair_p(log_df, features_df, pairs_df, perms, progress=False)

@@ -390,7 +390,7 @@ def slide_statistics(image: np.ndarray) -> dict[str, float]:
     blurred = [ndimage.gaussian_filter(h, sigma) for sigma in (1.2, 2.4, 4.0)]
     spots = blurred[0] - blurred[2]
     peaks = (ndimage.maximum_filter(spots, 5) == spots) & (spots > 0.35 * np.percentile(spots, 99.5)) & tissue
-    stained = e > 0.5 * np.percentile(e[tissue & (h < 2 * e)], 60)
+    stained = e > max(0.15, 0.5 * np.percentile(e[tissue], 60))
     core = ndimage.binary_erosion(stained, iterations=2) & tissue & (h < 0.45)
     ripple = ndimage.gaussian_filter(e, 1) - ndimage.gaussian_filter(e, 3)
     return {
