@@ -154,7 +154,7 @@ def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
     work, n = f"all pairs, threshold, histogram: {all_pairs}", size.n_repeats
     return [
         row(work, loop_s, "bare float32 product", product_s, "<= 1.3", n),
-        row(f"correlate, from table to table: {all_pairs}", whole_s, "bare float32 product", product_s, "", n),
+        row(f"correlate, whole call: {all_pairs}", whole_s, "bare float32 product", product_s, "", n),
         row(work, loop_s, "torch, plain passes", plain_s, "< 1", n),
         row(work, loop_s, "numpy.corrcoef (1/50 of it)", corrcoef_s * len(x) / part, "< 1", 1),
     ]  # fmt: skip

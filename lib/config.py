@@ -68,6 +68,9 @@ class Config(BaseModel):
     # -- network and training (notebooks 02, 03) --------------------------------------------------------
     architecture: str = "vgg16"
     weights: str = ""  # "" from scratch, "imagenet", or the path of a checkpoint
+    initialisation: Literal["torchvision", "vgg"] = (
+        "torchvision"  # vgg: VGG's, for small cohorts from scratch
+    )
     null_network: Literal["", "untrained", "shuffled"] = ""  # METHOD section 11
     epochs: PositiveInt = 90
     batch_size: Annotated[int, Field(ge=0)] = 0  # 0: the paper's, 256 for AlexNet and 40 for the others
@@ -176,7 +179,7 @@ class Config(BaseModel):
         """Arguments of training.fit."""
         return {
             "architecture": self.architecture,
-            "weights": self.weights or "none",
+            "weights": self.weights or None,
             "epochs": self.epochs,
             "batch_size": self.training_batch,
             "lr": self.learning_rate,

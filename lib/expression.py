@@ -223,11 +223,12 @@ def _parse(text, delimiter, target, values, spans, odd, powers):
     (rows, 3, 2) byte offsets. odd: (m, 4) int64 row, column of `values`, start, stop of cells left to Python.
     Returns rows, bytes used, odd cells, and the number of fields of a ragged line (-1: none).
     """
-    n_columns, n_rows, n_odd, position = len(target), 0, 0, 0
-    while position < len(text) and n_rows < len(values) and n_odd + n_columns <= len(odd):
+    n_columns, n_rows, n_odd = len(target), 0, 0
+    position, end, one = np.uint64(0), np.uint64(len(text)), np.uint64(1)  # unsigned: a quarter faster
+    while position < end and n_rows < len(values) and n_odd + n_columns <= len(odd):
         c = text[position]
-        if c == NEWLINE or (c == RETURN and text[position + 1] == NEWLINE):  # an empty line
-            position += 1
+        if c == NEWLINE or (c == RETURN and text[position + one] == NEWLINE):  # an empty line
+            position += one
             continue
         column = 0
         while True:
@@ -238,16 +239,16 @@ def _parse(text, delimiter, target, values, spans, odd, powers):
                 digits, n_after = 0, 0
                 while 48 <= c <= 57:
                     digits = digits * 10 + (c - 48)
-                    position += 1
+                    position += one
                     c = text[position]
-                n_digits = position - start
+                n_digits = np.int64(position - start)
                 if c == POINT:
-                    position += 1
+                    position += one
                     c = text[position]
                     while 48 <= c <= 57:
                         digits = digits * 10 + (c - 48)
                         n_after += 1
-                        position += 1
+                        position += one
                         c = text[position]
                 n_digits += n_after
                 values[n_rows, where] = digits / powers[min(n_after, 22)]
@@ -256,19 +257,19 @@ def _parse(text, delimiter, target, values, spans, odd, powers):
                     n_odd += 1
                     where = -9
             elif c == QUOTE:
-                position += 1
+                position += one
                 while text[position] != QUOTE and text[position] != NEWLINE:
-                    position += 1
+                    position += one
             while text[position] != delimiter and text[position] != NEWLINE:
-                position += 1
-            stop = position - 1 if position > start and text[position - 1] == RETURN else position
+                position += one
+            stop = position - one if position > start and text[position - one] == RETURN else position
             if where == -9:
                 odd[n_odd - 1, 3] = stop
             elif where <= -2:
                 spans[n_rows, -2 - where, 0], spans[n_rows, -2 - where, 1] = start, stop
             column += 1
-            position += 1
-            if text[position - 1] == NEWLINE:
+            position += one
+            if text[position - one] == NEWLINE:
                 break
         if column != n_columns:
             return n_rows, position, n_odd, column
@@ -309,7 +310,7 @@ def _stream(path: Path, header: Header, wanted: list[str], sink: Sink) -> None:
     values = np.empty((n_rows, len(wanted)), np.float32)
     spans = np.zeros((n_rows, 3, 2), np.int64)
     odd = np.empty((max(4096, 2 * len(header.columns)), 4), np.int64)
-    powers = 10.0 ** np.arange(23)
+    powers, given = 10.0 ** np.arange(23), set(target.tolist())
     problems, n_done, n_skip, tail = _Problems(), 0, header.n_lines, b""
     blocks = text_blocks(path)
     with ThreadPoolExecutor(1) as pool:
@@ -336,7 +337,12 @@ def _stream(path: Path, header: Header, wanted: list[str], sink: Sink) -> None:
                         f"{len(header.columns)}. The file is damaged or cut off; fetch it again."
                     )
                 shifted = spans[:got] + used
-                names = [[_unquoted(text[a:b]) for a, b in shifted[:, k].tolist()] for k in range(3)]
+                names = [
+                    [_unquoted(text[a:b]) for a, b in shifted[:, k].tolist()]
+                    if -2 - k in given
+                    else [""] * got
+                    for k in range(3)
+                ]
                 odd[:n_odd, 2:] += used
                 _settle(values, odd[:n_odd], text, names[0], wanted, problems)
                 if got:

@@ -380,7 +380,7 @@ def max_statistic(
     signed: bool = False,
     device: str = "cpu",
     gene_block: int = 64,
-    permutation_block: int = 8,
+    permutation_block: int = 16,
     use_numba: bool = True,
     progress: bool = True,
 ) -> MaxStatistic:
@@ -458,10 +458,10 @@ class _Weights(NamedTuple):
     floor: float
 
     def rows(self, genes: np.ndarray | slice) -> np.ndarray:
-        return np.maximum(self.a[genes] @ self.b.T, self.floor) ** -0.5
+        return 1 / np.sqrt(np.maximum(self.a[genes] @ self.b.T, self.floor))
 
     def pairs(self, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
-        return np.maximum((self.a[genes] * self.b[features]).sum(axis=1), self.floor) ** -0.5
+        return 1 / np.sqrt(np.maximum((self.a[genes] * self.b[features]).sum(axis=1), self.floor))
 
 
 def _weights(x: np.ndarray, y: np.ndarray, groups: np.ndarray, statistic: str) -> _Weights | None:
@@ -752,7 +752,8 @@ def hierarchical_q(gene_p: np.ndarray, pair_p_gene: np.ndarray) -> tuple[np.ndar
 
     Level 1: BH over the genes' max-statistic p. Level 2: at level q with R of G genes found, a pair is
     found if its own p in the family of its gene is at or below q R / G (Benjamini and Bogomolov 2014). A
-    pair's q is the least q at which it is found; it is never below its gene's.
+    pair's q is the least q at which it is found; it is never below its gene's. No p is below 1 / (N + 1), so k genes at that
+    least p are found only if N + 1 >= G / (q k): many genes and few strong ones need more permutations.
 
     Parameters
     ----------

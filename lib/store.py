@@ -38,7 +38,16 @@ _SPLIT = ("split_by", "split_fractions", "split_file", "seed")
 _RNA = ("id_rule", "duplicates", "protein_coding_only", "expression_rows", "expression_unit", "genes_file")
 _TILING = ("tile_px", "tile_mpp", "input_px", "min_tissue", "mask_mpp", "reader")
 _RECIPE = (
-    *("architecture", "weights", "null_network", "epochs", "batch_size", "learning_rate", "lr_step_epochs"),
+    *(
+        "architecture",
+        "weights",
+        "initialisation",
+        "null_network",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "lr_step_epochs",
+    ),
     *("lr_gamma", "momentum", "weight_decay", "augment", "class_weighting", "mixed_precision", "seed"),
 )
 _FEATURES = ("features", "p", "aggregate")

@@ -9,6 +9,7 @@ weights and momentum to end where an uninterrupted one ends.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -140,6 +141,42 @@ def fit(
             if on_epoch is not None:
                 on_epoch(pd.DataFrame(history))
     return pd.DataFrame(history)
+
+
+def keep_untrained(
+    model: nn.Module,
+    train_df: pd.DataFrame,
+    validation_df: pd.DataFrame,
+    *,
+    class_names: Sequence[str],
+    run_dir: str | Path,
+    architecture: str = "",
+    weights: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 40,
+    **unused: object,
+) -> pd.DataFrame:
+    """Checkpoint a network as it is, in the place of `fit`: the untrained null network (METHOD section 11).
+
+    Returns a history of one row, epoch 0, with the validation loss and accuracy; what belongs to training is
+    missing there. Arguments and errors as in `fit`, of which those about training have no effect.
+    """
+    _count_classes(train_df, validation_df, class_names)
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _, loader = _loaders(train_df, validation_df, batch_size, seed, steps.choose_device(device), None)
+    trainer = steps.prepare(model, n_classes=len(class_names), device=device)
+    started = time.perf_counter()
+    with tqdm(total=len(validation_df), unit="tile", disable=True) as bar:
+        loss, accuracy = steps.evaluate(trainer, loader, 0, bar=bar)
+    row = {"epoch": 0, "lr": 0.0, "train_loss": math.nan, "train_accuracy": math.nan}
+    row |= {"validation_loss": loss, "validation_accuracy": accuracy, "tiles_per_s": math.nan}
+    row["seconds"] = time.perf_counter() - started
+    about = {"architecture": architecture, "weights": str(weights), "class_names": list(class_names)}
+    about["input_px"] = loader.dataset.input_px
+    checkpoints.keep(run_dir, trainer.model, trainer.optimiser, [row], about)
+    return pd.DataFrame([row])
 
 
 def learning_rate(epoch: int, lr: float, lr_step_epochs: int, lr_gamma: float) -> float:

@@ -475,3 +475,24 @@ def test_trace_tells_calls_signs_and_new_outputs():
     ]
     assert [c.non_negative for c in calls.values()] == [False, True, True, False, True, True]
     assert [c.is_new for c in calls.values()] == [True, True, True, True, True, False]
+
+
+def test_initialise_like_vgg_keeps_the_scale_of_activations():
+    """After He's rule a deep stack passes variance on; PyTorch's default shrinks it layer by layer."""
+    tiles_t = networks.normalise(torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8))
+    spread = {}
+    for how in ("torchvision", "vgg"):
+        torch.manual_seed(0)
+        model = networks.build("alexnet", 8, input_px=96).eval()
+        if how == "vgg":
+            networks.initialise_like_vgg(model)
+        with torch.inference_mode():
+            spread[how] = model.features(tiles_t).std().item()
+    assert spread["vgg"] > 5 * spread["torchvision"]
+    assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, torch.nn.Linear))
+
+
+def test_load_refuses_what_training_did_not_write(tmp_path):
+    torch.save({"state_dict": {"w": torch.zeros(1)}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="lacks"):
+        networks.load(tmp_path / "other.pt", "alexnet")

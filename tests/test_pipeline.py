@@ -11,24 +11,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL, run_small
 from scipy import stats
 
 from lib.config import ROOT
 
-SMALL = [
-    *("synthetic_slides_per_tissue=5", "synthetic_genes=500", "synthetic_slide_um=320", "input_px=64"),
-    *("epochs=2", "n_permutations=200", "split_fractions=[0.4,0.2,0.4]"),
-]
-
 pytestmark = pytest.mark.slow
-
-
-def run(root, *arguments, settings=()):
-    """run_all.py with its data and figures below `root`; returns the finished process."""
-    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "demo", *arguments]
-    command += ["--set", *SMALL, *settings]
-    environment = os.environ | {"HISTOCORR_ROOT": str(root)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
 
 
 def states(done):
@@ -37,15 +25,6 @@ def states(done):
         r"^(\d\d_\w+)(?: \S+)? +(ran|up to date|failed|not reached) +[\d.]+$", done.stdout, re.M
     )
     return dict(found)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A root where the small cohort has been run once, and what that run printed."""
-    root = tmp_path_factory.mktemp("run")
-    done = run(root)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root, done
 
 
 def artefact(root, name):
@@ -100,14 +79,14 @@ def test_contract_of_samples_and_tiles(finished):
 
 def test_second_run_repeats_nothing(finished):
     root, _ = finished
-    done = run(root)
+    done = run_small(root)
     assert done.returncode == 0
     assert set(states(done).values()) == {"up to date"}
 
 
 def test_changed_parameter_repeats_what_depends_on_it(finished):
     root, _ = finished
-    listed = run(root, "--list", settings=["r_threshold=0.6"]).stdout
+    listed = run_small(root, "--list", settings=["r_threshold=0.6"]).stdout
     assert "r_threshold" in listed
     needed = {line.split()[0] for line in listed.splitlines() if not line.endswith("up to date")}
     assert needed
@@ -117,13 +96,13 @@ def test_changed_parameter_repeats_what_depends_on_it(finished):
 def test_wrong_configuration_stops_before_any_kernel(finished):
     root, _ = finished
     started = time.perf_counter()
-    done = run(root, settings=["epoch=3"])
+    done = run_small(root, settings=["epoch=3"])
     assert done.returncode == 2
     assert "did you mean 'epochs'" in done.stderr
-    done = run(root, "--architectures", "vgg61")
+    done = run_small(root, "--architectures", "vgg61")
     assert done.returncode == 2
     assert "vgg16" in done.stderr
-    done = run(root, "--from", "42")
+    done = run_small(root, "--from", "42")
     assert done.returncode == 2
     assert time.perf_counter() - started < 60
 
@@ -164,7 +143,7 @@ def test_killed_run_resumes_to_the_same_artefacts(finished, tmp_path):
     assert not list((tmp_path / "data/derived").rglob("features_test.parquet")), (
         "killed too late to test anything"
     )
-    done = run(tmp_path)
+    done = run_small(tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("samples", "expression", "tiles", "predictions", "features_test", "pairs"):
         mine, theirs = artefact(tmp_path, f"{name}.parquet"), artefact(whole, f"{name}.parquet")

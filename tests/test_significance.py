@@ -515,6 +515,26 @@ def test_family_wise_error_holds(null_pairs):
     assert significance.hierarchical_q(result.genes_df["p_gene"], [])[0].min() > 0.05
 
 
+def test_z_finds_links_that_r_misses():
+    """With unequal variances the largest r is set by what varies in one small tissue: so z is the default."""
+    samples_df, log_df, features_df = simulated(1, 200)
+    tissue = samples_df["tissue"].to_numpy()
+    log_df = log_df.copy()
+    for k in range(50):  # gene k follows feature k in every tissue, on each tissue's own scale
+        grouped = features_df.iloc[k].groupby(tissue)
+        scaled = (features_df.iloc[k] - grouped.transform("mean")) / grouped.transform("std")
+        log_df.iloc[k] += 0.5 * scaled * log_df.iloc[k].groupby(tissue).transform("std")
+    perms = significance.permutations("within_tissue", 99, samples_df, 1)
+    found = {}
+    for statistic in ("z", "r"):
+        genes_df = significance.max_statistic(
+            log_df, features_df, perms, statistic=statistic, progress=False
+        ).genes_df
+        found[statistic] = rejected(genes_df["p_overall"].iloc[:50], 0.05)
+        assert rejected(genes_df["p_overall"].iloc[50:], 0.01) <= 1
+    assert found["z"] >= 5 + found["r"], found
+
+
 def test_covariate_link_disappears():
     rng = np.random.default_rng(6)
     samples_df = make_samples(rng.choice(list("abcdef"), 200).tolist())

@@ -535,3 +535,24 @@ def test_command_line_trains_what_networks_loads(tmp_path, monkeypatch):
     assert all(torch.equal(value, best["state_dict"][name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="classes"):
         networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES[::-1], input_px=32)
+
+
+def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
+    model = small_model(dropout=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    history_df = training.keep_untrained(
+        model,
+        *splits,
+        class_names=CLASSES,
+        run_dir=tmp_path / "null",
+        architecture="small",
+        device="cpu",
+        lr=0.1,
+    )
+    checkpoint = torch.load(tmp_path / "null/best.pt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(torch.equal(checkpoint["state_dict"][name], value) for name, value in before.items())
+    model.eval()
+    images_t, labels_t = stored(splits[1])
+    right = (model(images_t.float()).argmax(1) == labels_t).double().mean().item()
+    assert history_df.loc[0, "validation_accuracy"] == pytest.approx(right)
