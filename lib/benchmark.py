@@ -38,8 +38,8 @@ class Size(NamedTuple):
     n_pairs: int = 27_671
     n_permutations: int = 1_000
     n_max_genes: int = 6_000  # genes of the max statistic, about those at E_T = 7
-    n_max_permutations: int = 100
-    n_repeats: int = 3
+    n_max_permutations: int = 60
+    n_repeats: int = 2
 
 
 QUICK = Size(2_000, 600, 120, 2_000, 100, 300, 20, 2)
@@ -126,7 +126,7 @@ def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
             torch.mm(x_t[i : i + 1024], y_t.T, out=out_t[: min(1024, len(x) - i)])
 
     def loop():
-        correlation._all_pairs(x, y, starts, 0.7, True, 256, 10**8, correlation._kernels() is not None, False)
+        correlation._all_pairs(x, y, starts, 0.7, True, 512, 10**8, correlation._kernels() is not None, False)
 
     def whole():
         correlation.correlate(

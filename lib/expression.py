@@ -29,7 +29,7 @@ BIOTYPE_COLUMNS = ("biotype", "gene_biotype", "gene_type")
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
 NEWLINE, RETURN, POINT, QUOTE = 10, 13, 46, 34
 BLOCK_BYTES = 4 << 20  # text parsed at a time; larger gains nothing
-ROW_GROUP_BYTES = 96 << 20  # float32 values per parquet row group when converting
+ROW_GROUP_BYTES = 160 << 20  # float32 values per parquet row group when converting
 
 
 class Header(NamedTuple):
@@ -460,7 +460,7 @@ def convert_to_parquet(
 ) -> dict[str, int]:
     """Text table of any size to parquet (gene, symbol, biotype, then float32 samples) in bounded memory.
 
-    Rows are written in groups of about 96 MB, so memory does not grow with the number of genes. The file
+    Rows are written in groups of about 160 MB, so memory does not grow with the number of genes. The file
     appears under its name only when it is complete. Returns the counts found; errors as in `read_expression`.
     """
     path, kind = _kind(path)
@@ -516,18 +516,35 @@ def convert_to_parquet(
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    names = pq.read_schema(path).names
-    described = [n for n in names if n in ("gene", "__index_level_0__") or _role(n)]
-    wanted = _wanted([n for n in names if n not in described], columns, str(path))
-    table_df = pq.read_table(path, columns=[*described, *wanted]).to_pandas(ignore_metadata=True)
-    gene_column = next((n for n in ("gene", "__index_level_0__") if n in described), None)
-    if gene_column is None:
-        raise ValueError(f"{path}: no gene ids; give them as the index or a column called 'gene'.")
-    text = {_role(n): table_df[n].fillna("").astype(str) for n in described if _role(n)}
-    genes = pd.Index(table_df[gene_column].astype(str), name="gene", dtype=object)
-    blank = [""] * len(genes)
-    genes_df = _genes_df(genes, list(text.get("symbol", blank)), list(text.get("biotype", blank)))
-    return _float32(table_df[wanted], genes, str(path)), genes_df
+    with pq.ParquetFile(path) as file:
+        schema, n_rows = file.schema_arrow, file.metadata.num_rows
+        described = [n for n in schema.names if n in ("gene", "__index_level_0__") or _role(n)]
+        wanted = _wanted([n for n in schema.names if n not in described], columns, str(path))
+        text = [n for n in wanted if not _is_number(schema.field(n).type)]
+        if text:
+            raise ValueError(f"{path}: {len(text)} sample column(s) are not numbers, first {text[0]!r}.")
+        gene_column = next((n for n in ("gene", "__index_level_0__") if n in described), None)
+        if gene_column is None:
+            raise ValueError(f"{path}: no gene ids; give them as the index or a column called 'gene'.")
+        names: dict[str, list[str]] = {name: [] for name in described}
+        values, start = np.empty((n_rows, len(wanted)), np.float32), 0
+        for batch in file.iter_batches(
+            batch_size=8192, columns=[*described, *wanted]
+        ):  # never twice in memory
+            for name in described:
+                names[name] += ["" if v is None else str(v) for v in batch.column(name).to_pylist()]
+            for i, name in enumerate(wanted):
+                values[start : start + len(batch), i] = batch.column(name).to_numpy(zero_copy_only=False)
+            start += len(batch)
+    genes = pd.Index(names[gene_column], name="gene", dtype=object)
+    by_role = {_role(name): column for name, column in names.items()}
+    blank = [""] * n_rows
+    expression_df = pd.DataFrame(values, genes, pd.Index(wanted, dtype=object), copy=False)
+    return expression_df, _genes_df(genes, by_role.get("symbol", blank), by_role.get("biotype", blank))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -539,7 +556,9 @@ def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[pd.DataFrame,
     text = {_role(n): data.var[n].astype(str) for n in data.var.columns if _role(n)}
     blank = [""] * len(genes)
     genes_df = _genes_df(genes, list(text.get("symbol", blank)), list(text.get("biotype", blank)))
-    return _float32(pd.DataFrame(values.T, columns=wanted), genes, str(path)), genes_df
+    columns_index = pd.Index(wanted, dtype=object)
+    expression_df = pd.DataFrame(np.asarray(values.T, dtype=np.float32), genes, columns_index, copy=False)
+    return expression_df, genes_df
 
 
 def _anndata():
@@ -548,14 +567,6 @@ def _anndata():
     except ImportError as error:
         raise RuntimeError("Reading .h5ad needs anndata: pip install anndata. Or save as parquet.") from error
     return anndata
-
-
-def _float32(table_df: pd.DataFrame, genes: pd.Index, source: str) -> pd.DataFrame:
-    text = [c for c in table_df if not pd.api.types.is_numeric_dtype(table_df[c])]
-    if text:
-        raise ValueError(f"{source}: {len(text)} sample column(s) are not numbers, first {text[0]!r}.")
-    values = table_df.to_numpy(np.float32)
-    return pd.DataFrame(values, index=genes, columns=pd.Index(table_df.columns, dtype=object), copy=False)
 
 
 # --------------------------------------------------------------------------------------------- checks

@@ -14,7 +14,8 @@ import pandas as pd
 import pooch
 from tqdm.auto import tqdm
 
-REGISTRY_CSV = Path(__file__).resolve().parents[1] / "data" / "reference" / "registry.csv"
+ROOT = Path(__file__).resolve().parents[1]
+REGISTRY_CSV = ROOT / "data" / "reference" / "registry.csv"
 GO_HINT = (
     "Or take any release of the Gene Ontology, for example "
     "http://release.geneontology.org/2022-07-01/ontology/go.obo and .../annotations/goa_human.gaf.gz, "
@@ -52,7 +53,8 @@ def fetch(
     Parameters
     ----------
     dest : folder that will have the dataset's own layout.
-    mirror : folder with `<dataset>/<path>`; None reads DATA_MIRROR; empty text is "no mirror". Files are
+    mirror : folder with `<dataset>/<path>`; None reads DATA_MIRROR; empty text is "no mirror"; a relative
+        path starts at the repository, whatever the current directory. Files are
         linked where the file system allows it, else copied. What the mirror lacks is downloaded.
 
     Returns
@@ -71,9 +73,11 @@ def fetch(
     """
     dest = Path(dest)
     mirror = os.environ.get("DATA_MIRROR", "") if mirror is None else mirror
-    folder = Path(mirror) / dataset if str(mirror) else None
-    if folder is not None and not Path(mirror).is_dir():
-        raise FileNotFoundError(f"The mirror {mirror} (DATA_MIRROR) is not a folder. Correct or unset it.")
+    folder = ROOT / mirror / dataset if str(mirror) else None  # an absolute mirror stays as it is
+    if folder is not None and not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"The mirror {folder.parent} (DATA_MIRROR) is not a folder. Correct or unset it."
+        )
     rows_df = files(dataset, registry_csv)
     todo_df = rows_df[[not _is_right(dest / row.path, row) for row in rows_df.itertuples()]]
     with tqdm(

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lib.correlation import full_precision
+from lib.correlation import each_block
 
 N_BINS = 200  # on each side of the density picture: 0.01 wide, so that R_T falls on an edge
 LARGEST_R = 1 - 1e-6  # atanh of 1 is infinite: r is clipped to this before the Fisher transform
@@ -47,7 +47,7 @@ def compare(
     *,
     tissues: pd.Series | None = None,
     thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.75, 0.8),
-    gene_block: int = 256,
+    gene_block: int = 512,
     use_numba: bool = True,
     progress: bool = True,
 ) -> Reproducibility:
@@ -134,31 +134,32 @@ def _unit_rows(frames, genes: pd.Index, features: pd.Index, tissues: pd.Series |
     return result
 
 
-@full_precision()
 def _stream(
     x1, y1, x2, y2, gene_block: int, use_numba: bool, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ten float64 sums (a, b, aa, bb, ab of r, then of atanh r) and the density, over all pairs."""
     y1_t, y2_t = torch.from_numpy(y1).T, torch.from_numpy(y2).T
-    kernels = _kernels() if use_numba else None
-    n_threads = min(torch.get_num_threads(), kernels.max_threads) if kernels else 1
-    sums, density = np.zeros(10), np.zeros((n_threads, N_BINS * N_BINS), np.int64)
-    outs = [torch.empty(gene_block, len(y1)) for _ in range(2)]
+    densities = []
+    scan = _kernels().scan if use_numba else _numpy_scan
     bar = tqdm(total=len(x1), unit="gene", disable=not progress, desc="validation against test")
-    for start in range(0, len(x1), gene_block):
-        x1_t, x2_t = (torch.from_numpy(x[start : start + gene_block]) for x in (x1, x2))
-        a = torch.mm(x1_t, y1_t, out=outs[0][: len(x1_t)]).numpy()
-        b = torch.mm(x2_t, y2_t, out=outs[1][: len(x1_t)]).numpy()
-        if kernels:
-            row_sums = np.zeros((len(a), 10))
-            kernels.set_num_threads(n_threads)
-            kernels.scan(a, b, row_sums, density)
-            sums += row_sums.sum(axis=0)
-        else:
-            sums += _numpy_scan(a, b, density[0])
-        bar.update(len(a))
+
+    def make_worker():
+        outs = [torch.empty(gene_block, len(y1)) for _ in range(2)]
+        density = np.zeros(N_BINS * N_BINS, np.int64)
+        densities.append(density)
+
+        def work(start):
+            x1_t, x2_t = (torch.from_numpy(x[start : start + gene_block]) for x in (x1, x2))
+            a = torch.mm(x1_t, y1_t, out=outs[0][: len(x1_t)]).numpy()
+            b = torch.mm(x2_t, y2_t, out=outs[1][: len(x1_t)]).numpy()
+            bar.update(len(a))
+            return scan(a, b, density)
+
+        return work
+
+    sums = np.sum(each_block(range(0, len(x1), gene_block), make_worker), axis=0)
     bar.close()
-    return sums, density.sum(axis=0).reshape(N_BINS, N_BINS)
+    return sums, np.sum(densities, axis=0).reshape(N_BINS, N_BINS)
 
 
 def _numpy_scan(a: np.ndarray, b: np.ndarray, density: np.ndarray) -> np.ndarray:
@@ -179,31 +180,25 @@ def _kernels() -> SimpleNamespace | None:
     except ImportError:
         return None
 
-    def scan(a, b, sums, density):
-        n_rows, n_parts, scale = a.shape[0], density.shape[0], np.float32(N_BINS // 2)
-        for part in numba.prange(n_parts):
-            bins = density[part]
-            for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):
-                s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = 0.0
-                for j in range(a.shape[1]):
-                    u, v = a[i, j], b[i, j]
-                    row = min(max(np.int32(u * scale + scale), 0), N_BINS - 1)
-                    column = min(max(np.int32(v * scale + scale), 0), N_BINS - 1)
-                    bins[np.uint32(row * N_BINS + column)] += 1
-                    r, t = (
-                        min(max(np.float64(u), -LARGEST_R), LARGEST_R),
-                        min(max(np.float64(v), -LARGEST_R), LARGEST_R),
-                    )
-                    z, w = 0.5 * np.log((1 + r) / (1 - r)), 0.5 * np.log((1 + t) / (1 - t))
-                    s0, s1, s2, s3, s4 = s0 + r, s1 + t, s2 + r * r, s3 + t * t, s4 + r * t
-                    s5, s6, s7, s8, s9 = s5 + z, s6 + w, s7 + z * z, s8 + w * w, s9 + z * w
-                sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], sums[i, 4] = s0, s1, s2, s3, s4
-                sums[i, 5], sums[i, 6], sums[i, 7], sums[i, 8], sums[i, 9] = s5, s6, s7, s8, s9
+    def scan(a, b, density):
+        scale = np.float32(N_BINS // 2)
+        sums = np.zeros(10)
+        for i in range(a.shape[0]):
+            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = 0.0
+            for j in range(a.shape[1]):
+                u, v = a[i, j], b[i, j]
+                row = min(max(np.int32(u * scale + scale), 0), N_BINS - 1)
+                column = min(max(np.int32(v * scale + scale), 0), N_BINS - 1)
+                density[np.uint32(row * N_BINS + column)] += 1
+                r = min(max(np.float64(u), -LARGEST_R), LARGEST_R)
+                t = min(max(np.float64(v), -LARGEST_R), LARGEST_R)
+                z, w = 0.5 * np.log((1 + r) / (1 - r)), 0.5 * np.log((1 + t) / (1 - t))
+                s0, s1, s2, s3, s4 = s0 + r, s1 + t, s2 + r * r, s3 + t * t, s4 + r * t
+                s5, s6, s7, s8, s9 = s5 + z, s6 + w, s7 + z * z, s8 + w * w, s9 + z * w
+            sums += np.array([s0, s1, s2, s3, s4, s5, s6, s7, s8, s9])
+        return sums
 
-    return SimpleNamespace(
-        scan=numba.njit(parallel=True, nogil=True)(scan),
-        set_num_threads=numba.set_num_threads, max_threads=numba.config.NUMBA_NUM_THREADS,
-    )  # fmt: skip
+    return SimpleNamespace(scan=numba.njit(nogil=True)(scan))
 
 
 def _pearson(n: int, a: float, b: float, aa: float, bb: float, ab: float) -> float:

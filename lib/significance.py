@@ -23,7 +23,7 @@ import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
-from lib.correlation import full_precision
+from lib.correlation import each_block, full_precision
 
 SCHEMES = ("free", "within_tissue", "within_donor_block", "donor_signs")
 FEW_DONORS = 20
@@ -380,7 +380,7 @@ def max_statistic(
     signed: bool = False,
     device: str = "cpu",
     gene_block: int = 64,
-    permutation_block: int = 16,
+    permutation_block: int = 8,
     use_numba: bool = True,
     progress: bool = True,
 ) -> MaxStatistic:
@@ -493,47 +493,54 @@ def _observed(
     return observed, best
 
 
-@full_precision()
 def _null_maxima(
     x: np.ndarray, y: np.ndarray, weights: _Weights | None, permutations: Permutations, signed: bool,
     device: str, gene_block: int, permutation_block: int, use_numba: bool, progress: bool,
 ) -> np.ndarray:  # fmt: skip
-    """float32 [N, n_genes]: a block of genes under a block of rearrangements is one product, reduced while
-    in the cache.
-    """
+    """float32 [N, n_genes]: a block of genes under a block of rearrangements is one product, then reduced."""
     n = len(permutations.order)
     y_t = torch.from_numpy(y.astype(np.float32)).to(device)
     order_t = torch.from_numpy(np.ascontiguousarray(permutations.order.T, dtype=np.int64)).to(device)
     signs_t = None
     if permutations.signs is not None:
-        signs_t = torch.from_numpy(np.ascontiguousarray(permutations.signs.T)).to(device, torch.float32)
-    reduce = _numba_maxima if device == "cpu" and use_numba and _kernels() is not None else _torch_maxima
+        signs_t = torch.from_numpy(np.ascontiguousarray(permutations.signs.T)).to(device)
+    on_cpu = device == "cpu"
+    reduce = _numba_maxima if on_cpu and use_numba and _kernels() is not None else _torch_maxima
     null_t = torch.empty(n, len(x), dtype=torch.float32, device=device)
-    out_t = torch.empty(gene_block * permutation_block * len(y), dtype=torch.float32, device=device)
-    bar = tqdm(
-        total=n * len(x),
-        unit="gene",
-        unit_scale=True,
-        disable=not progress,
-        desc=f"{permutations.scheme} maxima",
-    )
-    for g in range(0, len(x), gene_block):
-        block_t = torch.from_numpy(np.ascontiguousarray(x[g : g + gene_block].T, dtype=np.float32)).to(device)
-        n_genes = block_t.shape[1]
-        w = None if weights is None else weights.rows(slice(g, g + gene_block)).astype(np.float32)
-        w_t = None if w is None else torch.from_numpy(w).to(device)
-        for i in range(0, n, permutation_block):
-            chosen = order_t[:, i : i + permutation_block]
-            moved_t = block_t[chosen]  # [n_slides, rearrangements, genes]: whole runs of genes are copied
-            if signs_t is not None:
-                moved_t = moved_t * signs_t[:, i : i + permutation_block, None]
-            shape = (chosen.shape[1] * n_genes, len(y_t))
-            values_t = out_t[: shape[0] * shape[1]].view(shape)
-            torch.mm(moved_t.view(len(moved_t), -1).T, y_t.T, out=values_t)
-            null_t[i : i + permutation_block, g : g + n_genes] = reduce(values_t, w_t, signed).view(
-                -1, n_genes
-            )
-            bar.update(shape[0])
+    name = f"{permutations.scheme} maxima"
+    bar = tqdm(total=n * len(x), unit="gene", unit_scale=True, disable=not progress, desc=name)
+
+    def make_worker():
+        out_t = torch.empty(gene_block * permutation_block * len(y), dtype=torch.float32, device=device)
+
+        def work(g):
+            genes = slice(g, min(g + gene_block, len(x)))
+            block_t = torch.from_numpy(np.ascontiguousarray(x[genes].T, dtype=np.float32)).to(device)
+            n_genes = block_t.shape[1]
+            w_t = None
+            if weights is not None:
+                w_t = torch.from_numpy(weights.rows(genes).astype(np.float32)).to(device)
+            for i in range(0, n, permutation_block):
+                these = slice(i, min(i + permutation_block, n))
+                moved_t = block_t[order_t[:, these]]  # [n_slides, rearrangements, genes]: runs of genes move
+                if signs_t is not None:
+                    moved_t = moved_t * signs_t[:, these, None]
+                rows_t = moved_t.view(len(moved_t), -1).T
+                values_t = out_t[: len(rows_t) * len(y_t)].view(len(rows_t), len(y_t))
+                torch.mm(rows_t, y_t.T, out=values_t)
+                null_t[these, genes] = reduce(values_t, w_t, signed).view(-1, n_genes)
+                bar.update(len(rows_t))
+
+        return work
+
+    blocks = range(0, len(x), gene_block)
+    if on_cpu:
+        each_block(blocks, make_worker)
+    else:
+        with full_precision():
+            work = make_worker()
+            for g in blocks:
+                work(g)
     bar.close()
     return null_t.cpu().numpy()
 
@@ -547,9 +554,7 @@ def _torch_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool
 
 
 def _numba_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool) -> torch.Tensor:
-    kernels = _kernels()
-    kernels.set_num_threads(min(torch.get_num_threads(), kernels.max_threads))
-    result = np.empty(len(values_t), np.float32)
+    kernels, result = _kernels(), np.empty(len(values_t), np.float32)
     if w_t is None:
         kernels.plain(values_t.numpy(), signed, result)
     else:
@@ -566,14 +571,14 @@ def _kernels() -> SimpleNamespace | None:
         return None
 
     def plain(values, signed, result):
-        for i in numba.prange(values.shape[0]):
+        for i in range(values.shape[0]):
             row, highest, lowest = values[i], values[i, 0], values[i, 0]
             for j in range(values.shape[1]):
                 highest, lowest = max(highest, row[j]), min(lowest, row[j])
             result[i] = highest if signed else max(highest, -lowest)
 
     def weighted(values, weights, signed, result):
-        for i in numba.prange(values.shape[0]):
+        for i in range(values.shape[0]):
             row, w = values[i], weights[i % weights.shape[0]]
             highest = lowest = row[0] * w[0]
             for j in range(values.shape[1]):
@@ -581,11 +586,8 @@ def _kernels() -> SimpleNamespace | None:
                 highest, lowest = max(highest, v), min(lowest, v)
             result[i] = highest if signed else max(highest, -lowest)
 
-    fast = numba.njit(parallel=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-    return SimpleNamespace(
-        plain=fast(plain), weighted=fast(weighted),
-        set_num_threads=numba.set_num_threads, max_threads=numba.config.NUMBA_NUM_THREADS,
-    )  # fmt: skip
+    fast = numba.njit(nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+    return SimpleNamespace(plain=fast(plain), weighted=fast(weighted))
 
 
 def _exact_maxima(
@@ -752,8 +754,9 @@ def hierarchical_q(gene_p: np.ndarray, pair_p_gene: np.ndarray) -> tuple[np.ndar
 
     Level 1: BH over the genes' max-statistic p. Level 2: at level q with R of G genes found, a pair is
     found if its own p in the family of its gene is at or below q R / G (Benjamini and Bogomolov 2014). A
-    pair's q is the least q at which it is found; it is never below its gene's. No p is below 1 / (N + 1), so k genes at that
-    least p are found only if N + 1 >= G / (q k): many genes and few strong ones need more permutations.
+    pair's q is the least q at which it is found; it is never below its gene's. No p is below 1 / (N + 1),
+    so k genes at that least p are found only if N + 1 >= G / (q k): many genes and few strong ones need
+    more permutations.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: i
         rng=rng,
         density=float(np.exp(0.50 * quantities["nuclear_density"])),
         nucleus=float(np.exp(0.21 * quantities["nuclear_size"])),
-        lumen=float(np.exp(0.27 * quantities["lumen_size"])),
+        lumen=float(np.exp(0.34 * quantities["lumen_size"])),
         wave=wave,
         likeness=likeness,
     )

@@ -64,6 +64,13 @@ def test_mirror_by_argument_and_by_environment(tmp_path, mirror, monkeypatch):
     assert whole(registry.fetch("toy", tmp_path / "two", registry_csv=csv)) == CONTENT
 
 
+def test_a_relative_mirror_starts_at_the_repository(tmp_path, mirror, monkeypatch):
+    monkeypatch.setattr(registry, "ROOT", mirror.parent)
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("DATA_MIRROR", "mirror")
+    assert whole(registry.fetch("toy", tmp_path / "dest", registry_csv=table(tmp_path))) == CONTENT
+
+
 def test_what_is_there_is_kept_and_what_is_partial_is_replaced(tmp_path, mirror):
     csv, dest = table(tmp_path), tmp_path / "dest"
     registry.fetch("toy", dest, mirror=mirror, registry_csv=csv)
