@@ -347,7 +347,7 @@ def pair_scatter(
                 ends = np.array([x[at].min(), x[at].max()])
                 ax.plot(ends, slope * ends + intercept, color=colours[tissue], linewidth=0.8)
         partial = f", given tissue {pair['r_partial']:.2f}" if "r_partial" in pair else ""
-        ax.set_title(f"{pair['symbol']} and {pair['feature']}: r = {pair['r']:.2f}{partial}", fontsize=7)
+        ax.set_title(f"{pair['symbol']}\nr = {pair['r']:.2f}{partial}", fontsize=7)
         ax.set(xlabel=f"feature {pair['feature']}", ylabel=f"log$_2$(1 + {unit})")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=6, markerscale=2)

@@ -18,8 +18,7 @@ ALLOWED = {
     "scorecard": set(),
     # cohort and expression
     "cohort": set(),
-    "expression": {"gct"},
-    "gct": set(),
+    "expression": set(),
     "registry": set(),
     "spatial": set(),
     "gtex_tables": set(),
@@ -64,6 +63,8 @@ ALLOWED = {
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
+    # timings: of whatever can be timed
+    "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
 }
 LIGHT = (
     "networks",

@@ -148,3 +148,57 @@ def test_killed_run_resumes_to_the_same_artefacts(finished, tmp_path):
     for name in ("samples", "expression", "tiles", "predictions", "features_test", "pairs"):
         mine, theirs = artefact(tmp_path, f"{name}.parquet"), artefact(whole, f"{name}.parquet")
         pd.testing.assert_frame_equal(mine, theirs, check_exact=True, obj=name)
+
+
+def test_own_cohort_needs_no_code(finished, tmp_path):
+    """A TOML, a samples table, an expression csv and slides elsewhere on the disk; VGG16, at 32 px."""
+    root, _ = finished
+    theirs = root / "data/raw/demo"
+    (tmp_path / "mine.toml").write_text(
+        f'title = "Mine"\nslides_dir = "{theirs / "slides"}"\nexpression_file = "expression.csv"\n'
+        'architecture = "vgg16"\nsplit_by = "slide"\nsplit_fractions = [0.4, 0.2, 0.4]\ntile_px = 128\n'
+        "input_px = 32\nepochs = 1\nn_permutations = 50\n"
+    )
+    raw = tmp_path / "data/raw/mine"
+    raw.mkdir(parents=True)
+    samples_df = artefact(root, "samples.parquet").drop(columns="split")
+    samples_df.loc[0, "slide_id"] = "lost"  # one slide is missing: recorded, and the run goes on
+    samples_df.to_csv(raw / "samples.csv", index=False)
+    artefact(root, "expression.parquet").head(200).to_csv(raw / "expression.csv")
+    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", str(tmp_path / "mine.toml")]
+    environment = os.environ | {"HISTOCORR_ROOT": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    slides_df = pd.read_parquet(next((tmp_path / "data/derived/mine").rglob("slides.parquet")))
+    lost = slides_df.set_index("slide_id").loc["lost"]
+    assert lost["state"] == "failed"
+    assert "lost.svs" in lost["reason"]
+    features_df = pd.read_parquet(next((tmp_path / "data/derived/mine").rglob("features_test.parquet")))
+    assert len(features_df) == 9920
+    assert features_df.index[0] == "0_0"
+    assert features_df.index[-1] == "30_511"
+    assert "Against the planted truth" not in done.stdout
+
+
+@pytest.mark.skipif(
+    not os.environ.get("DATA_MIRROR"), reason="DATA_MIRROR names no folder with the her2st files"
+)
+def test_her2st_one_epoch(tmp_path):
+    """Real tissue, spots as samples, whole sections as sets."""
+    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "her2st", "--set", "epochs=1"]
+    environment = os.environ | {"HISTOCORR_ROOT": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "n_permutations=50"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    samples_df = pd.read_parquet(tmp_path / "data/derived/her2st/samples.parquet")
+    assert samples_df.groupby("slide_id")["split"].nunique().eq(1).all()
+    tiles_df = pd.read_parquet(next((tmp_path / "data/derived/her2st").rglob("tiles.parquet")))
+    assert tiles_df["sample_id"].is_unique, "one tile per spot"
+    within_df = pd.read_csv(tmp_path / "figures/her2st/within_sections__alexnet.csv", index_col=0)
+    assert (within_df["largest |r|"] > within_df["shuffled, most"]).all()

@@ -292,3 +292,18 @@ def test_constant_rows_are_left_out_and_gaps_refused():
         spatial.within_section_shuffle_test(
             genes_df, features_df.drop(columns="s0"), sections, progress=False
         )
+
+
+def test_colour_features_against_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "s.npy", stack)
+    tiles_df = pd.DataFrame(
+        {"file": str(tmp_path / "s.npy"), "stack_index": [0, 1, 2], "sample_id": ["a", "a", "b"]}
+    )
+    colour_df = spatial.colour_features(tiles_df)
+    assert colour_df.shape == (12, 2)
+    assert colour_df.loc["green_mean", "b"] == pytest.approx(stack[2, ..., 1].mean() / 255)
+    assert colour_df.loc["red_sd", "a"] == pytest.approx(
+        np.mean([stack[i, ..., 0].std() / 255 for i in (0, 1)])
+    )
