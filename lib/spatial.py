@@ -460,6 +460,23 @@ def within_section_shuffle_test(
     return _largest_r(genes, features), null
 
 
+def compare_within_sections(
+    expression_log_df: pd.DataFrame,
+    features: Mapping[str, pd.DataFrame],
+    sections: pd.Series,
+    n_shuffles: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`within_section_shuffle_test` of several sets of features: index set; largest |r|, shuffled least, most."""
+    rows = {}
+    for name, features_df in features.items():
+        found, null = within_section_shuffle_test(
+            expression_log_df, features_df, sections, n_shuffles, seed, progress=False
+        )
+        rows[name] = {"largest |r|": found, "shuffled, least": null.min(), "shuffled, most": null.max()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def _unit_rows(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Rows without their section means, scaled to length 1, float32; rows that do not vary are left out."""
     values = values.astype(np.float64)
