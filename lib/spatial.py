@@ -467,7 +467,7 @@ def compare_within_sections(
     n_shuffles: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`within_section_shuffle_test` of several sets of features: index set; largest |r|, shuffled least, most."""
+    """`within_section_shuffle_test` of several sets of features, a row each: largest |r|, shuffled range."""
     rows = {}
     for name, features_df in features.items():
         found, null = within_section_shuffle_test(
