@@ -170,6 +170,11 @@ class Config(BaseModel):
         }
 
     @property
+    def lowest_e_threshold(self) -> float:
+        """The lowest E_T that any table asks for: pairs of genes below it are of no use."""
+        return min(self.e_threshold, *(e for _, e in self.thresholds))
+
+    @property
     def training_batch(self) -> int:
         """Tiles per training step."""
         return self.batch_size or (256 if self.architecture == "alexnet" else 40)

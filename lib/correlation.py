@@ -184,6 +184,7 @@ def correlate(
     genes_table: pd.DataFrame,
     r_threshold: float = 0.7,
     e_threshold: float | None = None,
+    pairs_e_threshold: float | None = None,
     method: Literal["pearson", "spearman"] = "pearson",
     dtype: Literal["float32", "float64"] = "float32",
     negative: bool = True,
@@ -201,6 +202,7 @@ def correlate(
     r_threshold : pairs with r >= it, and with r <= -it if `negative`, are kept. The lowest R_T ever asked
         of the pairs.
     e_threshold : only genes with max_median_log2 >= it take part; None takes all.
+    pairs_e_threshold : genes below it count in the histogram, but their pairs are not kept.
     dtype : of the product. The pairs kept are float64 either way.
     max_pairs : more pairs than this raise a ValueError instead of filling the memory.
 
@@ -270,6 +272,8 @@ def correlate(
             "max_median_log2": table["max_median_log2"].to_numpy(dtype=np.float32)[g],
         }
     )
+    if pairs_e_threshold is not None:
+        pairs_df = pairs_df[pairs_df["max_median_log2"] >= pairs_e_threshold].reset_index(drop=True)
     pairs_df.attrs = {"r_threshold": float(r_threshold), "negative": bool(negative)}
     return Correlation(
         pairs_df=pairs_df,

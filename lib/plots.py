@@ -225,6 +225,8 @@ def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
         annot_kws={"fontsize": 6},
         ax=axes,
     )
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel=f"predicted ({unit})", ylabel=f"true ({unit}, n = {int(confusion_df.to_numpy().sum())})")
     return figure
 
@@ -255,7 +257,10 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
     axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
     axes.set(xlabel="r(feature, tile count)", ylabel="features")
-    axes.legend()
+    if len(r_mean):
+        axes.legend()
+    else:
+        axes.text(0, 0.5, "every sample has the same number of tiles", ha="center", fontsize=7)
     return figure
 
 
