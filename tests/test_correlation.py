@@ -12,23 +12,6 @@ IDS = [f"s{i}" for i in range(N)]
 
 
 @pytest.fixture(scope="module")
-def test_pairs_e_threshold_leaves_the_histogram_whole():
-    rng = np.random.default_rng(4)
-    samples = [f"s{i}" for i in range(20)]
-    log_df = pd.DataFrame(rng.normal(8, 1, (6, 20)), index=list("abcdef"), columns=samples)
-    features_df = pd.DataFrame(rng.normal(size=(5, 20)), index=[f"0_{i}" for i in range(5)], columns=samples)
-    table_df = pd.DataFrame(
-        {"symbol": list("abcdef"), "tissue": "t", "max_median_log2": [1.0, 9, 9, 2, 9, 9]}, index=log_df.index
-    )
-    how = {"genes_table": table_df, "r_threshold": 0.1, "progress": False}
-    all_of = correlation.correlate(log_df, features_df, **how)
-    kept = correlation.correlate(log_df, features_df, pairs_e_threshold=7, **how)
-    assert kept.histogram_df["count"].sum() == 30
-    expected_df = all_of.pairs_df[~all_of.pairs_df["gene"].isin(["a", "d"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(kept.pairs_df, expected_df)
-    assert kept.pairs_df.attrs["r_threshold"] == 0.1
-
-
 def frames():
     rng = np.random.default_rng(1)
     features_df = pd.DataFrame(
@@ -288,3 +271,20 @@ def test_log2_refuses(value):
         correlation.log2_expression(df)
     df.iloc[1, 1] = 7.0
     assert correlation.log2_expression(df).to_numpy().tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+
+def test_pairs_e_threshold_leaves_the_histogram_whole():
+    rng = np.random.default_rng(4)
+    samples = [f"s{i}" for i in range(20)]
+    log_df = pd.DataFrame(rng.normal(8, 1, (6, 20)), index=list("abcdef"), columns=samples)
+    features_df = pd.DataFrame(rng.normal(size=(5, 20)), index=[f"0_{i}" for i in range(5)], columns=samples)
+    table_df = pd.DataFrame(
+        {"symbol": list("abcdef"), "tissue": "t", "max_median_log2": [1.0, 9, 9, 2, 9, 9]}, index=log_df.index
+    )
+    how = {"genes_table": table_df, "r_threshold": 0.1, "progress": False}
+    all_of = correlation.correlate(log_df, features_df, **how)
+    kept = correlation.correlate(log_df, features_df, pairs_e_threshold=7, **how)
+    assert kept.histogram_df["count"].sum() == 30
+    expected_df = all_of.pairs_df[~all_of.pairs_df["gene"].isin(["a", "d"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept.pairs_df, expected_df)
+    assert kept.pairs_df.attrs["r_threshold"] == 0.1

@@ -189,7 +189,6 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
             stacks.cut_slides(samples_df, paths, out, **SMALL)
     done = len(list(out.glob("*.json")))
     assert 0 < done < 4
-    assert list(out.glob("*.part"))
     names = cut_names(monkeypatch)
     resumed = stacks.cut_slides(samples_df, paths, out, **SMALL)
     assert len(names) == 4 - done
@@ -220,8 +219,8 @@ def workers_of(pid: int) -> list[int]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     samples_df, paths = cohort
-    # Each slide thrice, so that something is left to do when the first is there.
-    paths = {f"{name}{i}": path for i in range(3) for name, path in paths.items()}
+    # Each slide many times, so that something is left to do when the first is there.
+    paths = {f"{name}{i}": path for i in range(12) for name, path in paths.items()}
     samples_df = pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)})
     whole = stacks.cut_slides(samples_df, paths, tmp_path / "whole", **SMALL)
     script, out = tmp_path / "script.py", tmp_path / "killed"

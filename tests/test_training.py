@@ -46,6 +46,15 @@ def splits(tmp_path):
     return textured_tiles(tmp_path)
 
 
+@pytest.fixture
+def one_thread():
+    """As many threads as SCRIPT takes: another number adds up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def small_model(dropout=0.0, seed=0, n_classes=3, norm=False):
     torch.manual_seed(seed)
     first = [
@@ -237,7 +246,7 @@ def start(arguments, script, tmp_path, **options):
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path, one_thread):
     process = start(([], [tmp_path, "killed", "slow"]), SCRIPT, tmp_path)
     last = tmp_path / "killed/last.pt"
     deadline = time.monotonic() + 60
