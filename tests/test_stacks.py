@@ -227,7 +227,11 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     script.write_text(SCRIPT)
     argv = [json.dumps({k: str(v) for k, v in paths.items()}), str(out), json.dumps(SMALL)]
     env = os.environ | {"PYTHONPATH": str(Path(lib.__file__).parents[1])}
-    run = subprocess.Popen([sys.executable, script, *argv], env=env, stderr=subprocess.PIPE)
+    # A test run in the background of a shell ignores Ctrl-C, and its children would inherit that.
+    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    run = subprocess.Popen(
+        [sys.executable, script, *argv], env=env, stderr=subprocess.PIPE, preexec_fn=heeding
+    )
     while run.poll() is None and not list(out.glob("*.json")):
         time.sleep(0.005)
     children = workers_of(run.pid)
