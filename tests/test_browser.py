@@ -71,7 +71,9 @@ def test_index_is_readable_on_a_phone(finished, browser):
 def test_executed_notebooks_open_with_equations(finished, browser):
     root, _ = finished
     browser.get((root / "figures/demo/notebooks/05_correlate__alexnet.html").as_uri())
-    assert browser.find_elements("tag name", "math"), "equations are MathML"
+    fractions = browser.find_elements("css selector", "math mfrac")
+    assert fractions, "equations are MathML"
+    assert fractions[0].size["height"] > 15, "a fraction stands above its denominator"
     assert "Traceback" not in browser.page_source
     assert not errors(browser)
     assert not requests_that_leave(browser)
