@@ -690,15 +690,6 @@ def counts_per_million(counts_df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values.astype(np.float32), index=counts_df.index, columns=counts_df.columns)
 
 
-def log2_tpm(expression_df: pd.DataFrame) -> pd.DataFrame:
-    """log2(1 + TPM), the scale of every statistic; float32, shape kept."""
-    values = np.log2(expression_df.to_numpy(np.float32) + np.float32(1))
-    return pd.DataFrame(values, index=expression_df.index, columns=expression_df.columns)
-
-
-# ---------------------------------------------------------------------------------------------- genes
-
-
 def read_gene_table(path: str | Path) -> pd.DataFrame:
     """Gene names and biotypes (csv or tsv, also .gz), for example GENCODE: gene_id, gene_biotype, gene_name.
 

@@ -3,7 +3,6 @@
 Everything opens from disk: no server, and nothing is fetched from outside the page.
 """
 
-import html
 import json
 import re
 from pathlib import Path
@@ -139,11 +138,6 @@ def _notebooks(store: Store) -> list[dict[str, str]]:
         }
         for page in pages
     ]
-
-
-def escape(text: object) -> str:
-    """HTML-escape any value of a user's table."""
-    return html.escape(str(text))
 
 
 _PAGE = """<!doctype html>

@@ -19,6 +19,8 @@ from PIL import Image
 from skimage.color import rgb2hed
 from tqdm.auto import tqdm
 
+from lib.expression import counts_per_million
+
 SPOT_PITCH_UM = 200.0  # centre to centre on the arrays of Ståhl et al. 2016, Science 353:78
 CLUSTERS_CSV = Path(__file__).resolve().parents[1] / "data" / "reference" / "her2st_clusters.csv"
 TILE_PX = 256
@@ -231,7 +233,7 @@ def import_her2st(
     joined_df = pd.concat(counts, axis=1, join="outer").sort_index()
     report_df = pd.DataFrame(reports).drop(columns="n_spots").rename(columns={"n_listed": "n_spots"})
     report_df["genes_filled"] = len(joined_df) - report_df["genes"]
-    cpm_df = _counts_per_million(joined_df.fillna(0))
+    cpm_df = counts_per_million(joined_df.fillna(0))
     _replace(out_dir / "samples.csv", lambda path: pd.concat(samples).to_csv(path, index=False))
     _replace(out_dir / "import_report.csv", lambda path: report_df.to_csv(path, index=False))
     _replace(out_dir / "expression.parquet", lambda path: cpm_df.to_parquet(path, compression="zstd"))
@@ -361,15 +363,6 @@ def _read_picture(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable JPEG ({error}). Fetch it again.") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _counts_per_million(counts_df: pd.DataFrame) -> pd.DataFrame:
-    values = counts_df.to_numpy(np.float64)
-    return pd.DataFrame(
-        (values * (1e6 / values.sum(axis=0))).astype(np.float32),
-        index=counts_df.index,
-        columns=counts_df.columns,
-    )
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

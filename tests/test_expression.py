@@ -393,11 +393,6 @@ def test_counts_per_million():
         expression.counts_per_million(counts_df.assign(s3=0))
 
 
-def test_log2_tpm():
-    frame = pd.DataFrame({"s": [0.0, 1.0, 1023.0]})
-    assert expression.log2_tpm(frame)["s"].tolist() == [0, 1, 10]
-
-
 def test_gene_names(tmp_path):
     path = tmp_path / "genes.csv"
     path.write_text(

@@ -20,7 +20,7 @@ ALLOWED = {
     "cohort": set(),
     "expression": set(),
     "registry": set(),
-    "spatial": set(),
+    "spatial": {"expression"},
     "gtex_tables": set(),
     "resume": set(),
     "download": {"resume"},
