@@ -18,7 +18,10 @@ ALLOWED = {
     "scorecard": set(),
     # cohort and expression
     "cohort": set(),
-    "expression": set(),
+    "gct_header": set(),
+    "gct_cells": set(),
+    "gct": {"gct_header", "gct_cells"},
+    "expression": {"gct", "gct_header"},
     "registry": set(),
     "spatial": {"expression"},
     "gtex_tables": set(),
