@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib.maxima import null_maxima
 from lib.permutations import Permutations
-from lib.residuals import unit_length, within_groups
+from lib.residuals import covariate_basis, covariate_scales, project_out, unit_length, within_groups
 
 TIE = 1e-9  # statistics this near are equal: the same sum in another order
 FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
@@ -45,6 +45,7 @@ def max_statistic(
     permutations: Permutations,
     *,
     pairs_df: pd.DataFrame | None = None,
+    covariates_df: pd.DataFrame | None = None,
     statistic: Literal["z", "r"] = "z",
     signed: bool = False,
     device: str = "cpu",
@@ -58,6 +59,8 @@ def max_statistic(
     Parameters
     ----------
     pairs_df : pairs (gene, feature) whose own p in both families are wanted as well.
+    covariates_df : samples x columns, numeric (`residuals.covariate_table`), projected out of both sides
+        within the groups, and again of the shuffled side (`residuals.covariate_scales`). Exact only without.
     statistic : of a pair, on residuals within the groups of the scheme (raw r would be ruled by the part
         of r between tissues, which no shuffle within tissues changes).
         `r`: their correlation. `z`: their covariance over its standard deviation under shuffles within the
@@ -69,20 +72,27 @@ def max_statistic(
 
     Raises
     ------
-    ValueError : samples differ, missing values, no gene or feature varies within the groups.
+    ValueError : samples differ, missing values, no gene or feature varies within the groups (or beyond the
+        covariates).
     """
     if statistic not in ("z", "r"):
         raise ValueError(f"statistic is 'z' or 'r', got {statistic!r}")
-    x, x_varies = _varying(log_expression_df, permutations, "gene")
-    y, y_varies = _varying(features_df, permutations, "feature")
+    basis = covariate_basis(covariates_df, permutations)
+    x, x_varies = _varying(log_expression_df, permutations, basis, "gene")
+    y, y_varies = _varying(features_df, permutations, basis, "feature")
     genes, features = log_expression_df.index[x_varies], features_df.index[y_varies]
     weights = _weights(x, y, permutations.groups, statistic)
     observed, best = _observed(x, y, weights, signed)
     null = null_maxima(
         x, y, weights, permutations, signed, device, gene_block, permutation_block, use_numba, progress
     )
-    exact = functools.partial(_exact_maxima, x, y, weights, permutations, signed)
-    doubt = _doubt(len(y), weights, len(x))
+    doubt = _doubt(weights, len(x))
+    scales = None
+    if basis.shape[1]:
+        scales = covariate_scales(x, permutations, basis)
+        null *= scales.astype(np.float32)
+        doubt *= scales.max(axis=0)
+    exact = functools.partial(_exact_maxima, x, y, weights, permutations, signed, scales)
     overall = _overall(null, doubt, exact)
     everyone = np.arange(len(x))
     genes_df = pd.DataFrame(
@@ -105,13 +115,16 @@ def max_statistic(
     )  # fmt: skip
 
 
-def _varying(df: pd.DataFrame, permutations: Permutations, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Unit residual rows (float64) of what varies within the groups, and which rows do."""
-    rows = within_groups(df, df.index, permutations, what)
+def _varying(
+    df: pd.DataFrame, permutations: Permutations, basis: np.ndarray, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit residual rows (float64) of what varies within the groups beyond the basis, and which rows do."""
+    rows = project_out(within_groups(df, df.index, permutations, what), basis)
     varies = rows.any(axis=1)
     if not varies.any():
+        beyond = " beyond the covariates" if basis.shape[1] else ""
         raise ValueError(
-            f"no {what} of {len(df):,} varies within the groups of scheme {permutations.scheme!r}"
+            f"no {what} of {len(df):,} varies within the groups of scheme {permutations.scheme!r}{beyond}"
         )
     return unit_length(rows[varies]), varies
 
@@ -164,7 +177,7 @@ def _observed(
 
 def _exact_maxima(
     x: np.ndarray, y: np.ndarray, weights: Weights | None, permutations: Permutations, signed: bool,
-    which: np.ndarray, genes: np.ndarray,
+    scales: np.ndarray | None, which: np.ndarray, genes: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """Maxima in float64 of gene genes[k] under rearrangement which[k]."""
     result = np.empty(len(genes))
@@ -175,10 +188,12 @@ def _exact_maxima(
             rows = rows * permutations.signs[i]
         w = None if weights is None else weights.rows(g)
         result[start : start + 256] = _largest(rows @ y.T, w, signed).max(axis=1)
+    if scales is not None:
+        result *= scales[which, genes]
     return result
 
 
-def _doubt(n_features: int, weights: Weights | None, n_genes: int) -> np.ndarray:
+def _doubt(weights: Weights | None, n_genes: int) -> np.ndarray:
     """For each gene how far a float32 maximum may be from the true one."""
     if weights is None:
         return np.full(n_genes, FLOAT32_ERROR)

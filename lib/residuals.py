@@ -13,6 +13,8 @@ import pandas as pd
 
 from lib.permutations import Permutations
 
+EXPLAINED = 1e-10  # a smaller share of a row's squares is what rounding leaves, not variation
+
 
 def within_groups(df: pd.DataFrame, names: Sequence, permutations: Permutations, what: str) -> np.ndarray:
     """Rows of the names, in the order of the slides, centred within the groups, float64."""
@@ -50,10 +52,32 @@ def unit_length(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
+def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Covariates of the samples as numbers: index sample_id; a column of text becomes dummies, one left out.
+
+    ValueError on a name that is no column, or a missing value (with counts).
+    """
+    df, names = samples_df.set_index("sample_id"), list(names)
+    unknown = [c for c in names if c not in df]
+    if unknown:
+        raise ValueError(f"covariates {unknown} are not columns of the samples table")
+    missing = df[names].isna().sum()
+    if missing.any():
+        raise ValueError(
+            f"samples without a value: {missing[missing > 0].to_dict()} of {len(df)}; fill them in, drop "
+            "the samples or leave the covariate out"
+        )
+    return pd.get_dummies(df[names], drop_first=True, dtype=float)
+
+
 def covariate_basis(covariates_df: pd.DataFrame | None, permutations: Permutations) -> np.ndarray:
-    """Orthonormal columns [n_slides, k] of the covariates' part within the groups; k = 0 without any."""
+    """Orthonormal columns [n_slides, k] of the covariates' part within the groups; k = 0 without any.
+
+    ValueError on missing values, or when the covariates leave no degree of freedom within the groups.
+    """
+    n = len(permutations.sample_ids)
     if covariates_df is None or covariates_df.shape[1] == 0:
-        return np.zeros((len(permutations.sample_ids), 0))
+        return np.zeros((n, 0))
     missing = covariates_df.isna().sum()
     if missing.any():
         raise ValueError(
@@ -61,18 +85,53 @@ def covariate_basis(covariates_df: pd.DataFrame | None, permutations: Permutatio
         )
     rows = within_groups(covariates_df.T, covariates_df.columns, permutations, "covariate")
     u, s, _ = np.linalg.svd(unit_length(rows).T, full_matrices=False)
-    return u[:, s > 1e-8]
-
-
-def shuffled(row: np.ndarray, permutations: Permutations, basis: np.ndarray) -> np.ndarray:
-    """One gene's residuals [n_slides] under every rearrangement, [N, n_slides], again of length 1 given
-    the covariates.
-    """
-    rows = row[permutations.order]
-    if permutations.signs is not None:
-        rows = rows * permutations.signs
-    if basis.shape[1] and row.any():
-        rows = rows / np.sqrt(
-            np.maximum((row @ row) - ((rows @ basis) ** 2).sum(axis=1, keepdims=True), 1e-30)
+    basis, n_groups = u[:, s > 1e-8], len(np.unique(permutations.groups))
+    if basis.shape[1] >= n - n_groups - 1:
+        raise ValueError(
+            f"{basis.shape[1]} covariates leave {n - n_groups - basis.shape[1]} degrees of freedom to {n} "
+            f"slides in {n_groups} groups: use fewer covariates"
         )
-    return rows
+    return basis
+
+
+def project_out(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Rows orthogonal to the basis; a row that the basis explains but for rounding becomes 0."""
+    if not basis.shape[1]:
+        return rows
+    residual = rows - (rows @ basis) @ basis.T
+    residual -= (residual @ basis) @ basis.T  # once more: what rounding left of the first
+    left, before = ((v * v).sum(axis=1) for v in (residual, rows))
+    residual[left <= EXPLAINED * before] = 0
+    return residual
+
+
+def covariate_scales(rows: np.ndarray, permutations: Permutations, basis: np.ndarray) -> np.ndarray:
+    """Length of each row over its length once the covariates are out, under every rearrangement.
+
+    Freedman and Lane (1983; Winkler et al. 2014, NeuroImage 92:381): residuals of the covariates are
+    shuffled, and the covariates are taken out of the shuffled residuals again. The other side is orthogonal
+    to the covariates already, so its product with a shuffled row stays as it is, and all that the second
+    projection changes is the row's length. Exact only where the residuals are exchangeable: approximately,
+    with covariates.
+
+    Parameters
+    ----------
+    rows : [n_rows, n_slides], orthogonal to the basis.
+    basis : [n_slides, k], orthonormal, k >= 1.
+
+    Returns
+    -------
+    float64 [N, n_rows], 1 or above.
+    """
+    n_permutations, n = permutations.order.shape
+    k = basis.shape[1]
+    # row[order] . basis = row . (basis carried back to the places the values came from)
+    moved = np.empty((n_permutations, n, k))
+    signed = np.ones((n_permutations, n)) if permutations.signs is None else permutations.signs
+    np.put_along_axis(moved, permutations.order[:, :, None].astype(np.int64), signed[:, :, None] * basis, 1)
+    explained = np.zeros((n_permutations, len(rows)))
+    for j in range(k):
+        explained += (moved[:, :, j] @ rows.T) ** 2
+    length = (rows * rows) @ (signed[0] ** 2)  # a donor's signs have the same squares in every rearrangement
+    share = np.divide(explained, length, out=np.zeros_like(explained), where=length > 0)
+    return 1 / np.sqrt(np.maximum(1 - share, EXPLAINED))

@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lib.permutations import Permutations
-from lib.residuals import covariate_basis, shuffled, unit_length, within_groups
+from lib.residuals import covariate_basis, covariate_scales, project_out, unit_length, within_groups
 
 TIE = 1e-9  # statistics this near are equal: the same sum in another order
 
@@ -32,8 +32,8 @@ def pair_p(
         negative twin); `two_sided` counts |c*| >= |c| on the covariance c of the residuals, whose mean
         under the shuffles is 0. With the groups of `within_tissue` that is the test of the partial
         correlation given all tissues.
-    covariates_df : samples x columns, numeric, projected out of both sides within the groups (Freedman and
-        Lane 1983; the shuffled residual is projected again). Exact only without covariates.
+    covariates_df : samples x columns, numeric (`residuals.covariate_table`), projected out of both sides
+        within the groups, and again of the shuffled side (`residuals.covariate_scales`). Exact only without.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def pair_p(
     x = within_groups(log_expression_df, gene_names, permutations, "gene")
     y = within_groups(features_df, feature_names, permutations, "feature")
     basis = covariate_basis(covariates_df, permutations)
-    x, y = x - (x @ basis) @ basis.T, y - (y @ basis) @ basis.T
-    x, y = unit_length(x), unit_length(y)
+    x, y = (unit_length(project_out(rows, basis)) for rows in (x, y))
+    scales = covariate_scales(x, permutations, basis) if basis.shape[1] else None
     upper = np.ones(len(pairs_df), bool) if alternative == "two_sided" else pairs_df["r"].to_numpy() > 0
     reached = np.zeros(len(pairs_df), np.int64)
     by_gene = np.argsort(g, kind="stable")
@@ -55,7 +55,12 @@ def pair_p(
     for k in tqdm(range(len(gene_names)), unit="gene", disable=not progress, desc=f"{permutations.scheme} p"):
         pairs = by_gene[bounds[k] : bounds[k + 1]]
         partners = y[f[pairs]]
-        null = shuffled(x[k], permutations, basis) @ partners.T  # [N, pairs of this gene]
+        moved = x[k][permutations.order]
+        if permutations.signs is not None:
+            moved = moved * permutations.signs
+        null = moved @ partners.T  # [N, pairs of this gene]
+        if scales is not None:
+            null *= scales[:, k, None]
         observed = partners @ x[k]
         if alternative == "two_sided":
             reached[pairs] = (np.abs(null) >= np.abs(observed) - TIE).sum(axis=0)

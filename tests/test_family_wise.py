@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_cohort import make_frames, make_samples, small_cohort
+from made_cohort import N, make_frames, make_samples, small_cohort
 
-from lib import family_wise, permutations, significance
+from lib import false_discovery, family_wise, permutations, significance
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +130,96 @@ def test_nothing_varies(small):
     assert mixed.constant_genes == ["a", "b", "c"]
     pairs_df = pd.DataFrame({"gene": ["a"], "feature": [features_df.index[0]], "r": [0.9]})
     assert significance.pair_p(tissue_df, features_df, pairs_df, perms, progress=False)[0] == 1.0
+
+
+def covariates_of(samples_df, *columns):
+    return pd.DataFrame(np.array(columns).T, index=samples_df["sample_id"]).add_prefix("c")
+
+
+@pytest.mark.parametrize("scheme", ["free", "within_tissue", "donor_signs"])
+@pytest.mark.parametrize("statistic", ["z", "r"])
+def test_covariates_match_an_explicit_second_projection(small, scheme, statistic):
+    """Freedman and Lane by the book: regress, shuffle the residual, regress again, correlate."""
+    samples_df, log_df, features_df, pairs_df = small
+    rng = np.random.default_rng(3)
+    covariates_df = covariates_of(samples_df, rng.normal(size=N), rng.integers(0, 2, N))
+    perms = permutations.draw(scheme, 40, samples_df, 5)
+    result = family_wise.max_statistic(
+        log_df, features_df, perms, pairs_df=pairs_df, covariates_df=covariates_df, statistic=statistic,
+        progress=False,
+    )  # fmt: skip
+    dummies = np.eye(perms.groups.max() + 1)[perms.groups]
+    design = np.column_stack([dummies, covariates_df])
+    project = np.eye(N) - design @ np.linalg.pinv(design)
+    # flipping signs moves the means of the tissues: their degree of freedom is in the signs already
+    centred = (np.eye(N) - dummies @ np.linalg.pinv(dummies)) @ covariates_df.to_numpy(float)
+    again = np.eye(N) - centred @ np.linalg.pinv(centred)
+    x, y = log_df.to_numpy() @ project, features_df.to_numpy() @ project
+    lengths = np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
+    sizes = np.maximum(dummies.sum(axis=0) - 1, 1)
+    deviation = np.sqrt((x**2 @ dummies / sizes) @ (y**2 @ dummies).T)
+    if statistic == "r" or scheme == "free":
+        deviation = lengths
+    null = []
+    for i, order in enumerate(perms.order):
+        moved = x[:, order] * (1 if perms.signs is None else perms.signs[i])
+        shrunk = np.linalg.norm(moved @ again, axis=1) / np.linalg.norm(moved, axis=1)
+        null.append(np.abs(moved @ again @ y.T / shrunk[:, None] / deviation).max(axis=1))
+    observed = np.abs(x @ y.T / deviation)
+    np.testing.assert_allclose(result.genes_df["statistic"], observed.max(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(result.null_gene, null, rtol=1e-4)
+    reached = (np.array(null) >= observed.max(axis=1) - 1e-9).sum(axis=0)
+    np.testing.assert_array_equal(result.genes_df["p_gene"], (1 + reached) / 41)
+    # the p of a pair alone, by the same projection (partial r, so not the z of this family)
+    p = significance.pair_p(
+        log_df, features_df, pairs_df, perms, covariates_df=covariates_df, alternative="two_sided",
+        progress=False,
+    )  # fmt: skip
+    pair = pairs_df.iloc[3]
+    g, f = log_df.index.get_loc(pair["gene"]), features_df.index.get_loc(pair["feature"])
+    moved = np.stack([
+        x[g, order] * (1 if perms.signs is None else perms.signs[i]) for i, order in enumerate(perms.order)
+    ])  # fmt: skip
+    r = moved @ y[f] / (np.linalg.norm(moved @ again, axis=1) / np.linalg.norm(moved, axis=1))
+    assert p[3] == (1 + (np.abs(r) >= abs(x[g] @ y[f]) - 1e-9).sum()) / 41
+
+
+def test_covariate_driven_genes_disappear():
+    """Genes and features that follow a covariate are called without it, hardly with it; others stay."""
+    rng = np.random.default_rng(11)
+    samples_df = make_samples(np.repeat(list("abcdef"), 20).tolist())
+    n = len(samples_df)
+    delay, hidden = rng.normal(size=(2, n))
+    x, y = rng.normal(size=(300, n)), rng.normal(size=(40, n))
+    x[:60] += 1.5 * delay  # of the covariate
+    x[60:120] += 1.5 * hidden  # of what the features see
+    y += 0.8 * delay
+    y[:10] += 1.2 * hidden
+    log_df, features_df = make_frames(x, y, samples_df)
+    perms = permutations.draw("within_tissue", 199, samples_df, 1)
+    called = {}
+    for name, covariates_df in (("without", None), ("with", covariates_of(samples_df, delay))):
+        result = family_wise.max_statistic(
+            log_df, features_df, perms, covariates_df=covariates_df, progress=False
+        )
+        q = false_discovery.hierarchical_q(result.genes_df["p_gene"], [])[0]
+        called[name] = [(q[s] <= 0.05).mean() for s in (slice(60), slice(60, 120), slice(120, None))]
+    assert called["without"][0] > 0.9
+    assert called["with"][0] <= 0.1
+    assert min(called["without"][1], called["with"][1]) > 0.9
+    assert max(called["without"][2], called["with"][2]) <= 0.1
+
+
+def test_covariates_that_leave_nothing(small):
+    samples_df, log_df, features_df, _ = small
+    perms = permutations.draw("within_tissue", 10, samples_df, 0)
+    explained_df = covariates_of(samples_df, log_df.iloc[0].to_numpy())
+    result = family_wise.max_statistic(log_df, features_df, perms, covariates_df=explained_df, progress=False)
+    assert result.constant_genes == ["g0"], "a gene that is the covariate has nothing left"
+    with pytest.raises(ValueError, match=r"no gene of 1 varies .* beyond the covariates"):
+        family_wise.max_statistic(
+            log_df.iloc[:1], features_df, perms, covariates_df=explained_df, progress=False
+        )
+    many = covariates_of(samples_df, *np.random.default_rng(0).normal(size=(70, N)))
+    with pytest.raises(ValueError, match="degrees of freedom to 72 slides in 5 groups"):
+        family_wise.max_statistic(log_df, features_df, perms, covariates_df=many, progress=False)
