@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.benchmark_gct import gct_rows
 from lib.benchmark_statistics import QUICK, Size, gpu_rows, statistics_rows
 from lib.timing import save
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else Size()
     rows = statistics_rows(size) + (gpu_rows(size) if options.gpu else [])
+    rows += gct_rows(options.quick)
     table = save(rows, options.out)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90, "display.max_columns", None):
         print(table.drop(columns=["device", "versions"]).to_string(index=False, float_format="%.3g"))

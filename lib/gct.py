@@ -21,7 +21,7 @@ from lib.gct_header import Header, check_promise, read_header, refuse_duplicates
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
 ROW_GROUP_BYTES = 160 << 20  # float32 values per parquet row group when converting; two are in memory
 DESCRIBED = ("gene", "symbol", "biotype")
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)  # of float32
 
 Names = list[list[str]]  # genes, symbols, biotypes
 
@@ -79,6 +79,16 @@ def read_table(
     return expression_df, genes_frame(genes, names[1], names[2])
 
 
+def gene_counts(genes: pd.Index, symbols: Sequence[str]) -> dict[str, int]:
+    """How many ids are Ensembl's with a version, and how many symbols stand for several genes."""
+    symbols = pd.Series(symbols, dtype=object)
+    return {
+        "versioned Ensembl ids": int(genes.str.match(r"ENS[A-Z]*G\d+\.\d+").sum()),
+        "symbols shared by several genes": int(symbols[symbols.duplicated()].nunique()),
+        "genes with such a symbol": int(symbols.duplicated(keep=False).sum()),
+    }
+
+
 def genes_frame(genes: pd.Index, symbols: Sequence[str], biotypes: Sequence[str]) -> pd.DataFrame:
     """Index gene, columns symbol and biotype; the gene id stands in for a symbol that is missing."""
     symbol = [s or g for s, g in zip(symbols, genes, strict=True)]
@@ -105,7 +115,7 @@ def convert_to_parquet(
     Returns
     -------
     dict
-        Counts: genes, RNA samples, and of a GCT what its header promises.
+        Counts: genes, RNA samples, of a GCT what its header promises, and those of `gene_counts`.
 
     Raises
     ------
@@ -118,7 +128,7 @@ def convert_to_parquet(
     types = [pa.string()] * len(DESCRIBED) + [pa.float32()] * len(wanted)
     schema = pa.schema(list(zip([*DESCRIBED, *wanted], types, strict=True)))
     partial = out_path.with_name(out_path.name + ".partial")
-    genes: list[str] = []
+    genes, symbols = [], []
     settings = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     try:
         with pq.ParquetWriter(partial, schema, **settings) as writer, ThreadPoolExecutor(1) as pool:
@@ -131,6 +141,7 @@ def convert_to_parquet(
                     writing.result()
                 writing = pool.submit(writer.write_table, table, row_group_size=len(values))
                 genes += names[0]
+                symbols += [symbol or gene for symbol, gene in zip(names[1], names[0], strict=True)]
             if writing:
                 writing.result()
         found = check_promise(path, header, len(genes), on_header_mismatch)
@@ -138,7 +149,7 @@ def convert_to_parquet(
         os.replace(partial, out_path)
     finally:
         partial.unlink(missing_ok=True)
-    return found
+    return found | gene_counts(pd.Index(genes, dtype=object), symbols)
 
 
 def _row_groups(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
@@ -244,8 +255,10 @@ def _settle(values, odd, text: bytes, genes: list[str], wanted: list[str], probl
         kind = ""
         if cell.lower() in MISSING_TEXT:
             kind = "missing"
-        elif not abs(number) <= LARGEST:  # NaN too
+        elif not np.isfinite(number):
             kind = "non-numeric"
+        elif number > LARGEST:
+            kind = "too large"
         elif number < 0:
             kind = "negative"
         if kind:

@@ -76,7 +76,8 @@ ALLOWED = {
     "representatives": set(),
     # timings: of whatever can be timed
     "timing": set(),
-    "benchmark": {"benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_gct", "benchmark_statistics", "timing"},
+    "benchmark_gct": {"gct", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
