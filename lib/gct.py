@@ -19,7 +19,9 @@ from lib.gct_cells import parse_lines
 from lib.gct_header import Header, check_promise, read_header, refuse_duplicates, text_blocks, wanted_samples
 
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
-ROW_GROUP_BYTES = 160 << 20  # float32 values per parquet row group when converting; two are in memory
+# Genes per parquet row group: 64 MB of values, or 3,000 where samples are many (a group costs the writer 2 kB
+# a sample besides, kept to the end; so fewer genes a group would take more memory, not less).
+ROW_GROUP_BYTES, ROW_GROUP_GENES = 64 << 20, 3_000
 DESCRIBED = ("gene", "symbol", "biotype")
 LARGEST = float(np.finfo(np.float32).max)  # of float32
 
@@ -104,9 +106,8 @@ def convert_to_parquet(
 ) -> dict[str, int]:
     """Text table of any size to parquet (gene, symbol, biotype, then float32 samples) in bounded memory.
 
-    Rows are written in groups of about 160 MB, so memory does not grow with the number of genes. Values are
-    not compressed: lz4 takes 15 % off TPM and as long again. The file appears under its name only when it
-    is complete.
+    Genes are written in groups while the next are parsed. Values are not compressed: lz4 would take 15 % off
+    TPM and as long again. The file appears under its name only when it is complete.
 
     Parameters
     ----------
@@ -128,22 +129,10 @@ def convert_to_parquet(
     types = [pa.string()] * len(DESCRIBED) + [pa.float32()] * len(wanted)
     schema = pa.schema(list(zip([*DESCRIBED, *wanted], types, strict=True)))
     partial = out_path.with_name(out_path.name + ".partial")
-    genes, symbols = [], []
     settings = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     try:
-        with pq.ParquetWriter(partial, schema, **settings) as writer, ThreadPoolExecutor(1) as pool:
-            writing: Future | None = None
-            for values, names in _row_groups(path, header, wanted):
-                arrays = [pa.array(column, pa.string()) for column in names]
-                arrays += [pa.array(column) for column in values.T]
-                table = pa.Table.from_arrays(arrays, schema=schema)
-                if writing:
-                    writing.result()
-                writing = pool.submit(writer.write_table, table, row_group_size=len(values))
-                genes += names[0]
-                symbols += [symbol or gene for symbol, gene in zip(names[1], names[0], strict=True)]
-            if writing:
-                writing.result()
+        with pq.ParquetWriter(partial, schema, **settings) as writer:
+            genes, symbols = _write_groups(writer, schema, _row_groups(path, header, wanted))
         found = check_promise(path, header, len(genes), on_header_mismatch)
         refuse_duplicates(genes, "gene id", str(path))
         os.replace(partial, out_path)
@@ -152,9 +141,33 @@ def convert_to_parquet(
     return found | gene_counts(pd.Index(genes, dtype=object), symbols)
 
 
+def _write_groups(
+    writer: pq.ParquetWriter, schema: pa.Schema, groups: Iterator[tuple[np.ndarray, Names]]
+) -> tuple[list[str], list[str]]:
+    """Write each group while the next is made. Returns genes and symbols.
+
+    No group outlives the call: closing the writer needs the memory for the file's footer.
+    """
+    genes, symbols = [], []
+    with ThreadPoolExecutor(1) as pool:
+        writing: Future | None = None
+        for values, names in groups:
+            arrays = [pa.array(column, pa.string()) for column in names]
+            arrays += [pa.array(column) for column in values.T]
+            table = pa.Table.from_arrays(arrays, schema=schema)
+            if writing:
+                writing.result()
+            writing = pool.submit(writer.write_table, table, row_group_size=len(values))
+            genes += names[0]
+            symbols += [symbol or gene for symbol, gene in zip(names[1], names[0], strict=True)]
+        if writing:
+            writing.result()
+    return genes, symbols
+
+
 def _row_groups(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
     """Pieces joined to row groups whose columns are contiguous. A group is overwritten two groups later."""
-    n_group = max(1, ROW_GROUP_BYTES // (4 * len(wanted)))
+    n_group = max(ROW_GROUP_GENES, ROW_GROUP_BYTES // (4 * len(wanted)))
     group, other = (np.empty((n_group, len(wanted)), np.float32, order="F") for _ in range(2))
     names: Names = [[], [], []]
     for values, piece_names in _pieces(path, header, wanted):

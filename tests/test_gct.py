@@ -310,7 +310,8 @@ def test_not_a_text_table(tmp_path):
 
 
 def test_conversion_to_parquet_reads_back_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(gct, "ROW_GROUP_BYTES", 4 * 3 * 50)  # 50 rows a group
+    monkeypatch.setattr(gct, "ROW_GROUP_BYTES", 0)
+    monkeypatch.setattr(gct, "ROW_GROUP_GENES", 50)
     rng = np.random.default_rng(0)
     rows = [
         f"g{i}\tG{i}\t" + "\t".join(f"{v:.3f}" for v in row)
