@@ -68,14 +68,14 @@ def _call(what: str, path: Path, wanted: list[str]) -> Callable[[], object]:
     """One way of reading, as a call. The imports are here: `lib.benchmark` loads without them."""
     from pyarrow import csv, float32
 
-    from lib import gct
+    from lib import gct, gct_parquet
 
     options = csv.ConvertOptions(
         include_columns=["Name", "Description", *wanted], column_types=dict.fromkeys(wanted, float32())
     )
     return {
         "frame": lambda: gct.read_table(path, wanted),
-        "parquet": lambda: gct.convert_to_parquet(path, path.with_name("x.parquet"), wanted),
+        "parquet": lambda: gct_parquet.convert_to_parquet(path, path.with_name("x.parquet"), wanted),
         "pandas": lambda: pd.read_csv(
             path, sep="\t", skiprows=2, usecols=["Name", "Description", *wanted]
         ),
@@ -111,7 +111,7 @@ def peak_gb(what: str, path: Path, wanted: list[str]) -> float:
     ids_file.write_text("\n".join(wanted))
     code = f"""
 from pathlib import Path
-from lib import benchmark_gct, gct_header
+from lib import benchmark_gct
 path = Path({str(path)!r})
 call = benchmark_gct._call({what!r}, path, Path({str(ids_file)!r}).read_text().split("\\n"))
 small = path.with_name("small.gct")

@@ -49,8 +49,6 @@ def read_expression(
         .h5ad without the anndata package.
     """
     path, kind = _kind(path)
-    if on_header_mismatch not in ("error", "report"):
-        raise ValueError(f"on_header_mismatch {on_header_mismatch!r}: choose 'error' or 'report'.")
     if kind == "parquet":
         expression_df, genes_df = _read_parquet(path, columns)
     elif kind == "h5ad":

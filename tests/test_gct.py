@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_gct import GTEX, ROWS, make_gct, needs_gtex
 
-from lib import benchmark_gct, expression, gct, gct_header
+from lib import benchmark_gct, expression, gct_header, gct_parquet
 from lib.gct_cells import parse_lines
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -215,6 +215,11 @@ def test_header_that_lies(tmp_path, size):
     assert found["genes (file)"] == 3
 
 
+def test_unknown_answer_to_a_lying_header(tmp_path):
+    with pytest.raises(ValueError, match="on_header_mismatch 'ignore': choose"):
+        expression.read_expression(make_gct(tmp_path, ROWS), on_header_mismatch="ignore")
+
+
 def test_absurd_promise_costs_no_memory(tmp_path):
     path = make_gct(tmp_path, ROWS, size=(10**15, 2))
     assert expression.read_expression(path, on_header_mismatch="report")[0].shape == (3, 2)
@@ -286,9 +291,9 @@ def test_bad_values(tmp_path, cell, said):
 
 def test_not_a_text_table(tmp_path):
     with pytest.raises(FileNotFoundError, match="expression_file"):
-        gct.convert_to_parquet(tmp_path / "none.gct", tmp_path / "x.parquet")
+        gct_parquet.convert_to_parquet(tmp_path / "none.gct", tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="not a text table"):
-        gct.convert_to_parquet(tmp_path / "x.h5ad", tmp_path / "x.parquet")
+        gct_parquet.convert_to_parquet(tmp_path / "x.h5ad", tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"starts with '#1\.2'"):
         expression.read_expression(make_gct(tmp_path, ROWS, head="#1.3"))
     with pytest.raises(ValueError, match="no gene rows"):
@@ -310,15 +315,15 @@ def test_not_a_text_table(tmp_path):
 
 
 def test_conversion_to_parquet_reads_back_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(gct, "ROW_GROUP_BYTES", 0)
-    monkeypatch.setattr(gct, "ROW_GROUP_GENES", 50)
+    monkeypatch.setattr(gct_parquet, "ROW_GROUP_BYTES", 0)
+    monkeypatch.setattr(gct_parquet, "ROW_GROUP_GENES", 50)
     rng = np.random.default_rng(0)
     rows = [
         f"g{i}\tG{i}\t" + "\t".join(f"{v:.3f}" for v in row)
         for i, row in enumerate(rng.gamma(1, 9, (333, 4)))
     ]
     path = make_gct(tmp_path, rows, samples=list("abcd"), name="x.gct.gz")
-    found = gct.convert_to_parquet(path, tmp_path / "x.parquet", columns=["d", "b", "a"])
+    found = gct_parquet.convert_to_parquet(path, tmp_path / "x.parquet", columns=["d", "b", "a"])
     assert found["genes"] == 333
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 7
     direct = expression.read_expression(path, columns=["a", "d"])
@@ -331,7 +336,7 @@ def test_failed_conversion_leaves_no_file(tmp_path):
     for rows, size in ((ROWS, (9, 2)), (["g\tG\t1\t-1"], None), (["g\tG\t1\t1", "g\tG\t1\t1"], None)):
         path = make_gct(tmp_path, rows, size=size)
         with pytest.raises(ValueError, match=r"x\.gct"):
-            gct.convert_to_parquet(path, tmp_path / "x.parquet")
+            gct_parquet.convert_to_parquet(path, tmp_path / "x.parquet")
         assert [p.name for p in tmp_path.iterdir()] == ["x.gct"]
 
 
@@ -348,25 +353,25 @@ def test_writing_that_fails_stops_the_conversion(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(gct.pq.ParquetWriter, "write_table", full_disk)
+    monkeypatch.setattr(gct_parquet.pq.ParquetWriter, "write_table", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        gct.convert_to_parquet(make_gct(tmp_path, ROWS), tmp_path / "x.parquet")
+        gct_parquet.convert_to_parquet(make_gct(tmp_path, ROWS), tmp_path / "x.parquet")
     assert [p.name for p in tmp_path.iterdir()] == ["x.gct"]
 
 
 def test_what_was_found(tmp_path):
     path = make_gct(tmp_path, [*ROWS, "plain\tG4\t1\t1"], size=(9, 2))
     with pytest.raises(ValueError, match="ENSG0"):
-        gct.convert_to_parquet(
+        gct_parquet.convert_to_parquet(
             make_gct(tmp_path, ["ENSG01.2\tA\t1\t1"] * 2, name="y.gct"), tmp_path / "y.parquet"
         )
-    found = gct.convert_to_parquet(path, tmp_path / "x.parquet", on_header_mismatch="report")
+    found = gct_parquet.convert_to_parquet(path, tmp_path / "x.parquet", on_header_mismatch="report")
     assert found["genes"] == 4
     assert found["genes promised"] == 9
     assert found["symbols shared by several genes"] == 1
     assert found["genes with such a symbol"] == 2
     path = make_gct(tmp_path, ["ENSG01.2\tA\t1\t1", "ENSMUSG02.11\t\t1\t1", "ENSG03\tC\t1\t1"])
-    assert gct.convert_to_parquet(path, tmp_path / "x.parquet")["versioned Ensembl ids"] == 2
+    assert gct_parquet.convert_to_parquet(path, tmp_path / "x.parquet")["versioned Ensembl ids"] == 2
 
 
 # ------------------------------------------------------------------------------------------ real files

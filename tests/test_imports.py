@@ -21,6 +21,7 @@ ALLOWED = {
     "gct_header": set(),
     "gct_cells": set(),
     "gct": {"gct_header", "gct_cells"},
+    "gct_parquet": {"gct", "gct_header"},
     "expression": {"gct", "gct_header"},
     "registry": set(),
     "spatial": {"expression"},
@@ -77,7 +78,7 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark": {"benchmark_gct", "benchmark_statistics", "timing"},
-    "benchmark_gct": {"gct", "timing"},
+    "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
