@@ -101,8 +101,8 @@ def pieces(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.n
     spans = np.zeros((n_rows, 3, 2), np.int64)
     odd = np.empty((max(4096, 2 * len(target)), 4), np.int64)
     given, problems, n_done = set(target.tolist()), Problems(), 0
-    for text in _whole_lines(path, header.n_lines):
-        lines, used = np.frombuffer(text, np.uint8), 0
+    for text, n_whole in _whole_lines(path, header.n_lines):
+        lines, used = np.frombuffer(text, np.uint8, n_whole), 0
         while used < len(lines):
             got, n_used, n_odd, n_fields = parse_lines(
                 lines[used:], ord(header.delimiter), target, n_skip, values, spans, odd
@@ -138,8 +138,11 @@ def _targets(header: Header, wanted: list[str]) -> tuple[np.ndarray, np.ndarray]
     return target, n_skip
 
 
-def _whole_lines(path: Path, n_head: int) -> Iterator[bytes]:
-    """The text below the first `n_head` lines, in pieces of whole lines; a thread inflates ahead."""
+def _whole_lines(path: Path, n_head: int) -> Iterator[tuple[bytes, int]]:
+    """The text below the first `n_head` lines, in pieces, and how much of each is whole lines.
+
+    What is not comes again with the next piece. A thread inflates ahead.
+    """
     blocks, tail, block = text_blocks(path), b"", b""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, blocks, None)
@@ -153,7 +156,7 @@ def _whole_lines(path: Path, n_head: int) -> Iterator[bytes]:
             whole = 0 if n_head else text.rfind(b"\n") + 1
             tail = text[whole:]
             if whole:
-                yield text[:whole]
+                yield text, whole
 
 
 def _unquoted(name: bytes) -> str:
