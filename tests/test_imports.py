@@ -18,6 +18,9 @@ ALLOWED = {
     "scorecard": set(),
     # cohort and expression
     "cohort": set(),
+    "pairing": {"cohort"},
+    "splits": {"cohort", "pairing"},
+    "overview": {"cohort"},
     "expression": set(),
     "registry": set(),
     "spatial": {"expression"},
