@@ -1,9 +1,14 @@
-"""What a cohort is made of: samples per tissue and set, donors, overlap between sets (S1 Table)."""
+"""What a cohort is made of: samples per tissue and set, donors, covariates, slides on disk (S1 Table)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib.cohort import SPLITS
+from lib.cohort import SPLITS, first
+
+NO_RNA = "no RNA in the expression table"
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -35,6 +40,54 @@ def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = 
     return table_df.astype(int)
 
 
+def count_steps(counts_df: pd.DataFrame, earlier: Sequence[Mapping[str, object]] = ()) -> pd.DataFrame:
+    """One table of all steps from the inputs to the samples.
+
+    Parameters
+    ----------
+    counts_df : columns step, n (`pairing.pair_rna`).
+    earlier : records of the steps before it, with step, n_left, n_dropped, note (`gtex_source.prepare`).
+
+    Returns
+    -------
+    DataFrame
+        Index `step`; columns n, dropped, note.
+    """
+    columns = {"n_left": "n", "n_dropped": "dropped"}
+    earlier_df = pd.DataFrame(earlier, columns=["step", "n_left", "n_dropped", "note"]).rename(
+        columns=columns
+    )
+    steps_df = pd.concat([earlier_df, counts_df.assign(dropped=0, note="")]) if len(earlier) else counts_df
+    return steps_df.set_index("step")
+
+
+def left_out(
+    listed_df: pd.DataFrame, kept_df: pd.DataFrame, earlier: Sequence[Mapping[str, object]] = ()
+) -> pd.DataFrame:
+    """Samples known of each tissue, how many were left out for which reason, and how many are kept.
+
+    Parameters
+    ----------
+    listed_df, kept_df : the samples table before and after the join with RNA.
+    earlier : records of what was left out before it, with tissue, reason, n (`gtex_source.prepare`).
+
+    Returns
+    -------
+    DataFrame
+        Index `tissue` (sorted, then "total"); columns known, one per reason, kept.
+    """
+    gone_df = listed_df[~listed_df["sample_id"].isin(kept_df["sample_id"])]
+    now_df = gone_df.groupby("tissue").size().reset_index(name="n").assign(reason=NO_RNA)
+    reasons_df = pd.concat([pd.DataFrame(earlier, columns=["tissue", "reason", "n"]), now_df])
+    table_df = reasons_df.pivot_table(index="tissue", columns="reason", values="n", aggfunc="sum")
+    kept = kept_df["tissue"].value_counts()
+    table_df = table_df.reindex(table_df.index.union(kept.index)).rename_axis("tissue").fillna(0)
+    table_df["kept"] = kept.reindex(table_df.index).fillna(0)
+    table_df.insert(0, "known", table_df.sum(axis=1))
+    table_df.loc["total"] = table_df.sum()
+    return table_df.rename_axis(columns=None).astype(int)
+
+
 def split_report(samples_df: pd.DataFrame) -> pd.DataFrame:
     """Fractions achieved per tissue, and a remark where a tissue is not in every set.
 
@@ -59,9 +112,63 @@ def donor_overlap(samples_df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
 
 
-def tissues_per_donor(samples_df: pd.DataFrame) -> pd.DataFrame:
-    """Donors x tissues, number of samples (int), the fullest row and column first."""
-    table_df = pd.crosstab(samples_df["donor"], samples_df["tissue"])
-    columns = table_df.gt(0).sum().sort_values(ascending=False, kind="stable").index
-    rows = table_df.gt(0).sum(axis=1).sort_values(ascending=False, kind="stable").index
-    return table_df.loc[rows, columns]
+def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.DataFrame:
+    """The covariates that the statistics will condition on, checked before hours are spent.
+
+    Returns
+    -------
+    DataFrame
+        Index `covariate`; kind (number, category), n_values (distinct), lowest, median, highest (numbers
+        only), categories (the most frequent, with counts).
+
+    Raises
+    ------
+    ValueError
+        A covariate is not a column of the table, or has no value in some samples.
+    """
+    if absent := [name for name in covariates if name not in samples_df]:
+        raise ValueError(
+            f"covariates {absent} are not columns of the samples table: {', '.join(samples_df.columns)}."
+            " Add them to the table, or name others in `covariates`."
+        )
+    rows = {}
+    for name in covariates:
+        column = samples_df[name].replace("", np.nan)
+        lacks = samples_df["sample_id"][column.isna()]
+        if len(lacks):
+            raise ValueError(
+                f"covariate {name!r} has no value in {len(lacks)} of {len(column)} samples: {first(lacks)}."
+                " Fill them in, drop the samples, or leave the covariate out."
+            )
+        counts = column.value_counts()
+        row = {"kind": "category", "n_values": len(counts)}
+        if pd.api.types.is_numeric_dtype(column):
+            row |= {"kind": "number", "lowest": column.min(), "median": column.median()}
+            row |= {"highest": column.max()}
+        else:
+            row["categories"] = ", ".join(f"{value} {n}" for value, n in counts.head(5).items())
+        rows[name] = row
+    columns = ["kind", "n_values", "lowest", "median", "highest", "categories"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("covariate")
+
+
+def slide_files(slide_paths: Mapping[str, Path]) -> pd.DataFrame:
+    """How many slides have their file, and which files in the same folders belong to no sample.
+
+    Returns
+    -------
+    DataFrame
+        Columns what, n, examples (the first three).
+    """
+    missing = [slide_id for slide_id, path in slide_paths.items() if not path.is_file()]
+    known = {path.name for path in slide_paths.values()}
+    suffixes = {path.suffix for path in slide_paths.values()}
+    folders = sorted({path.parent for path in slide_paths.values()})
+    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    strange = [path.name for path in files if path.suffix in suffixes and path.name not in known]
+    rows = [
+        ("slides of the samples", len(slide_paths), ""),
+        ("of these, without a file", len(missing), first(missing)),
+        ("slide files of no sample (not used)", len(strange), first(strange)),
+    ]
+    return pd.DataFrame(rows, columns=["what", "n", "examples"])

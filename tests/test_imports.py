@@ -27,7 +27,10 @@ ALLOWED = {
     "gtex_tables": set(),
     "resume": set(),
     "download": {"resume"},
-    "gtex": {"gtex_tables", "download"},
+    "gtex_samples": {"gtex_tables"},
+    "gtex_fetch": {"download"},
+    "gtex_source": {"gtex_fetch", "gtex_samples", "gtex_tables", "expression", "splits"},
+    "gtex": {"gtex_fetch", "gtex_samples", "gtex_tables", "download"},
     "ontology": set(),
     # the demo cohort
     "drawing": set(),
