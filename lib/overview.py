@@ -83,6 +83,7 @@ def left_out(
     kept = kept_df["tissue"].value_counts()
     table_df = table_df.reindex(table_df.index.union(kept.index)).rename_axis("tissue").fillna(0)
     table_df["kept"] = kept.reindex(table_df.index).fillna(0)
+    table_df = table_df.sort_index()
     table_df.insert(0, "known", table_df.sum(axis=1))
     table_df.loc["total"] = table_df.sum()
     return table_df.rename_axis(columns=None).astype(int)
