@@ -60,17 +60,30 @@ ALLOWED = {
     "slide_sums": set(),
     "features": {"networks", "slide_sums", "weights"},
     # statistics
-    "correlation": set(),
-    "significance": {"correlation"},
-    "conditional": {"correlation", "significance"},
-    "reproducibility": {"correlation"},
+    "blocks": set(),
+    "pair_scan": {"blocks"},
+    "correlation": {"pair_scan"},
+    "pair_tables": set(),
+    "permutations": set(),
+    "residuals": {"permutations"},
+    "significance": {"permutations", "residuals"},
+    "maxima": {"blocks", "permutations"},
+    "family_wise": {"maxima", "permutations", "residuals"},
+    "false_discovery": set(),
+    "conditional": {"residuals"},
+    "reproducibility": {"blocks"},
     # seeing
     "attribution": {"networks"},
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
     # timings: of whatever can be timed
-    "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
+    "timing": set(),
+    "benchmark": {"benchmark_statistics", "timing"},
+    "benchmark_statistics": {
+        *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
+        *("significance", "timing"),
+    },
 }
 LIGHT = (
     "networks",
@@ -80,7 +93,10 @@ LIGHT = (
     "features",
     "correlation",
     "significance",
+    "family_wise",
+    "false_discovery",
     "conditional",
+    "benchmark",
 )
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 
