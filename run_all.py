@@ -141,7 +141,8 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
             step.store.forget(step.notebook)
         started = time.perf_counter()
         try:
-            problem = execute(step)
+            problem = _missing_slides(step.store) if step.notebook == "01_tiles" else ""
+            problem = problem or execute(step)
         except KeyboardInterrupt:
             problem = "interrupted; run the same command again to go on from here"
         seconds = time.perf_counter() - started
@@ -151,6 +152,27 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
             return outcomes, 130 if problem.startswith("interrupted") else 1
         outcomes.append(Outcome(step.label, "ran", seconds))
     return outcomes, 0
+
+
+def _missing_slides(store: Store) -> str:
+    """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
+    if not store.is_current("samples"):
+        return ""  # the notebook says so itself
+    samples_df = store.load("samples")
+    missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
+    if not missing:
+        return ""
+    text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"
+    if store.config.missing_slides == "go_on" and len(missing) < n_slides:
+        print(f"{text}; they are left out")
+        return ""
+    if store.config.source == "gtex":
+        from lib import gtex
+
+        text += "\n  " + gtex.how_to_fetch(store.raw, store.raw_path("slides_dir"), len(missing))
+    if len(missing) < n_slides:
+        text += "\n  to go on with the slides that are here: --set missing_slides=go_on"
+    return text
 
 
 def execute(step: Step) -> str:

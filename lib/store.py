@@ -53,6 +53,11 @@ _RECIPE = (
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
 _PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "seed")
+# The source of a GTEx cohort depends on these as well.
+_GTEX = (
+    *("gtex_release", "gtex_portal_file", "gtex_tissues", "gtex_max_slides", "gtex_min_slides"),
+    *("covariates", "split_file", "expression_file", "genes_file"),
+)
 _COHORT = ("source", "raw:samples_file", "raw:expression_file")
 _BOTH_SIDES = ("expression", "samples", "features_test")
 
@@ -189,6 +194,12 @@ class Store:
         return self.raw / getattr(self.config, field)
 
     @property
+    def gtex_folders(self) -> tuple[Path, ...]:
+        """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
+        mirror = os.environ.get("DATA_MIRROR", "")
+        return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
+
+    @property
     def upstream(self) -> Path:
         """Where fetched files of a real data set are kept as their publisher lays them out."""
         return self.raw / "upstream"
@@ -229,6 +240,10 @@ class Store:
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
         return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
+
+    def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
+        """Slides of the samples table that have no file."""
+        return [slide_id for slide_id, path in self.slide_paths(samples_df).items() if not path.is_file()]
 
     def stack_files(self, tiles_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file of its tile stack, for every slide that has tiles."""
@@ -350,7 +365,8 @@ class Store:
 
     def _fields(self, name: str) -> dict[str, Any]:
         dumped = self.config.model_dump(mode="json")
-        return {field: dumped[field] for field in sorted(ARTEFACTS[name].fields)}
+        also = _GTEX if name == "source" and self.config.source == "gtex" else ()
+        return {field: dumped[field] for field in sorted((*ARTEFACTS[name].fields, *also))}
 
     def _sidecar(self, name: str) -> Path:
         path = self.path(name)
