@@ -205,6 +205,54 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 
 
 @themed
+def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
+    """Each network's slide accuracy against its pairs, and against its genes found within tissues.
+
+    table_df has columns architecture, network (trained, untrained, shuffled), test_accuracy_percent, n_pairs,
+    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    names = list(dict.fromkeys(table_df["architecture"]))
+    palette = (
+        sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
+    )
+    colours = dict(zip(names, palette, strict=True))
+    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+        for name, group_df in table_df.groupby("architecture", sort=False):
+            ax.plot(
+                group_df["test_accuracy_percent"],
+                group_df[column],
+                color=colours[name],
+                linewidth=0.5,
+                alpha=0.6,
+            )
+        for row in table_df.itertuples():
+            face = colours[row.architecture] if row.network == "trained" else "white"
+            ax.scatter(
+                row.test_accuracy_percent,
+                getattr(row, column),
+                marker=markers[row.network],
+                facecolor=face,
+                edgecolor=colours[row.architecture],
+                s=26,
+                zorder=3,
+            )
+        ax.set_yscale("symlog", linthresh=10)
+        ax.set_ylim(bottom=-0.8)
+        ax.margins(x=0.08)
+        ax.set(xlabel="test slides named rightly, %", ylabel=label)
+    for name in names:
+        figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
+    for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
+        face = QUIET if kind == "trained" else "white"
+        figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
+    figure.legend(loc="outside right center", fontsize=7)
+    return figure
+
+
+@themed
 def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
     """S4 Table: rows are the true tissue, columns the predicted one; shade is the share of the row."""
     share = confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0)

@@ -42,15 +42,17 @@ ALLOWED = {
     "stacks": {"slides", "grid", "tiles"},
     "ihc": set(),
     # networks, training, features
+    "architectures": set(),
     "inception": set(),
     "layers": {"inception"},
     "weights": {"inception"},
-    "networks": {"inception", "layers", "weights"},
+    "networks": {"architectures", "inception", "layers", "weights"},
     "batches": set(),
     "steps": {"batches", "networks"},
     "checkpoints": set(),
     "training": {"batches", "checkpoints", "networks", "steps"},
     "classify": {"batches", "networks", "steps"},
+    "comparison": {"architectures", "correlation", "networks"},
     "slide_sums": set(),
     "features": {"networks", "slide_sums", "weights"},
     # statistics
