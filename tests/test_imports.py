@@ -67,6 +67,8 @@ ALLOWED = {
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
     # timings: of whatever can be timed
+    "timing": set(),
+    "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
     "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
 }
 LIGHT = (
