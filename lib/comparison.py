@@ -12,7 +12,7 @@ import torch
 
 from lib import networks
 from lib.architectures import ARCHITECTURES
-from lib.correlation import threshold_table
+from lib.pair_tables import threshold_table
 
 KINDS = ("trained", "untrained", "shuffled")
 KEYS = ["architecture", "network"]

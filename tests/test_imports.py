@@ -53,14 +53,22 @@ ALLOWED = {
     "checkpoints": set(),
     "training": {"batches", "checkpoints", "networks", "steps"},
     "classify": {"batches", "networks", "steps"},
-    "comparison": {"architectures", "correlation", "networks"},
+    "comparison": {"architectures", "networks", "pair_tables"},
     "slide_sums": set(),
     "features": {"networks", "slide_sums", "weights"},
     # statistics
-    "correlation": set(),
-    "significance": {"correlation"},
-    "conditional": {"correlation", "significance"},
-    "reproducibility": {"correlation"},
+    "blocks": set(),
+    "pair_scan": {"blocks"},
+    "correlation": {"pair_scan"},
+    "pair_tables": set(),
+    "permutations": set(),
+    "residuals": {"permutations"},
+    "significance": {"permutations", "residuals"},
+    "maxima": {"blocks", "permutations"},
+    "family_wise": {"maxima", "permutations", "residuals"},
+    "false_discovery": set(),
+    "conditional": {"residuals"},
+    "reproducibility": {"blocks"},
     # seeing
     "attribution": {"networks"},
     "randomisation": {"attribution", "networks"},
@@ -69,7 +77,11 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
+    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark_statistics": {
+        *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
+        *("significance", "timing"),
+    },
 }
 LIGHT = (
     "networks",
@@ -79,7 +91,10 @@ LIGHT = (
     "features",
     "correlation",
     "significance",
+    "family_wise",
+    "false_discovery",
     "conditional",
+    "benchmark",
 )
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 
