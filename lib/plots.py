@@ -151,14 +151,14 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
-        for name, group_df in table_df.groupby("architecture", sort=False):
-            ax.plot(
-                group_df["test_accuracy_percent"],
-                group_df[column],
-                color=colours[name],
-                linewidth=0.5,
-                alpha=0.6,
+        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
+        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
+            own = trained_df.loc[row.architecture]
+            x, y = (
+                (own["test_accuracy_percent"], row.test_accuracy_percent),
+                (own[column], getattr(row, column)),
             )
+            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
         for row in table_df.itertuples():
             face = colours[row.architecture] if row.network == "trained" else "white"
             ax.scatter(
@@ -170,10 +170,11 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
                 s=26,
                 zorder=3,
             )
-        ax.set_yscale("symlog", linthresh=10)
-        ax.set_ylim(bottom=-0.8)
-        ax.margins(x=0.08)
-        ax.set(xlabel="test slides named rightly, %", ylabel=label)
+        top = max(10.0, 2 * float(table_df[column].max()))
+        ax.set_yscale("symlog", linthresh=10)  # a null network may well have no pair at all
+        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slides named rightly, %", ylabel=label)
     for name in names:
         figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
     for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
