@@ -14,6 +14,7 @@ ALLOWED = {
     "store": {"config"},
     "report": {"store"},
     "plots": set(),
+    "pictures": {"plots"},
     "paper": set(),
     "scorecard": set(),
     # cohort and expression
@@ -51,15 +52,17 @@ ALLOWED = {
     "stacks": {"slides", "grid", "tiles"},
     "ihc": set(),
     # networks, training, features
+    "architectures": set(),
     "inception": set(),
     "layers": {"inception"},
     "weights": {"inception"},
-    "networks": {"inception", "layers", "weights"},
+    "networks": {"architectures", "inception", "layers", "weights"},
     "batches": set(),
     "steps": {"batches", "networks"},
     "checkpoints": set(),
     "training": {"batches", "checkpoints", "networks", "steps"},
     "classify": {"batches", "networks", "steps"},
+    "comparison": {"architectures", "networks", "pair_tables"},
     "slide_sums": set(),
     "features": {"networks", "slide_sums", "weights"},
     # statistics
@@ -82,7 +85,8 @@ ALLOWED = {
     "representatives": set(),
     # timings: of whatever can be timed
     "timing": set(),
-    "benchmark": {"benchmark_statistics", "timing"},
+    "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
+    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
