@@ -14,6 +14,7 @@ ALLOWED = {
     "store": {"config"},
     "report": {"store"},
     "plots": set(),
+    "pictures": {"plots"},
     "paper": set(),
     "scorecard": set(),
     # cohort and expression
