@@ -22,6 +22,7 @@ ALLOWED = {
     "gct_header": set(),
     "gct_cells": set(),
     "gct": {"gct_header", "gct_cells"},
+    "gct_parquet": {"gct", "gct_header"},
     "expression": {"gct", "gct_header"},
     "pairing": {"cohort"},
     "splits": {"cohort", "pairing"},
@@ -86,7 +87,8 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
