@@ -118,6 +118,7 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     stopped = command(*run_all)
     assert "1 of 27 slides have no file" in stopped.stderr
     assert "--set missing_slides=go_on" in stopped.stderr
+    assert "1 slide files belong to no sample and are not used: 'GTEX-9999-0126.svs'" in stopped.stdout
     # What follows the tiles knows nothing of GTEx: test_pipeline runs it.
     done = command(*run_all, "missing_slides=go_on", "--only", "01")
     assert done.returncode == 0, done.stdout + done.stderr
