@@ -130,6 +130,7 @@ class Notebook(NamedTuple):
     reads: tuple[str, ...]
     per_network: bool = True
     fields: tuple[str, ...] = ()
+    of_networks: tuple[str, ...] = ()  # what it reads of every network of the cohort
 
 
 NOTEBOOKS: dict[str, Notebook] = {
@@ -155,6 +156,16 @@ NOTEBOOKS: dict[str, Notebook] = {
         "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
     ),
     "08_reproducibility": Notebook("Do the correlations return on other slides?", ("reproducibility",)),
+    "09_architectures": Notebook(
+        "Which network learns features that genes follow?",
+        (),
+        False,
+        ("thresholds", "q_threshold"),
+        (
+            *("accuracy", "predictions", "pairs", "pairs_significance", "gene_significance"),
+            "reproducibility",
+        ),
+    ),
 }
 
 
@@ -367,6 +378,36 @@ class Store:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return _file_hash(path) if path.exists() else "missing"
 
+    def with_network(self, architecture: str, null_network: str = "") -> "Store":
+        """The store of another network of this cohort, all other parameters the same."""
+        values = self.config.model_dump() | {"architecture": architecture, "null_network": null_network}
+        return Store(Config.checked(values), self.root)
+
+    def networks(self, names: tuple[str, ...]) -> dict[str, tuple["Store", str]]:
+        """Every network kept for this tiling: run name -> its store, and why it cannot be compared ("": it
+        can).
+
+        A network can be compared when all artefacts of `names` are current under this configuration. One
+        whose record was lost in a kill is not listed: its notebook runs again.
+        """
+        found = {}
+        for sidecar in sorted(self.path("tiles").parent.glob("*/network.pt.json")):
+            made_with = json.loads(sidecar.read_text(encoding="utf-8"))["config"]
+            store = self.with_network(made_with["architecture"], made_with["null_network"])
+            reasons = ((name, store.why_stale(name)) for name in names)
+            why = next((f"{name!r} {reason}" for name, reason in reasons if reason), "")
+            found[store.config.run_name] = (store, why)
+        return found
+
+    def finished_networks(self, notebook: str) -> dict[str, "Store"]:
+        """Stores of the networks that have all a notebook reads; StaleArtefactError when there is none."""
+        found = self.networks(NOTEBOOKS[notebook].of_networks)
+        finished = {name: store for name, (store, why) in found.items() if not why}
+        if not finished:
+            why = "; ".join(f"{name}: {why}" for name, (_, why) in found.items()) or "no network was trained"
+            raise StaleArtefactError("network", "02_train", f"is finished for no architecture ({why})")
+        return finished
+
     def forget(self, notebook: str) -> None:
         """Remove what a notebook made, its resumable work included, so that it is done again."""
         for name, artefact in ARTEFACTS.items():
@@ -439,11 +480,18 @@ class Store:
     def notebook_record(self, notebook: str, source: Path) -> dict[str, Any]:
         """What an executed copy depends on: the notebook, the artefacts it reads, the fields it shows."""
         dumped = self.config.model_dump(mode="json")
-        return {
+        record = {
             "source": _file_hash(source),
             "reads": {name: self.fingerprint(name) for name in NOTEBOOKS[notebook].reads},
             "fields": {field: dumped[field] for field in NOTEBOOKS[notebook].fields},
         }
+        of_networks = NOTEBOOKS[notebook].of_networks
+        if of_networks:
+            record["networks"] = {
+                name: why or [store.fingerprint(artefact) for artefact in of_networks]
+                for name, (store, why) in self.networks(of_networks).items()
+            }
+        return record
 
     def why_rerun(self, notebook: str, source: Path) -> str | None:
         """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
