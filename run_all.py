@@ -204,10 +204,15 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
 
 def _missing_slides(store: Store) -> str:
     """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
+    from lib import overview
+
     if not store.is_current("samples"):
         return ""  # the notebook says so itself
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
+    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
+    if strangers["n"]:
+        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
     if not missing:
         return ""
     text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"

@@ -105,7 +105,8 @@ class Config(BaseModel):
     thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
-    go_obo_file: str = ""  # Gene Ontology files for Table 6; without them the table is not filtered
+    # Gene Ontology files for Table 6; none named: those in data/raw/go or DATA_MIRROR/go, if any.
+    go_obo_file: str = ""
     go_gaf_file: str = ""
 
     # -- significance, conditional independence (notebooks 06 to 08) ------------------------------------

@@ -210,6 +210,24 @@ class Store:
         mirror = os.environ.get("DATA_MIRROR", "")
         return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
 
+    def go_files(self) -> tuple[Path, Path] | None:
+        """The Gene Ontology and its human annotation: as configured, else from data/raw/go, else from the
+        mirror (the newest by name); None when there is none.
+
+        Raises ValueError when only one of the two is configured.
+        """
+        named = (self.config.go_obo_file, self.config.go_gaf_file)
+        if all(named):
+            return self.repository_path(named[0]), self.repository_path(named[1])
+        if any(named):
+            raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        mirror = os.environ.get("DATA_MIRROR", "")
+        for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
+            obo, gaf = sorted(folder.glob("go[-_.]*obo*")), sorted(folder.glob("goa_human*.gaf*"))
+            if obo and gaf:
+                return obo[-1], gaf[-1]
+        return None
+
     @property
     def upstream(self) -> Path:
         """Where fetched files of a real data set are kept as their publisher lays them out."""
