@@ -94,9 +94,13 @@ def plan(options: argparse.Namespace) -> list[Step]:
     """The steps to take, every configuration validated before any kernel starts."""
     overrides = dict(parse_setting(text) for text in options.set)
     cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
-    chosen = _choose(options)
+    config = Config.load(cohort, overrides=overrides)
+    chosen = _choose(options, Store(config))
+    names = _architectures(options, config)
+    if config.features_file and len(names) > 1:
+        raise ValueError(f"{config.cohort} brings the features of one network (features_file), not {names}")
     steps: list[Step] = []
-    for name in _architectures(options, Config.load(cohort, overrides=overrides)):
+    for name in names:
         store = Store(Config.load(cohort, name, overrides))
         parameters = {"cohort": cohort, "architecture": name, "overrides": overrides}
         # What belongs to the cohort runs once, with the first network.
@@ -118,14 +122,18 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
     return names
 
 
-def _choose(options: argparse.Namespace) -> list[str]:
+def _choose(options: argparse.Namespace, store: Store) -> list[str]:
+    known = store.notebooks
     for text in (options.first, options.only):
-        if text and not any(name.startswith(text) for name in NOTEBOOKS):
-            raise ValueError(f"no notebook starts with {text!r}: {', '.join(NOTEBOOKS)}")
+        if text and not any(name.startswith(text) for name in known):
+            why = " (it has features_file, and no slides)" if store.config.features_file else ""
+            raise ValueError(
+                f"{store.config.cohort} has no notebook that starts with {text!r}{why}: {', '.join(known)}"
+            )
     if options.only:
-        return [name for name in NOTEBOOKS if name.startswith(options.only)]
-    first = next((name for name in NOTEBOOKS if name.startswith(options.first)), "")
-    return [name for name in NOTEBOOKS if name >= first]
+        return [name for name in known if name.startswith(options.only)]
+    first = next((name for name in known if name.startswith(options.first)), "")
+    return [name for name in known if name >= first]
 
 
 def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:

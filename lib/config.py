@@ -31,7 +31,9 @@ class Config(BaseModel):
     title: str = ""  # one line for people
     synthetic_data: bool = False  # drawn, not real: every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
-    source: Literal["files", "synthetic", "her2st"] = "files"  # who puts the inputs into data/raw/<cohort>
+    source: Literal["files", "synthetic", "her2st", "rehearsal"] = (
+        "files"  # who puts the inputs into data/raw/<cohort>
+    )
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
@@ -52,6 +54,14 @@ class Config(BaseModel):
     synthetic_genes: PositiveInt = 3000
     synthetic_slide_um: PositiveFloat = 640.0
     synthetic_seed: int = 0
+
+    # -- rehearsal without slides (source = "rehearsal") -------------------------------------------------
+    rehearsal_samples: tuple[PositiveInt, PositiveInt, PositiveInt] = (
+        1006,
+        330,
+        334,
+    )  # train, validation, test
+    rehearsal_genes: PositiveInt = 56_202
 
     # -- spots (source = "her2st") ----------------------------------------------------------------------
     spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
@@ -88,6 +98,7 @@ class Config(BaseModel):
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
     r_threshold: Fraction = 0.7  # R_T: pairs at or above it (in absolute value) are kept
@@ -167,6 +178,15 @@ class Config(BaseModel):
             "slide_um": self.synthetic_slide_um,
             "seed": self.synthetic_seed,
             "n_workers": self.n_workers,
+        }
+
+    @property
+    def rehearsal_parameters(self) -> dict[str, Any]:
+        """Arguments of rehearsal.generate for this cohort, beyond paths and tables."""
+        return {
+            "n_samples": self.rehearsal_samples,
+            "n_genes": self.rehearsal_genes,
+            "seed": self.synthetic_seed,
         }
 
     @property

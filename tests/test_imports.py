@@ -33,6 +33,9 @@ ALLOWED = {
     "planted": set(),
     "svs": set(),
     "synthetic": {"staining", "histology", "planted", "svs"},
+    "rehearsal_values": {"planted", "staining"},
+    "rehearsal": {"gtex_tables", "planted", "rehearsal_values", "staining"},
+    "feature_tables": set(),
     # slides and tiles
     "slides": set(),
     "tissue": set(),
