@@ -1,24 +1,25 @@
 """Feature tables made elsewhere: features x samples, read and checked in place of slides and a network."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lib import networks
 
-def read_features(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
+
+def read_features(path: str | Path, architecture: str, features: str = "table1") -> pd.DataFrame:
     """Read a table of features x samples.
 
     Parameters
     ----------
     path : .parquet with the index `feature`, or .csv (also .gz) whose first column is the feature.
-    names : the features of the network, in order (`networks.feature_names`).
+    architecture, features : the network that made it (`networks.feature_names`).
 
     Returns
     -------
     DataFrame
-        float64, index feature in the order of `names`, columns sample_id.
+        float64, index feature in the network's order, columns sample_id.
 
     Raises
     ------
@@ -35,14 +36,13 @@ def read_features(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         features_df = pd.read_csv(path, index_col=0)
     else:
         raise ValueError(f"{path}: a feature table is .parquet or .csv (also .gz).")
-    index, wanted = features_df.index.astype(str), pd.Index(names)
+    index, wanted = features_df.index.astype(str), pd.Index(networks.feature_names(architecture, features))
     absent, foreign = wanted.difference(index, sort=False), index.difference(wanted, sort=False)
     if len(absent) or len(foreign) or not index.is_unique:
         raise ValueError(
-            f"{path} is not of this architecture: it lacks {len(absent):,} of {len(wanted):,} features "
+            f"{path} is not of {architecture}: it lacks {len(absent):,} of {len(wanted):,} features "
             f"(first {list(absent[:3])}), has {len(foreign):,} others (first {list(foreign[:3])}) and "
-            f"{int(index.duplicated().sum()):,} twice. Set architecture to the network that made it, or make "
-            "the table again (a generated one: run_all.py --only 00 --force)."
+            f"{int(index.duplicated().sum()):,} twice. Set architecture to the network that made it."
         )
     if not features_df.columns.is_unique:
         twice = features_df.columns[features_df.columns.duplicated()]

@@ -7,15 +7,16 @@ through is as large as the paper's cohort, so that a real run holds no surprise 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib import gtex_fetch, networks
+from lib.gtex_samples import match_tissue
 from lib.gtex_tables import read_portal
 from lib.planted import COVARIATES, TYPICAL
 from lib.rehearsal_values import draw_features, draw_levels, plan_genes
@@ -24,50 +25,36 @@ from lib.staining import QUANTITIES
 SETS = ("train", "validation", "test")
 COLUMNS = ["sample_id", "slide_id", "donor", "tissue", "split", *COVARIATES, "age_bracket", "sex"]
 DUPLICATE_SHARE = 108 / 1670  # the paper's: 1,778 RNA samples of 1,670 slides
+GENES_FILE = "genes_gencode_v26.csv.gz"  # gene_id, gene_biotype, gene_name
 GENE_BLOCK = 4096  # genes drawn and written at a time
 SPREAD_LOG_SD = 0.5  # between tissues, of the factor by which everything in a tissue varies more or less
 
 
-class Rehearsal(NamedTuple):
-    """Where the parts are, and how much was made. `n_invented_ids`: genes beyond the gene table's ids."""
-
-    samples_csv: Path
-    expression_parquet: Path
-    features_parquet: Path
-    truth_dir: Path
-    n_samples: int
-    n_rna_samples: int
-    n_genes: int
-    n_invented_ids: int
-    n_features: int
-
-
-def generate(
-    out_dir: Path,
-    portal_csv: Path,
-    genes_csv: Path,
-    feature_table: pd.DataFrame,
-    tissues: Sequence[str],
+def make(
+    raw: Path,
+    folders: Sequence[Path],
     *,
+    tissues: Sequence[str] = (),
+    architecture: str = "vgg16",
+    features: str = "table1",
+    portal_file: str = "GTExPortal.csv",
     n_samples: Sequence[int] = (1006, 330, 334),
     n_genes: int = 56_202,
     seed: int = 0,
-) -> Rehearsal:
+) -> dict[str, int | str]:
     """
-    Write `samples.csv`, `expression.parquet` (TPM), `features.parquet` and `truth/` into `out_dir`.
+    Write `samples.csv`, `expression.parquet` (TPM), `features.parquet` and `truth/` into `raw`.
 
     Parameters
     ----------
-    portal_csv : Path
-        The GTEx portal's histology table (`gtex_tables.read_portal`).
-    genes_csv : Path
-        Gene table with gene_id, gene_biotype, gene_name, whose first `n_genes` ids are taken; ids beyond its
-        end (GENCODE 26 has 56,200, the paper 56,202) are invented, all of them where there is no such file:
-        ENSG00000900001 on, a range no real gene uses.
-    feature_table : DataFrame
-        `networks.feature_table` of a plain chain of convolutions (VGG, AlexNet).
+    folders : sequence of Path
+        Where GTEx's tables are looked for. The portal's histology table is fetched where none has it. Gene
+        ids are the first of `GENES_FILE`; ids beyond its end (GENCODE 26 has 56,200, the paper 56,202) are
+        invented, all of them where there is no such file: ENSG00000900001 on, a range no real gene uses.
     tissues : sequence of str
-        GTEx names of the tissues to take.
+        The tissues to take, names as `gtex_samples.match_tissue` knows them; `()` is all of the table.
+    architecture, features : str
+        Whose features are made: a plain chain of convolutions (VGG, AlexNet), see `networks.feature_table`.
     n_samples : three ints
         Samples of train, validation, test. Features are made for the last two.
     seed : int
@@ -75,37 +62,47 @@ def generate(
 
     Returns
     -------
-    Rehearsal
+    dict
+        What was made, to be kept as json: n_samples, n_rna_samples, n_genes, n_invented_gene_ids, n_features,
+        n_donors, n_tissues, portal_file.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        No portal table; too few samples in it for `n_samples`; a network that is not a plain chain.
+    RuntimeError, ValueError
+        No portal table to be had; too few samples in it for `n_samples`; a network that is not a plain chain.
     """
-    out_dir = Path(out_dir)
-    truth_dir = out_dir / "truth"
-    truth_dir.mkdir(parents=True, exist_ok=True)
-    plan_df = plan_samples(read_portal(portal_csv), tissues, n_samples, seed)
-    ids_df, n_invented = _gene_ids(genes_csv, n_genes)
+    raw = Path(raw)
+    (raw / "truth").mkdir(parents=True, exist_ok=True)
+    portal_path = gtex_fetch.portal(portal_file, folders)
+    portal_df = read_portal(portal_path)
+    wanted = {match_tissue(name, portal_df["tissue"]) for name in tissues} or set(portal_df["tissue"])
+    plan_df = plan_samples(portal_df, wanted, n_samples, seed)
+    ids_df, n_invented = _gene_ids(gtex_fetch.find(GENES_FILE, folders), n_genes)
     genes_df = plan_genes(ids_df, sorted(plan_df["tissue"].unique()), seed)
     rna_df = _rna_samples(plan_df, seed)
-    _write_expression(out_dir / "expression.parquet", plan_df, genes_df, rna_df, seed)
     seen_df = plan_df[plan_df["split"] != "train"]
-    features_df = draw_features(feature_table, seen_df, seed)
-    _replace(out_dir / "features.parquet", lambda path: features_df.to_parquet(path))
-    _write_truth(truth_dir, plan_df, genes_df)
-    _replace(out_dir / "samples.csv", lambda path: plan_df[COLUMNS].to_csv(path, index=False))
-    return Rehearsal(
-        *(out_dir / name for name in ("samples.csv", "expression.parquet", "features.parquet")), truth_dir,
-        len(plan_df), len(rna_df), len(genes_df), n_invented, len(features_df),
-    )  # fmt: skip
+    features_df = draw_features(networks.feature_table(architecture, features), seen_df, seed)
+    _replace(raw / "features.parquet", lambda path: features_df.to_parquet(path))
+    _write_expression(raw / "expression.parquet", plan_df, genes_df, rna_df, seed)
+    _write_truth(raw / "truth", plan_df, genes_df)
+    _replace(raw / "samples.csv", lambda path: plan_df[COLUMNS].to_csv(path, index=False))
+    return {
+        "n_samples": len(plan_df),
+        "n_rna_samples": len(rna_df),
+        "n_genes": len(genes_df),
+        "n_invented_gene_ids": n_invented,
+        "n_features": len(features_df),
+        "n_donors": plan_df["donor"].nunique(),
+        "n_tissues": plan_df["tissue"].nunique(),
+        "portal_file": str(portal_path),
+    }
 
 
 # ----------------------------------------------------------------------------------------- samples
 
 
 def plan_samples(
-    portal_df: pd.DataFrame, tissues: Sequence[str], n_samples: Sequence[int], seed: int
+    portal_df: pd.DataFrame, tissues: Collection[str], n_samples: Sequence[int], seed: int
 ) -> pd.DataFrame:
     """
     Real tissue samples in three sets of whole donors, tissues as even as the portal's counts allow.
@@ -190,10 +187,10 @@ def _rna_samples(plan_df: pd.DataFrame, seed: int) -> pd.DataFrame:
 # --------------------------------------------------------------------------------- genes and files
 
 
-def _gene_ids(genes_csv: Path, n_genes: int) -> tuple[pd.DataFrame, int]:
+def _gene_ids(genes_csv: Path | None, n_genes: int) -> tuple[pd.DataFrame, int]:
     """Columns gene, symbol, biotype of `n_genes` genes, and how many of the ids are invented."""
     known_df = pd.DataFrame(columns=["gene", "symbol", "biotype"], dtype=object)
-    if Path(genes_csv).is_file():
+    if genes_csv is not None:
         names = {"gene_id": "gene", "gene_name": "symbol", "gene_biotype": "biotype"}
         table_df = pd.read_csv(genes_csv, dtype=str, keep_default_na=False)
         absent = [name for name in names if name not in table_df]

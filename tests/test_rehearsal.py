@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import run_all
 from lib import correlation, feature_tables, networks, rehearsal, synthetic
 from lib.config import ROOT
 from lib.gtex_tables import read_portal
@@ -48,59 +46,66 @@ def write_genes(path, n):
     return path
 
 
+HOW = {"architecture": "alexnet", "n_samples": N_SAMPLES, "n_genes": N_GENES, "seed": 3}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
+    """What make says, its folder, and the folder of the tables it took."""
     root = tmp_path_factory.mktemp("rehearsal")
-    portal, genes = write_portal(root / "portal.csv"), write_genes(root / "genes.csv", N_GENES - 2)
-    table_df = networks.feature_table("alexnet")
-    how = {"n_samples": N_SAMPLES, "n_genes": N_GENES, "seed": 3}
-    return rehearsal.generate(root / "raw", portal, genes, table_df, paper_tissues(), **how), root
+    write_portal(root / "gtex/GTExPortal.csv")
+    write_genes(root / "gtex" / rehearsal.GENES_FILE, N_GENES - 2)
+    said = rehearsal.make(root / "raw", [root / "gtex"], tissues=paper_tissues(), **HOW)
+    return said, root / "raw", root / "gtex"
 
 
 @pytest.fixture(scope="module")
 def tables(made):
-    found, _ = made
-    expression_df = pd.read_parquet(found.expression_parquet).set_index("gene")
-    return pd.read_csv(found.samples_csv), expression_df, pd.read_parquet(found.features_parquet)
+    _, raw, _ = made
+    expression_df = pd.read_parquet(raw / "expression.parquet").set_index("gene")
+    return pd.read_csv(raw / "samples.csv"), expression_df, pd.read_parquet(raw / "features.parquet")
+
+
+def log2_of(expression_df, samples_df):
+    """log2(1 + TPM) of the first RNA sample of each sample."""
+    first = {i.split("-SM-")[0]: i for i in expression_df.columns[:1:-1]}
+    values_df = expression_df[[first[i] for i in samples_df["sample_id"]]]
+    return correlation.log2_expression(values_df.set_axis(samples_df["sample_id"].tolist(), axis=1))
 
 
 def test_sizes_and_ids(made, tables):
-    found, root = made
+    said, _, gtex = made
     samples_df, expression_df, features_df = tables
     assert samples_df["split"].value_counts()[["train", "validation", "test"]].tolist() == list(N_SAMPLES)
-    portal_df = read_portal(root / "portal.csv").set_index("sample_id")
+    portal_df = read_portal(gtex / "GTExPortal.csv").set_index("sample_id")
     assert (portal_df.loc[samples_df["sample_id"], "tissue"].to_numpy() == samples_df["tissue"]).all()
-    assert samples_df["tissue"].nunique() == 39
+    assert said["n_tissues"] == samples_df["tissue"].nunique() == 39
     assert (samples_df.groupby("donor")["split"].nunique() == 1).all(), "a donor on two sides"
-    assert found.n_invented_ids == 2
+    assert said["n_invented_gene_ids"] == 2
     assert len(expression_df) == N_GENES
     assert expression_df.index.is_unique
     rna = expression_df.columns[2:]
-    assert len(rna) == found.n_rna_samples == sum(N_SAMPLES) + round(108 / 1670 * sum(N_SAMPLES))
+    assert len(rna) == said["n_rna_samples"] == sum(N_SAMPLES) + round(108 / 1670 * sum(N_SAMPLES))
     assert {i.split("-SM-")[0] for i in rna} == set(samples_df["sample_id"])
     assert features_df.index.tolist() == networks.feature_names("alexnet")
     assert set(features_df.columns) == set(samples_df.loc[samples_df["split"] != "train", "sample_id"])
 
 
 def test_the_same_seed_gives_the_same_values(made, tables, tmp_path):
-    _, root = made
-    how = {"n_samples": N_SAMPLES, "n_genes": N_GENES, "seed": 3}
-    sources = (root / "portal.csv", root / "genes.csv", networks.feature_table("alexnet"), paper_tissues())
-    again = rehearsal.generate(tmp_path / "a", *sources, **how)
-    pd.testing.assert_frame_equal(pd.read_parquet(again.features_parquet), tables[2], check_exact=True)
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(again.expression_parquet).set_index("gene"), tables[1], check_exact=True
-    )
+    _, _, gtex = made
+    rehearsal.make(tmp_path, [gtex], tissues=paper_tissues(), **HOW)
+    again_df = pd.read_parquet(tmp_path / "expression.parquet").set_index("gene")
+    pd.testing.assert_frame_equal(again_df, tables[1], check_exact=True)
+    again_df = pd.read_parquet(tmp_path / "features.parquet")
+    pd.testing.assert_frame_equal(again_df, tables[2], check_exact=True)
 
 
 def test_planted_structure_is_there(made, tables):
     """Direct genes follow their quantity within tissues, markers their tissue alone, nulls nothing."""
-    found, _ = made
+    _, raw, _ = made
     samples_df, expression_df, _ = tables
-    quantities_df, truth_df = synthetic.read_truth(found.truth_dir)
-    first = {i.split("-SM-")[0]: i for i in expression_df.columns[:1:-1]}
-    log_df = np.log2(1 + expression_df[[first[i] for i in samples_df["sample_id"]]].astype(float))
-    log_df.columns = samples_df["sample_id"]
+    quantities_df, truth_df = synthetic.read_truth(raw)
+    log_df = log2_of(expression_df, samples_df).astype(float)
     within_df = log_df - log_df.T.groupby(samples_df["tissue"].to_numpy()).transform("mean").T
     hidden_df = quantities_df.loc[samples_df["sample_id"], list(synthetic.QUANTITIES)]
     hidden_df -= hidden_df.groupby(samples_df["tissue"].to_numpy()).transform("mean")
@@ -121,31 +126,25 @@ def test_planted_structure_is_there(made, tables):
 
 
 def test_features_give_pairs_of_both_kinds(made, tables):
-    found, _ = made
+    _, raw, _ = made
     samples_df, expression_df, features_df = tables
     test_df = samples_df[samples_df["split"] == "test"]
-    first = {i.split("-SM-")[0]: i for i in expression_df.columns[:1:-1]}
-    values_df = expression_df[[first[i] for i in test_df["sample_id"]]].set_axis(
-        test_df["sample_id"].tolist(), axis=1
-    )
-    log_df = correlation.log2_expression(values_df)
+    log_df = log2_of(expression_df, test_df)
     table_df = correlation.highest_median(log_df, test_df.set_index("sample_id")["tissue"])
     result = correlation.correlate(
         log_df, features_df[log_df.columns], genes_table=table_df, r_threshold=0.7, progress=False
     )
-    kind = synthetic.read_truth(found.truth_dir)[1]["kind"].loc[result.pairs_df["gene"]]
+    kind = synthetic.read_truth(raw)[1]["kind"].loc[result.pairs_df["gene"]]
     assert {"marker", "direct"} <= set(kind)
     assert (result.pairs_df["r"] < 0).any()
     assert result.constant_features, "some channels are dead"
 
 
-def test_too_small_a_portal_says_what_it_has(made, tmp_path):
-    _, root = made
-    portal_df = read_portal(root / "portal.csv")
+def test_too_small_a_portal_says_what_it_has(made):
+    _, _, gtex = made
+    portal_df = read_portal(gtex / "GTExPortal.csv")
     with pytest.raises(ValueError, match=r"the train set wants 20,000 samples, and the portal table has \d"):
         rehearsal.plan_samples(portal_df, paper_tissues(), (20_000, 10, 10), 0)
-    with pytest.raises(FileNotFoundError, match="histologyPage"):
-        rehearsal.generate(tmp_path, tmp_path / "none.csv", tmp_path, networks.feature_table("alexnet"), [])
 
 
 def test_even_quotas():
@@ -154,9 +153,9 @@ def test_even_quotas():
     assert rehearsal.even_quotas(available, 103, "it").sum() == 103
 
 
-def test_networks_that_are_no_plain_chain_are_refused(made, tables):
-    _, root = made
-    plan_df = rehearsal.plan_samples(read_portal(root / "portal.csv"), paper_tissues(), N_SAMPLES, 0)
+def test_networks_that_are_no_plain_chain_are_refused(made):
+    _, _, gtex = made
+    plan_df = rehearsal.plan_samples(read_portal(gtex / "GTExPortal.csv"), paper_tissues(), N_SAMPLES, 0)
     with pytest.raises(ValueError, match="plain chains"):
         rehearsal.draw_features(networks.feature_table("resnet34"), plan_df, 0)
 
@@ -182,27 +181,26 @@ def test_the_papers_sizes_from_the_real_portal_table():
 
 
 def test_a_feature_table_is_checked(tmp_path):
-    names = ["0_0", "0_1", "1_0"]
-    good_df = pd.DataFrame(np.arange(6.0).reshape(3, 2), index=["1_0", "0_0", "0_1"], columns=["a", "b"])
+    names = networks.feature_names("alexnet")
+    values = np.arange(2.0 * len(names)).reshape(-1, 2)
+    good_df = pd.DataFrame(values, index=names[::-1], columns=["a", "b"])
     good_df.to_csv(tmp_path / "f.csv")
-    read_df = feature_tables.read_features(tmp_path / "f.csv", names)
+    read_df = feature_tables.read_features(tmp_path / "f.csv", "alexnet")
     assert read_df.index.tolist() == names
-    assert read_df.loc["1_0"].tolist() == [0.0, 1.0]
+    assert read_df.loc[names[-1]].tolist() == [0.0, 1.0]
     with pytest.raises(FileNotFoundError, match="features_file"):
-        feature_tables.read_features(tmp_path / "none.csv", names)
-    with pytest.raises(ValueError, match=r"lacks 1 of 4 features \(first \['9_9'\]\)"):
-        feature_tables.read_features(tmp_path / "f.csv", [*names, "9_9"])
+        feature_tables.read_features(tmp_path / "none.csv", "alexnet")
+    with pytest.raises(ValueError, match=r"not of vgg11: it lacks \d,\d+ of 6,976 features \(first \['"):
+        feature_tables.read_features(tmp_path / "f.csv", "vgg11")
     good_df.replace(3.0, np.nan).to_csv(tmp_path / "nan.csv")
-    with pytest.raises(
-        ValueError, match="feature '0_0' is missing or infinite in sample 'b', as are 1 values"
-    ):
-        feature_tables.read_features(tmp_path / "nan.csv", names)
+    with pytest.raises(ValueError, match=f"'{names[-2]}' is missing or infinite in sample 'b', as are 1 val"):
+        feature_tables.read_features(tmp_path / "nan.csv", "alexnet")
     good_df.assign(b="x").to_csv(tmp_path / "text.csv")
     with pytest.raises(ValueError, match="no numbers, first 'b'"):
-        feature_tables.read_features(tmp_path / "text.csv", names)
+        feature_tables.read_features(tmp_path / "text.csv", "alexnet")
     (tmp_path / "f.xlsx").touch()
     with pytest.raises(ValueError, match=r"\.parquet or \.csv"):
-        feature_tables.read_features(tmp_path / "f.xlsx", names)
+        feature_tables.read_features(tmp_path / "f.xlsx", "alexnet")
 
 
 def test_features_by_set():
@@ -220,38 +218,31 @@ def test_features_by_set():
 # --------------------------------------------------------------------------------- the whole run
 
 
-def run_all(root, *arguments):
-    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", str(root / "tiny.toml"), *arguments]
-    environment = os.environ | {"HISTOCORR_ROOT": str(root)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
-
-
 @pytest.mark.slow
-def test_run_without_slides(tmp_path):
+def test_run_without_slides(tmp_path, monkeypatch, capsys):
     """00, then 05 to 08, on a tiny rehearsal; nothing is done twice; notebooks with slides are refused."""
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cohort = (ROOT / "data/cohorts/gtex-rehearsal.toml").read_text()
-    tiny = "rehearsal_samples = [80, 120, 160]\nrehearsal_genes = 700\nn_permutations = 60\n"
-    (tmp_path / "tiny.toml").write_text(cohort.replace('"vgg16"', '"alexnet"') + tiny)
+    sizes = "rehearsal_samples = [80, 120, 160]\nrehearsal_genes = 700\nn_permutations = 60\n"
+    tiny = tmp_path / "tiny.toml"
+    tiny.write_text(sizes + cohort.replace('"vgg16"', '"alexnet"'))
     write_portal(tmp_path / "data/raw/gtex/GTExPortal.csv")
-    write_genes(tmp_path / "data/raw/gtex/genes_gencode_v26.csv.gz", 700)
-    done = run_all(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"^(\d\d_\w+)(?: \S+)? +ran", done.stdout, re.M) == list(WITHOUT_SLIDES)
-    assert "direct genes found" in done.stdout
-    assert "accuracy" not in done.stdout
+    write_genes(tmp_path / "data/raw/gtex" / rehearsal.GENES_FILE, 700)
+    assert run_all.main(["--cohort", str(tiny)]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\d\d_\w+)(?: \S+)? +ran", said, re.M) == list(WITHOUT_SLIDES)
+    assert "direct genes found" in said
+    assert "accuracy" not in said, "no network was run"
     (pairs,) = (tmp_path / "data/derived/tiny").rglob("pairs.parquet")
     assert len(pd.read_parquet(pairs)) > 50
     caption = json.loads(next((tmp_path / "figures/tiny").glob("s3_fig_rep*.png.json")).read_text())
     assert caption["caption"].endswith("Synthetic data.")
-    done = run_all(tmp_path, "--list")
-    assert done.stdout.count("up to date") == len(WITHOUT_SLIDES), done.stdout
-    done = run_all(tmp_path, "--only", "02")
-    assert done.returncode == 2
-    assert "no slides" in done.stderr
-    done = run_all(tmp_path, "--architectures", "alexnet,vgg11")
-    assert done.returncode == 2
-    assert "one network" in done.stderr
-    done = run_all(tmp_path, "--architectures", "vgg11")
-    assert done.returncode == 1
-    assert "not of this architecture" in done.stderr
-    assert not Path(tmp_path / "data/derived/tiny/512px_0.9884mpp_224px/vgg11/features_test.parquet").exists()
+    assert run_all.main(["--cohort", str(tiny), "--list"]) == 0
+    assert capsys.readouterr().out.count("up to date") == len(WITHOUT_SLIDES)
+    for arguments, words in (
+        (["--only", "02"], "stands for slides"),
+        (["--null-networks", "shuffled"], "one"),
+    ):
+        assert run_all.main(["--cohort", str(tiny), *arguments]) == 2
+        assert words in capsys.readouterr().err
