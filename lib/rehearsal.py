@@ -18,16 +18,14 @@ import pyarrow.parquet as pq
 from lib import gtex_fetch, networks
 from lib.gtex_samples import match_tissue
 from lib.gtex_tables import read_portal
-from lib.planted import COVARIATES, TYPICAL
+from lib.planted import COVARIATES
+from lib.rehearsal_samples import plan_samples, rna_samples
 from lib.rehearsal_values import draw_features, draw_levels, plan_genes
 from lib.staining import QUANTITIES
 
-SETS = ("train", "validation", "test")
 COLUMNS = ["sample_id", "slide_id", "donor", "tissue", "split", *COVARIATES, "age_bracket", "sex"]
-DUPLICATE_SHARE = 108 / 1670  # the paper's: 1,778 RNA samples of 1,670 slides
 GENES_FILE = "genes_gencode_v26.csv.gz"  # gene_id, gene_biotype, gene_name
 GENE_BLOCK = 4096  # genes drawn and written at a time
-SPREAD_LOG_SD = 0.5  # between tissues, of the factor by which everything in a tissue varies more or less
 
 
 def make(
@@ -41,7 +39,7 @@ def make(
     n_samples: Sequence[int] = (1006, 330, 334),
     n_genes: int = 56_202,
     seed: int = 0,
-) -> dict[str, int | str]:
+) -> dict[str, object]:
     """
     Write `samples.csv`, `expression.parquet` (TPM), `features.parquet` and `truth/` into `raw`.
 
@@ -64,7 +62,7 @@ def make(
     -------
     dict
         What was made, to be kept as json: n_samples, n_rna_samples, n_genes, n_invented_gene_ids, n_features,
-        n_donors, n_tissues, portal_file.
+        portal_file; and `steps`, records of step, n_left, n_dropped, note (`overview.count_steps`).
 
     Raises
     ------
@@ -79,112 +77,37 @@ def make(
     plan_df = plan_samples(portal_df, wanted, n_samples, seed)
     ids_df, n_invented = _gene_ids(gtex_fetch.find(GENES_FILE, folders), n_genes)
     genes_df = plan_genes(ids_df, sorted(plan_df["tissue"].unique()), seed)
-    rna_df = _rna_samples(plan_df, seed)
+    rna_df = rna_samples(plan_df, seed)
     seen_df = plan_df[plan_df["split"] != "train"]
     features_df = draw_features(networks.feature_table(architecture, features), seen_df, seed)
     _replace(raw / "features.parquet", lambda path: features_df.to_parquet(path))
     _write_expression(raw / "expression.parquet", plan_df, genes_df, rna_df, seed)
     _write_truth(raw / "truth", plan_df, genes_df)
     _replace(raw / "samples.csv", lambda path: plan_df[COLUMNS].to_csv(path, index=False))
-    return {
+    made = {
         "n_samples": len(plan_df),
         "n_rna_samples": len(rna_df),
         "n_genes": len(genes_df),
         "n_invented_gene_ids": n_invented,
         "n_features": len(features_df),
-        "n_donors": plan_df["donor"].nunique(),
-        "n_tissues": plan_df["tissue"].nunique(),
         "portal_file": str(portal_path),
     }
+    return made | {"steps": _steps(portal_df, plan_df, wanted, made)}
 
 
-# ----------------------------------------------------------------------------------------- samples
-
-
-def plan_samples(
-    portal_df: pd.DataFrame, tissues: Collection[str], n_samples: Sequence[int], seed: int
-) -> pd.DataFrame:
-    """
-    Real tissue samples in three sets of whole donors, tissues as even as the portal's counts allow.
-
-    Returns
-    -------
-    DataFrame
-        One row per sample, sorted by id: sample_id, slide_id, donor, tissue, split, sex, age_bracket (real);
-        ischaemic_time_min, rin, the five `QUANTITIES` (standard normal), donor_index and spread (factor on
-        every sd in the sample's tissue), made up.
-    """
-    rng = np.random.default_rng([seed, 1])
-    listed_df = portal_df[portal_df["tissue"].isin(list(tissues))].sort_values("sample_id")
-    donors = listed_df["donor"].unique()
-    shares = np.cumsum(n_samples) / np.sum(n_samples)
-    place = (rng.permutation(len(donors)) + 0.5) / max(len(donors), 1)
-    set_of = dict(zip(donors, np.searchsorted(shares, place), strict=True))
-    sets = listed_df["donor"].map(set_of)
-    parts = []
-    for number, (name, n) in enumerate(zip(SETS, n_samples, strict=True)):
-        of_set_df = listed_df[sets == number].sample(frac=1, random_state=rng.integers(2**32))
-        quotas = even_quotas(of_set_df["tissue"].value_counts().sort_index(), n, f"the {name} set")
-        rank = of_set_df.groupby("tissue").cumcount()
-        parts.append(of_set_df[rank < of_set_df["tissue"].map(quotas)].assign(split=name))
-    plan_df = pd.concat(parts).sort_values("sample_id").reset_index(drop=True)
-    plan_df["slide_id"] = plan_df["sample_id"]
-    _add_hidden(plan_df, rng)
-    return plan_df
-
-
-def even_quotas(available: pd.Series, total: int, what: str) -> pd.Series:
-    """
-    How many of each tissue to take: equal numbers, or all of a tissue that has fewer, summing to `total`.
-
-    Raises ValueError when there are fewer than `total`, naming both numbers.
-    """
-    if available.sum() < total:
-        raise ValueError(
-            f"{what} wants {total:,} samples, and the portal table has {int(available.sum()):,} of its "
-            f"donors in {len(available)} tissues: ask for fewer (rehearsal_samples) or give the whole table"
-        )
-    level = next(k for k in range(total + 1) if available.clip(upper=k).sum() >= total)
-    quotas = available.clip(upper=level)
-    too_many = int(quotas.sum()) - total
-    at_level = quotas.index[quotas == level][:too_many]
-    quotas.loc[at_level] -= 1
-    return quotas
-
-
-def _add_hidden(plan_df: pd.DataFrame, rng: np.random.Generator) -> None:
-    """Technical covariates and hidden quantities; ischaemic time is mostly the donor's, RIN falls with it."""
-    n = len(plan_df)
-    plan_df["donor_index"], donors = pd.factorize(plan_df["donor"])
-    donor = rng.standard_normal(len(donors))[plan_df["donor_index"]]
-    delay = 0.8 * donor + 0.6 * rng.standard_normal(n)
-    mean, sd = TYPICAL["ischaemic_time_min"]
-    plan_df["ischaemic_time_min"] = np.clip(mean + sd * delay, 30, 1440).round().astype(int)
-    mean, sd = TYPICAL["rin"]
-    plan_df["rin"] = np.clip(mean + sd * (-0.3 * delay + 0.95 * rng.standard_normal(n)), 4, 10).round(1)
-    for quantity in QUANTITIES:
-        plan_df[quantity] = rng.standard_normal(n)
-    tissue, tissues = pd.factorize(plan_df["tissue"], sort=True)
-    plan_df["spread"] = np.exp(SPREAD_LOG_SD * rng.standard_normal(len(tissues)))[tissue]
-
-
-def _rna_samples(plan_df: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """RNA samples (rna_id, row of the sample in `plan_df`, depth in reads per TPM), one or two per sample."""
-    rng = np.random.default_rng([seed, 3])
-    n = len(plan_df)
-    again = rng.permutation(n)[: round(DUPLICATE_SHARE * n)]
-    rows = np.sort(np.concatenate([np.arange(n), again]))
-    alphabet = np.array(list("123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    codes = ["".join(code) for code in rng.choice(alphabet, (len(rows), 4))]
-    second = np.r_[False, rows[1:] == rows[:-1]]  # first and second of one sample never share a code
-    ids = [
-        f"{plan_df['sample_id'].iloc[row]}-SM-{'2' if twice else '1'}{code}"
-        for row, twice, code in zip(rows, second, codes, strict=True)
+def _steps(
+    portal_df: pd.DataFrame, plan_df: pd.DataFrame, tissues: Collection[str], made: dict
+) -> list[dict[str, object]]:
+    """From the portal table to the samples, a count after each step; the last says what is made up."""
+    n_all, n_wanted, n = len(portal_df), int(portal_df["tissue"].isin(list(tissues)).sum()), len(plan_df)
+    values = f"{made['n_genes']:,} genes ({made['n_invented_gene_ids']:,} ids invented)"
+    rows = [
+        ("tissue samples in the portal table", n_all, 0, f"{portal_df['donor'].nunique():,} donors"),
+        (f"in {len(tissues)} tissues", n_wanted, n_all - n_wanted, ""),
+        ("taken", n, n_wanted - n, f"{plan_df['donor'].nunique():,} donors, none in two sets"),
+        ("with made-up values", n, 0, f"{values}, {made['n_features']:,} features"),
     ]
-    return pd.DataFrame({"rna_id": ids, "row": rows, "depth": rng.uniform(30, 60, len(rows))})
-
-
-# --------------------------------------------------------------------------------- genes and files
+    return [dict(zip(("step", "n_left", "n_dropped", "note"), row, strict=True)) for row in rows]
 
 
 def _gene_ids(genes_csv: Path | None, n_genes: int) -> tuple[pd.DataFrame, int]:

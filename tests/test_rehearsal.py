@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 import run_all
-from lib import correlation, feature_tables, networks, rehearsal, synthetic
+from lib import correlation, feature_tables, networks, rehearsal, rehearsal_samples, synthetic
 from lib.config import ROOT
 from lib.gtex_tables import read_portal
-from lib.rehearsal_values import plan_genes
+from lib.rehearsal_values import draw_features, plan_genes
 from lib.store import WITHOUT_SLIDES
 
 N_SAMPLES = (60, 120, 160)
@@ -79,7 +79,10 @@ def test_sizes_and_ids(made, tables):
     assert samples_df["split"].value_counts()[["train", "validation", "test"]].tolist() == list(N_SAMPLES)
     portal_df = read_portal(gtex / "GTExPortal.csv").set_index("sample_id")
     assert (portal_df.loc[samples_df["sample_id"], "tissue"].to_numpy() == samples_df["tissue"]).all()
-    assert said["n_tissues"] == samples_df["tissue"].nunique() == 39
+    assert samples_df["tissue"].nunique() == 39
+    steps_df = pd.DataFrame(said["steps"])
+    assert steps_df["n_left"].tolist()[-2:] == [sum(N_SAMPLES)] * 2
+    assert (steps_df["n_left"].shift(1)[1:] - steps_df["n_dropped"][1:] == steps_df["n_left"][1:]).all()
     assert (samples_df.groupby("donor")["split"].nunique() == 1).all(), "a donor on two sides"
     assert said["n_invented_gene_ids"] == 2
     assert len(expression_df) == N_GENES
@@ -144,20 +147,21 @@ def test_too_small_a_portal_says_what_it_has(made):
     _, _, gtex = made
     portal_df = read_portal(gtex / "GTExPortal.csv")
     with pytest.raises(ValueError, match=r"the train set wants 20,000 samples, and the portal table has \d"):
-        rehearsal.plan_samples(portal_df, paper_tissues(), (20_000, 10, 10), 0)
+        rehearsal_samples.plan_samples(portal_df, paper_tissues(), (20_000, 10, 10), 0)
 
 
 def test_even_quotas():
     available = pd.Series({"a": 3, "b": 50, "c": 50})
-    assert rehearsal.even_quotas(available, 24, "it").to_dict() == {"a": 3, "b": 10, "c": 11}
-    assert rehearsal.even_quotas(available, 103, "it").sum() == 103
+    assert rehearsal_samples.even_quotas(available, 24, "it").to_dict() == {"a": 3, "b": 10, "c": 11}
+    assert rehearsal_samples.even_quotas(available, 103, "it").sum() == 103
 
 
 def test_networks_that_are_no_plain_chain_are_refused(made):
     _, _, gtex = made
-    plan_df = rehearsal.plan_samples(read_portal(gtex / "GTExPortal.csv"), paper_tissues(), N_SAMPLES, 0)
+    portal_df = read_portal(gtex / "GTExPortal.csv")
+    plan_df = rehearsal_samples.plan_samples(portal_df, paper_tissues(), N_SAMPLES, 0)
     with pytest.raises(ValueError, match="plain chains"):
-        rehearsal.draw_features(networks.feature_table("resnet34"), plan_df, 0)
+        draw_features(networks.feature_table("resnet34"), plan_df, 0)
 
 
 def test_too_few_genes_for_the_planted():
@@ -169,7 +173,7 @@ def test_too_few_genes_for_the_planted():
 @pytest.mark.skipif(not os.environ.get("DATA_MIRROR"), reason="DATA_MIRROR names no folder with gtex/")
 def test_the_papers_sizes_from_the_real_portal_table():
     mirror = ROOT / os.environ["DATA_MIRROR"] / "gtex"
-    plan_df = rehearsal.plan_samples(
+    plan_df = rehearsal_samples.plan_samples(
         read_portal(mirror / "GTExPortal.csv"), paper_tissues(), (1006, 330, 334), 0
     )
     assert plan_df["split"].value_counts().to_dict() == {"train": 1006, "validation": 330, "test": 334}
