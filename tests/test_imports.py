@@ -44,6 +44,13 @@ ALLOWED = {
     "planted": set(),
     "svs": set(),
     "synthetic": {"staining", "histology", "planted", "svs"},
+    "rehearsal_samples": {"planted", "staining"},
+    "rehearsal_values": {"planted", "staining"},
+    "rehearsal": {
+        *("gtex_fetch", "gtex_samples", "gtex_tables", "networks", "planted", "staining"),
+        *("rehearsal_samples", "rehearsal_values"),
+    },
+    "feature_tables": {"networks"},
     # slides and tiles
     "slides": set(),
     "tissue": set(),
