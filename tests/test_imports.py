@@ -64,6 +64,7 @@ ALLOWED = {
     "maxima": {"blocks", "permutations"},
     "family_wise": {"maxima", "permutations", "residuals"},
     "false_discovery": set(),
+    "calibration": {"conditional", "correlation", "permutations", "significance"},
     "conditional": {"residuals"},
     "reproducibility": {"blocks"},
     # seeing
