@@ -379,7 +379,7 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     table_df is significance.survival_table; `labels` names its columns in drawing order.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
-    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73"]
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
     figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
     width = 0.85 / len(labels)
     for i, (column, label) in enumerate(labels.items()):
