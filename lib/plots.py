@@ -10,7 +10,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 COLUMN_IN = 3.5  # width of one journal column, inches
 PAGE_IN = 7.2  # width of a page
@@ -118,74 +117,6 @@ def expression_histogram(log_values: np.ndarray, e_threshold: float, unit: str =
 
 
 @themed
-def tile_grid(
-    thumbnails: Sequence[np.ndarray],
-    mpps: Sequence[float],
-    masks: Sequence[np.ndarray],
-    grids: Sequence[pd.DataFrame],
-    level0_mpps: Sequence[float],
-    titles: Sequence[str],
-) -> Figure:
-    """Slides with the outline of their tissue and the tiles kept.
-
-    thumbnails uint8 [h, w, 3] at mpps µm/px; masks bool at any resolution of the same field; grids are rows
-    of tiles_df of each slide (l0_x, l0_y, l0_size in level-0 px of level0_mpps µm/px).
-    """
-    n = len(thumbnails)
-    columns = min(n, 4)
-    rows = -(-n // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(PAGE_IN, PAGE_IN / columns * rows * 1.08), squeeze=False
-    )
-    for ax in axes.flat:
-        ax.axis("off")
-    pairs = zip(axes.flat, thumbnails, mpps, masks, grids, level0_mpps, titles, strict=False)
-    for ax, image, mpp, mask, grid_df, l0_mpp, title in pairs:
-        ax.imshow(image)
-        height, width = image.shape[:2]
-        x = np.linspace(0, width - 1, mask.shape[1])
-        y = np.linspace(0, height - 1, mask.shape[0])
-        if mask.any() and not mask.all():
-            ax.contour(x, y, mask, levels=[0.5], colors="black", linewidths=0.6)
-        scale = l0_mpp / mpp
-        for tile in grid_df.itertuples():
-            size = tile.l0_size * scale
-            corner = (tile.l0_x * scale, tile.l0_y * scale)
-            ax.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#0072b2", linewidth=0.6))
-        scale_bar(ax, mpp, width)
-        ax.set_title(f"{title}\n{len(grid_df)} tiles", fontsize=7)
-    return figure
-
-
-def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
-    """A bar of a round number of µm, about a fifth of the picture wide, in the lower left corner."""
-    target = mpp * width_px / 5
-    power = 10 ** np.floor(np.log10(target))
-    length_um = max(step * power for step in (1, 2, 5) if step * power <= target)
-    bottom = ax.get_ylim()[0]
-    y = bottom * 0.96
-    ax.plot([width_px * 0.04, width_px * 0.04 + length_um / mpp], [y, y], color="black", linewidth=2)
-    ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
-
-
-@themed
-def tile_montage(tiles_by_row: dict[str, np.ndarray]) -> Figure:
-    """Rows of tiles (uint8 [n, h, w, 3]), a row per tissue."""
-    n_columns = max(len(tiles) for tiles in tiles_by_row.values())
-    edge = PAGE_IN * 0.85 / n_columns
-    figure, axes = plt.subplots(
-        len(tiles_by_row), n_columns, figsize=(PAGE_IN, edge * len(tiles_by_row) * 1.02), squeeze=False
-    )
-    for row, (name, tiles) in zip(axes, tiles_by_row.items(), strict=True):
-        for ax in row:
-            ax.axis("off")
-        for ax, tile in zip(row, tiles, strict=False):
-            ax.imshow(tile)
-        row[0].text(-0.06, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
-    return figure
-
-
-@themed
 def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
     """Loss and tile accuracy by epoch; the kept epoch marked; the share of the commonest tissue as floor."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
@@ -201,6 +132,55 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
     right.set(ylabel="tile accuracy", ylim=(0, 1.02), title=f"epoch {best} kept")
     left.legend()
     right.legend(loc="lower right")
+    return figure
+
+
+@themed
+def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
+    """Each network's slide accuracy against its pairs, and against its genes found within tissues.
+
+    table_df has columns architecture, network (trained, untrained, shuffled), test_accuracy_percent, n_pairs,
+    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    names = list(dict.fromkeys(table_df["architecture"]))
+    palette = (
+        sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
+    )
+    colours = dict(zip(names, palette, strict=True))
+    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
+        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
+            own = trained_df.loc[row.architecture]
+            x, y = (
+                (own["test_accuracy_percent"], row.test_accuracy_percent),
+                (own[column], getattr(row, column)),
+            )
+            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
+        for row in table_df.itertuples():
+            face = colours[row.architecture] if row.network == "trained" else "white"
+            ax.scatter(
+                row.test_accuracy_percent,
+                getattr(row, column),
+                marker=markers[row.network],
+                facecolor=face,
+                edgecolor=colours[row.architecture],
+                s=26,
+                zorder=3,
+            )
+        top = max(10.0, 2 * float(table_df[column].max()))
+        ax.set_yscale("symlog", linthresh=10)  # a null network may well have no pair at all
+        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slides named rightly, %", ylabel=label)
+    for name in names:
+        figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
+    for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
+        face = QUIET if kind == "trained" else "white"
+        figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
+    figure.legend(loc="outside right center", fontsize=7)
     return figure
 
 
