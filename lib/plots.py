@@ -373,7 +373,7 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     table_df is significance.survival_table; `labels` names its columns in drawing order.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
-    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73"]
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
     figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
     width = 0.85 / len(labels)
     for i, (column, label) in enumerate(labels.items()):
@@ -403,4 +403,34 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
     right.axhline(len(p_gene) / 40, color=QUIET, linestyle="--", linewidth=0.8, label="if nothing were there")
     right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
     right.legend()
+    return figure
+
+
+@themed
+def rejection_rates(table_df: pd.DataFrame) -> Figure:
+    """How often each test rejects where nothing is linked, with intervals; a panel per design.
+
+    table_df is calibration.calibration: design, test, alpha, rate, low, high.
+    """
+    designs, tests = table_df["design"].unique(), table_df["test"].unique()[::-1]
+    alphas = dict(zip(table_df["alpha"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
+    size = (PAGE_IN, 0.9 + 0.26 * len(tests))
+    figure, axes = plt.subplots(1, len(designs), figsize=size, sharey=True, squeeze=False)
+    place = pd.Series(np.arange(len(tests)), index=tests)
+    for ax, design in zip(axes[0], designs, strict=True):
+        for k, (alpha, colour) in enumerate(alphas.items()):
+            df = table_df[(table_df["design"] == design) & (table_df["alpha"] == alpha)]
+            y = place[df["test"]].to_numpy() + 0.14 * (1 - 2 * k)
+            rate = df["rate"].clip(lower=1e-4)
+            errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
+            ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
+            ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")
+        ax.set(xscale="log", xlim=(0.002, 1.2), title=design, xlabel="share of null pairs rejected")
+        ax.set_xticks([0.01, 0.05, 0.2, 1], ["1 %", "5 %", "20 %", "100 %"])
+        ax.xaxis.set_minor_locator(plt.NullLocator())
+        ax.set_yticks(place, place.index)
+    handles = [
+        plt.Line2D([], [], color=c, marker="o", markersize=3, label=f"level {a:g}") for a, c in alphas.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

@@ -52,7 +52,7 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
-_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "seed")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
 # The source of a GTEx cohort, and of the rehearsal, depends on these as well.
 SOURCE_FIELDS = {
     "gtex": (
@@ -165,7 +165,8 @@ NOTEBOOKS: dict[str, Notebook] = {
         ("best_feature_r", "go_obo_file", "go_gaf_file"),
     ),
     "06_significance": Notebook(
-        "Which of these pairs can be believed?", ("pairs_significance", "gene_significance", "accuracy")
+        "Which of these pairs can be believed?",
+        ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
     ),
     "07_conditional": Notebook(
         "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)

@@ -84,6 +84,7 @@ ALLOWED = {
     "maxima": {"blocks", "permutations"},
     "family_wise": {"maxima", "permutations", "residuals"},
     "false_discovery": set(),
+    "calibration": {"conditional", "correlation", "permutations", "significance"},
     "conditional": {"residuals"},
     "reproducibility": {"blocks"},
     # seeing
@@ -91,6 +92,7 @@ ALLOWED = {
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
+    "lookup": {"conditional", "correlation", "permutations", "significance"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
