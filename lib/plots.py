@@ -76,6 +76,7 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
     for split in counts_df:
         axes.barh(counts_df.index, counts_df[split], left=left, color=SPLIT_COLOURS[split], label=split)
         left += counts_df[split].to_numpy()
+    axes.margins(y=0.01)
     axes.set_xlabel(f"samples (n = {len(samples_df):,})")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -83,25 +84,38 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
 
 @themed
 def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
-    """Which tissues each donor gave, coloured by the set they are in."""
+    """Which tissues each donor gave, coloured by the set they are in; above how many each donor gave, at the
+    right how many donors each tissue has.
+    """
     codes = {split: i + 1 for i, split in enumerate(SPLIT_COLOURS)}
     grid_df = (
         samples_df.assign(code=samples_df["split"].map(codes))
         .pivot_table(index="tissue", columns="donor", values="code", aggfunc="max")
         .fillna(0)
     )
-    order = grid_df.max().sort_values(kind="stable").index
+    sets, n_tissues = grid_df.max(), (grid_df > 0).sum()
+    grid_df = grid_df.iloc[:, np.lexsort((-n_tissues, sets))]
+    sets, n_tissues = sets[grid_df.columns], n_tissues[grid_df.columns]
     colours = ["#ffffff", *SPLIT_COLOURS.values()]
-    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.9 + 0.18 * len(grid_df)))
-    axes.pcolormesh(
-        grid_df[order].to_numpy(), cmap=plt.matplotlib.colors.ListedColormap(colours), vmin=-0.5, vmax=3.5
+    height = 0.18 * max(4, len(grid_df))
+    figure, ((above, corner), (axes, right)) = plt.subplots(
+        *(2, 2), figsize=(PAGE_IN, 1.5 + height), height_ratios=(0.7, height), width_ratios=(6, 1)
     )
-    axes.set_yticks(np.arange(len(grid_df)) + 0.5, grid_df.index)
+    corner.axis("off")
+    x, y = np.arange(grid_df.shape[1]) + 0.5, np.arange(len(grid_df)) + 0.5
+    shades = plt.matplotlib.colors.ListedColormap(colours)
+    axes.pcolormesh(grid_df.to_numpy(), cmap=shades, vmin=-0.5, vmax=3.5, rasterized=True)
+    axes.set_yticks(y, grid_df.index)
+    axes.set(ylim=(len(grid_df), 0), xticks=[])
     axes.set_xlabel(f"donors (n = {grid_df.shape[1]:,}), grouped by set")
-    axes.set_xticks([])
+    above.bar(x, n_tissues, width=1, color=[colours[int(code)] for code in sets], rasterized=True)
+    above.set(xlim=(0, len(x)), xticks=[], ylabel="tissues\nof a donor")
+    above.yaxis.get_major_locator().set_params(integer=True)
+    right.barh(y, (grid_df > 0).sum(axis=1), color=QUIET)
+    right.set(ylim=(len(grid_df), 0), yticks=[], xlabel="donors")
     for split, colour in SPLIT_COLOURS.items():
-        axes.scatter([], [], marker="s", color=colour, label=split)
-    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        above.scatter([], [], marker="s", color=colour, label=split)
+    above.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

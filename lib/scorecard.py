@@ -92,16 +92,17 @@ def score_links(truth_df: pd.DataFrame, calls_df: pd.DataFrame, followed_df: pd.
     return score_df
 
 
-def summary(accuracy_df: pd.DataFrame, links_df: pd.DataFrame) -> pd.DataFrame:
+def summary(accuracy_df: pd.DataFrame | None, links_df: pd.DataFrame) -> pd.DataFrame:
     """The scorecard in a few lines: index measure; value (a share), detail (counts in words).
 
     Parameters
     ----------
-    accuracy_df : classify.accuracy_table; its test rows are used.
+    accuracy_df : classify.accuracy_table; its test rows are used. None where no network was run.
     links_df : `score_links`.
     """
     rows = {}
-    for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
+    on_test = [] if accuracy_df is None else accuracy_df[accuracy_df["split"] == "test"].itertuples()
+    for row in on_test:
         rows[f"{row.level} accuracy"] = (
             row.accuracy,
             f"{row.correct:.0f} of {row.n:.0f}, {row.n_classes} classes",
