@@ -153,7 +153,7 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
     """Each network's slide accuracy against its pairs, and against its genes found within tissues.
 
-    table_df has columns architecture, network (trained, untrained, shuffled), test_accuracy_percent, n_pairs,
+    table_df has columns architecture, network (trained, untrained, shuffled), slide_test_percent, n_pairs,
     genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
@@ -169,14 +169,14 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
         for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
             own = trained_df.loc[row.architecture]
             x, y = (
-                (own["test_accuracy_percent"], row.test_accuracy_percent),
+                (own["slide_test_percent"], row.slide_test_percent),
                 (own[column], getattr(row, column)),
             )
             ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
         for row in table_df.itertuples():
             face = colours[row.architecture] if row.network == "trained" else "white"
             ax.scatter(
-                row.test_accuracy_percent,
+                row.slide_test_percent,
                 getattr(row, column),
                 marker=markers[row.network],
                 facecolor=face,
