@@ -341,3 +341,25 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
     right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
     right.legend()
     return figure
+
+
+@themed
+def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure:
+    """How each synthetic image's feature grew: 0 is the lowest real tile, 1 the highest.
+
+    curves_df has columns image, feature, seed, step, objective; values_df is tiles x features.
+    """
+    low, high = values_df.min(), values_df.max()
+    span = (high - low).where(high > low, 1.0)
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+    for _, curve_df in curves_df.groupby("image"):
+        feature = curve_df["feature"].iloc[0]
+        height = (curve_df["objective"] - low[feature]) / span[feature]
+        axes.plot(curve_df["step"], height, color=SPLIT_COLOURS["test"], linewidth=0.8, alpha=0.6)
+    axes.axhline(1, color=ACCENT, linewidth=0.8, linestyle="--")
+    axes.annotate("strongest real tile", (0, 1), (2, 2), textcoords="offset points", fontsize=6.5)
+    axes.set_yscale("symlog", linthresh=1)
+    n_features = curves_df["feature"].nunique()
+    axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
+    axes.set(xlabel="step of gradient ascent", ylabel="feature value,\nrange of real tiles = 0 to 1")
+    return figure

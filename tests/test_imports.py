@@ -64,6 +64,9 @@ ALLOWED = {
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
+    "choosing": {"conditional", "representatives", "significance"},
+    "cards": {"attribution", "representatives", "synthesis"},
+    "on_nuclei": {"attribution", "ihc"},
     # timings: of whatever can be timed
     "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
 }
