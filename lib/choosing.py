@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib import conditional, representatives, significance
+from lib import conditional, permutations, representatives, significance
 
 PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
 PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern"]
@@ -105,7 +105,7 @@ def measured(
             )
             found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
         for column, scheme in (("p_free", "free"), ("p_within_tissue", "within_tissue")):
-            drawn = significance.permutations(scheme, n_permutations, samples_df, seed)
+            drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
             found_df.loc[new, column] = significance.pair_p(
                 log_expression_df, features_df, new_df, drawn, progress=False
             )

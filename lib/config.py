@@ -31,10 +31,12 @@ class Config(BaseModel):
     title: str = ""  # one line for people
     synthetic_data: bool = False  # drawn, not real: every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
-    source: Literal["files", "synthetic", "her2st"] = "files"  # who puts the inputs into data/raw/<cohort>
+    # Who puts the inputs into data/raw/<cohort>.
+    source: Literal["files", "synthetic", "her2st", "gtex"] = "files"
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
+    missing_slides: Literal["go_on", "stop"] = "go_on"  # stop: before notebook 01, with what fetches them
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
     expression_unit: Literal["TPM", "CPM"] = "TPM"
     expression_rows: Literal["error", "report"] = "error"  # a GCT with other rows than its header promises
@@ -52,6 +54,14 @@ class Config(BaseModel):
     synthetic_genes: PositiveInt = 3000
     synthetic_slide_um: PositiveFloat = 640.0
     synthetic_seed: int = 0
+
+    # -- GTEx (source = "gtex") -------------------------------------------------------------------------
+    gtex_release: Literal["v7", "v8", "v10"] = "v7"  # expression, attributes, phenotypes; the paper used v7
+    gtex_portal_file: str = "GTExPortal.csv"  # the portal's histology table
+    gtex_tissues: tuple[str, ...] = ()  # tissues to keep (SMTSD, or with the paper's dashes); none named: all
+    # Cap per tissue: 0 for none, a number for all, or a table of tissues and "others".
+    gtex_max_slides: Annotated[int, Field(ge=0)] | dict[str, PositiveInt] = 0
+    gtex_min_slides: PositiveInt = 1  # tissues with fewer slides are left out
 
     # -- spots (source = "her2st") ----------------------------------------------------------------------
     spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
@@ -177,6 +187,20 @@ class Config(BaseModel):
             "seed": self.synthetic_seed,
             "n_workers": self.n_workers,
         }
+
+    @property
+    def spot_choice(self) -> dict[str, Any]:
+        """Arguments of spatial.import_her2st for this cohort."""
+        return {"region_um": self.spot_region_um, "splits": self.spot_splits}
+
+    @property
+    def gtex_choice(self) -> dict[str, Any]:
+        """Arguments of gtex_source.prepare for this cohort, beyond folders."""
+        same = ("expression_file", "genes_file", "slides_dir", "covariates")
+        names = ("release", "portal_file", "tissues", "max_slides", "min_slides")
+        split_file = ROOT / self.split_file if self.split_file else ""
+        parameters = {name: getattr(self, f"gtex_{name}") for name in names} | {"split_file": split_file}
+        return parameters | {name: getattr(self, name) for name in same}
 
     @property
     def lowest_e_threshold(self) -> float:

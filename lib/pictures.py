@@ -139,14 +139,17 @@ def slide_heatmap(
 
 
 @themed
-def tile_strip(pictures: Sequence[np.ndarray], titles: Sequence[str], *, heading: str = "") -> Figure:
-    """A row of tiles, each with its caption (slide, position, value) below it.
+def tile_strip(
+    pictures: Sequence[np.ndarray], titles: Sequence[str], *, heading: str = "", columns: int = 8
+) -> Figure:
+    """A row of tiles (or slides), each with its caption (slide, position, value) below it.
 
-    pictures are uint8 [h, w, 3]; titles may run over several lines. A long strip breaks into rows of eight.
+    pictures are uint8 [h, w, 3]; titles may run over several lines. A long strip breaks into rows of
+    `columns`.
     """
     if not len(pictures):
         raise ValueError("a strip of no tiles was asked for: choose at least one")
-    columns = min(len(pictures), 8)
+    columns = min(len(pictures), columns)
     rows = -(-len(pictures) // columns)
     edge = min(PAGE_IN / columns, 1.6)
     below = 0.12 * max(title.count("\n") + 1 for title in titles) + 0.1

@@ -136,6 +136,55 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 
 
 @themed
+def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
+    """Each network's slide accuracy against its pairs, and against its genes found within tissues.
+
+    table_df has columns architecture, network (trained, untrained, shuffled), test_accuracy_percent, n_pairs,
+    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    names = list(dict.fromkeys(table_df["architecture"]))
+    palette = (
+        sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
+    )
+    colours = dict(zip(names, palette, strict=True))
+    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
+        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
+            own = trained_df.loc[row.architecture]
+            x, y = (
+                (own["test_accuracy_percent"], row.test_accuracy_percent),
+                (own[column], getattr(row, column)),
+            )
+            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
+        for row in table_df.itertuples():
+            face = colours[row.architecture] if row.network == "trained" else "white"
+            ax.scatter(
+                row.test_accuracy_percent,
+                getattr(row, column),
+                marker=markers[row.network],
+                facecolor=face,
+                edgecolor=colours[row.architecture],
+                s=26,
+                zorder=3,
+            )
+        top = max(10.0, 2 * float(table_df[column].max()))
+        ax.set_yscale("symlog", linthresh=10)  # a null network may well have no pair at all
+        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slides named rightly, %", ylabel=label)
+    for name in names:
+        figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
+    for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
+        face = QUIET if kind == "trained" else "white"
+        figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
+    figure.legend(loc="outside right center", fontsize=7)
+    return figure
+
+
+@themed
 def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
     """S4 Table: rows are the true tissue, columns the predicted one; shade is the share of the row."""
     share = confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lib
-from lib import expression
+from lib import expression, gct_header
+from lib import gct as tables
 
 GTEX = Path(os.environ.get("DATA_MIRROR") or Path(lib.__file__).parents[2] / "shared/data") / "gtex"
 needs_gtex = pytest.mark.skipif(not GTEX.exists(), reason=f"no GTEx files in {GTEX}")
@@ -116,8 +117,7 @@ def test_numbers_equal_python_float(tmp_path_factory, cells):
 
 @pytest.mark.parametrize("block", [64, 1000, 1 << 20])
 def test_blocks_of_any_size_give_what_pandas_gives(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(expression, "BLOCK_BYTES", block)
-    monkeypatch.setattr(expression.text_blocks, "__defaults__", (block,))
+    monkeypatch.setattr(gct_header, "BLOCK_BYTES", block)
     rng = np.random.default_rng(0)
     values = np.round(rng.gamma(0.3, 50, (300, 17)), 4)
     rows = [f"ENSG{i}.1\tSYM{i}\t" + "\t".join(map(str, row)) for i, row in enumerate(values)]
@@ -266,14 +266,14 @@ def test_h5ad_without_anndata_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_conversion_to_parquet_reads_back_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(expression, "ROW_GROUP_BYTES", 4 * 3 * 50)  # 50 rows a group
+    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 4 * 3 * 50)  # 50 rows a group
     rng = np.random.default_rng(0)
     rows = [
         f"g{i}\tG{i}\t" + "\t".join(f"{v:.3f}" for v in row)
         for i, row in enumerate(rng.gamma(1, 9, (333, 4)))
     ]
     path = gct(tmp_path, rows, samples=list("abcd"), name="x.gct.gz")
-    found = expression.convert_to_parquet(path, tmp_path / "x.parquet", columns=["d", "b", "a"])
+    found = tables.convert_to_parquet(path, tmp_path / "x.parquet", columns=["d", "b", "a"])
     assert found["genes"] == 333
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 7
     direct = expression.read_expression(path, columns=["a", "d"])
@@ -286,7 +286,7 @@ def test_failed_conversion_leaves_no_file(tmp_path):
     for rows, size in ((ROWS, (9, 2)), (["g\tG\t1\t-1"], None), (["g\tG\t1\t1", "g\tG\t1\t1"], None)):
         path = gct(tmp_path, rows, size=size)
         with pytest.raises(ValueError, match=r"x\.gct"):
-            expression.convert_to_parquet(path, tmp_path / "x.parquet")
+            tables.convert_to_parquet(path, tmp_path / "x.parquet")
         assert [p.name for p in tmp_path.iterdir()] == ["x.gct"]
 
 
@@ -301,10 +301,10 @@ def test_converting_takes_memory_that_does_not_grow_with_the_file(tmp_path):
             file.write(f"g{i}\tG{i}\t{row}\n")
     code = f"""
         import resource
-        from lib import expression
+        from lib import gct
         path = {str(tmp_path / "x.gct.gz")!r}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        expression.convert_to_parquet(path, {str(tmp_path / "x.parquet")!r})
+        gct.convert_to_parquet(path, {str(tmp_path / "x.parquet")!r})
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     """
     ran = subprocess.run(
