@@ -312,7 +312,8 @@ def network_input(model: torch.nn.Module, architecture: str, tile: np.ndarray) -
     if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3:
         raise ValueError(f"a tile is uint8 H x W x 3 RGB; got {tile.dtype} of shape {tile.shape}")
     with torch.inference_mode(False), torch.enable_grad():
-        tile_t = torch.from_numpy(np.ascontiguousarray(tile)).to(_device(model))
+        # A copy: tiles of a memory-mapped stack cannot be written to.
+        tile_t = torch.tensor(np.ascontiguousarray(tile), device=_device(model))
         yield _normalised(architecture, tile_t[None]).requires_grad_()
 
 

@@ -136,7 +136,7 @@ def synthetic_images(
 def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: str) -> list[np.ndarray]:
     """Pictures of one kind (tile, gradient, synthetic, low to high) of one card, in order."""
     rows = np.flatnonzero((shown_df["card"] == card) & (shown_df["kind"] == kind))
-    return [np.asarray(pictures[row]) for row in rows]
+    return [np.array(pictures[row]) for row in rows]
 
 
 def tile_titles(tiles_df: pd.DataFrame) -> list[str]:

@@ -104,7 +104,9 @@ def measured(
                 log_expression_df, features_df, new_df, samples_df, tissue=given
             )
             found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
-        for column, scheme in (("p_free", "free"), ("p_within_tissue", "within_tissue")):
+        repeated = samples_df["tissue"].duplicated().any()  # else nothing can change place within a tissue
+        schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
+        for column, scheme in schemes.items():
             drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
             found_df.loc[new, column] = significance.pair_p(
                 log_expression_df, features_df, new_df, drawn, progress=False

@@ -12,7 +12,9 @@ from lib.config import ROOT
 ALLOWED = {
     "config": set(),
     "store": {"config"},
-    "report": {"store"},
+    "notebook_pages": set(),
+    "report": {"config", "store", "report_pairs"},
+    "report_pairs": {"store", "plots", "cards", "choosing", "correlation", "ihc"},
     "plots": set(),
     "pictures": {"plots"},
     "paper": set(),
