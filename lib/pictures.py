@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from lib.plots import PAGE_IN, QUIET, themed
 
@@ -247,7 +248,8 @@ def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
     bottom = ax.get_ylim()[0]
     y = bottom * 0.96
     ax.plot([width_px * 0.04, width_px * 0.04 + length_um / mpp], [y, y], color="black", linewidth=2)
-    ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
+    words = ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
+    words.set_path_effects([withStroke(linewidth=1.5, foreground="white")])  # readable on dark tissue
 
 
 def outline(ax: plt.Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
