@@ -22,7 +22,7 @@ from lib.store import NOTEBOOKS, Store, write_json
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
 FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
-FIRST_GUESS_S |= {"09": 20}
+FIRST_GUESS_S |= {"09": 20, "10": 120}
 
 
 class Step(NamedTuple):
@@ -240,7 +240,7 @@ def execute(step: Step) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import report
+    from lib import notebook_pages
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")
@@ -264,8 +264,8 @@ def execute(step: Step) -> str:
     except PapermillExecutionError as error:
         text = f"{error.ename}: {error.evalue}"
         problem = f"cell {error.cell_index + 1}: {text}\n  executed copy: {executed}"
-    report.tidy_executed(executed)
-    report.export_html(executed)
+    notebook_pages.tidy_executed(executed)
+    notebook_pages.export_html(executed)
     if not problem:
         write_json(record_path, step.store.notebook_record(step.notebook, step.source))
         times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}

@@ -120,6 +120,15 @@ class Config(BaseModel):
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
 
+    # -- seeing (notebook 10) ---------------------------------------------------------------------------
+    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best of each tissue
+    n_cards: PositiveInt = 24  # pairs chosen when none are named
+    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that counts as a feature's top
+    tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when looking for tiles to show
+    synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
+    synthesis_seeds: PositiveInt = 2  # synthetic images per feature
+    ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
+
     # -- the machine ------------------------------------------------------------------------------------
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps

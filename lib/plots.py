@@ -125,7 +125,7 @@ def expression_histogram(log_values: np.ndarray, e_threshold: float, unit: str =
     figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
     axes.hist(log_values.ravel(), bins=80, color=QUIET, log=True)
     axes.axvline(e_threshold, color=ACCENT, label=f"$E_T$ = {e_threshold:g}")
-    axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel="gene-sample values")
+    axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel=f"gene-sample values (n = {log_values.size:,})")
     axes.legend()
     return figure
 
@@ -239,7 +239,8 @@ def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figu
         if values.size:
             low, high = np.quantile(values, [0.001, 0.999])
             ax.hist(np.clip(values, low, high), bins=80, color=QUIET, log=True)
-        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", xlabel="feature value", ylabel="values")
+        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", ylabel="values")
+        ax.set_xlabel("feature value (end bars: the outer 0.1 %)")
     return figure
 
 
@@ -250,7 +251,7 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     bins = np.linspace(-1, 1, 81)
     axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
     axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
-    axes.set(xlabel="r(feature, tile count)", ylabel="features")
+    axes.set(xlabel="r(feature, tile count)", ylabel=f"features (n = {len(r_mean):,})")
     if len(r_mean):
         axes.legend()
     else:
@@ -266,6 +267,10 @@ def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
     axes.bar(histogram_df["r_low"], histogram_df["count"], width=width, align="edge", color=QUIET)
     for sign in (-1, 1):
         axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
+    at_top = axes.get_xaxis_transform()
+    axes.text(
+        r_threshold + 0.02, 0.97, f"|r| = {r_threshold:g}", transform=at_top, fontsize=6.5, color=ACCENT
+    )
     axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))
     axes.set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
     return figure
@@ -340,7 +345,9 @@ def pair_scatter(
         y = log_expression.loc[pair["gene"]]
         for tissue, members in tissues.groupby(tissues):
             at = members.index
-            ax.scatter(x[at], y[at], s=7, color=colours[tissue], label=tissue, linewidths=0)
+            # A thin edge: some published tissue colours are near white.
+            look = {"s": 7, "color": colours[tissue], "edgecolors": "#333333", "linewidths": 0.2}
+            ax.scatter(x[at], y[at], label=tissue, **look)
             if len(at) > 2 and x[at].std() > 0:
                 slope, intercept = np.polyfit(x[at].astype(float), y[at].astype(float), 1)
                 ends = np.array([x[at].min(), x[at].max()])
@@ -380,7 +387,10 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
         total = int(table_df.loc["all", column])
         x = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
         axes.bar(x, shown_df[column], width=width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
-    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, rotation=90 if len(shown_df) > 6 else 20)
+    turn = (
+        {"rotation": 90} if len(shown_df) > 6 else {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
+    )
+    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, **turn)
     axes.set_yscale("symlog", linthresh=10)
     axes.set(xlabel=by, ylabel="pairs")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -433,4 +443,30 @@ def rejection_rates(table_df: pd.DataFrame) -> Figure:
         plt.Line2D([], [], color=c, marker="o", markersize=3, label=f"level {a:g}") for a, c in alphas.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+@themed
+def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure:
+    """How each synthetic image's feature grew: 0 is the lowest real tile, 1 the highest.
+
+    curves_df has columns image, feature, seed, step, objective; values_df is tiles x features.
+    """
+    low, high = values_df.min(), values_df.max()
+    span = (high - low).where(high > low, 1.0)
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+    for _, curve_df in curves_df.groupby("image"):
+        feature = curve_df["feature"].iloc[0]
+        height = (curve_df["objective"] - low[feature]) / span[feature]
+        axes.plot(curve_df["step"], height, color=SPLIT_COLOURS["test"], linewidth=0.8, alpha=0.6)
+    axes.axhline(1, color=ACCENT, linewidth=0.8, linestyle="--")
+    axes.annotate("strongest real tile", (0, 1), (2, 2), textcoords="offset points", fontsize=6.5)
+    axes.set_yscale("symlog", linthresh=1)
+    bottom, top = axes.get_ylim()
+    marks = [mark for mark in (-10, -1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if bottom <= mark <= top]
+    axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
+    axes.minorticks_off()
+    n_features = curves_df["feature"].nunique()
+    axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
+    axes.set(xlabel="step of gradient ascent", ylabel="feature value,\nrange of real tiles = 0 to 1")
     return figure

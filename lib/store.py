@@ -21,6 +21,7 @@ import pandas as pd
 
 from lib.config import ROOT, Config
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm")
 VERSIONED = ("numpy", "pandas", "scipy", "torch", "torchvision", "openslide-python", "histocorr")
 
@@ -53,6 +54,10 @@ _RECIPE = (
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
 _PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
+_CARDS = (
+    *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
+    *("n_permutations", "e_threshold", "seed"),
+)
 # The source of a GTEx cohort, and of the rehearsal, depends on these as well.
 SOURCE_FIELDS = {
     "gtex": (
@@ -66,6 +71,7 @@ SOURCE_FIELDS = {
 }
 _COHORT = ("source", "raw:samples_file", "raw:expression_file")
 _BOTH_SIDES = ("expression", "samples", "features_test")
+_TESTED = ("network", "tiles", "gene_medians", "pairs_significance", "pairs_conditional", *_BOTH_SIDES)
 
 ARTEFACTS: dict[str, Artefact] = {
     # Inputs that this project makes or fetches itself (the demo cohort, her2st).
@@ -119,6 +125,11 @@ ARTEFACTS: dict[str, Artefact] = {
         "08_reproducibility",
         ("features_validation", *_BOTH_SIDES),
     ),
+    "cards": Artefact("{network}/cards.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_shown": Artefact("{network}/card_shown.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_curves": Artefact("{network}/card_curves.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_pictures": Artefact("{network}/card_pictures.npy", "10_visualize", _TESTED, _CARDS),
+    "ihc": Artefact("{network}/ihc.parquet", "10_visualize", ("cards", "raw:ihc_dir"), ("seed",)),
 }
 
 # What a cohort that brings its features instead of slides (`features_file`) has: these artefacts, made by
@@ -182,6 +193,7 @@ NOTEBOOKS: dict[str, Notebook] = {
             "reproducibility",
         ),
     ),
+    "10_visualize": Notebook("What do the features see?", ("cards", "card_pictures", "ihc")),
 }
 
 
@@ -291,6 +303,14 @@ class Store:
             if (folder / f"{slide_id}{suffix}").exists():
                 return folder / f"{slide_id}{suffix}"
         return folder / f"{slide_id}.svs"
+
+    def ihc_path(self, *names: str) -> Path | None:
+        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none."""
+        folder = self.raw_path("ihc_dir")
+        wanted = {name.casefold() for name in names if name}
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        fits = [p for p in found if p.stem.casefold() in wanted and p.suffix.lower() in IMAGE_SUFFIXES]
+        return fits[0] if fits else None
 
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
@@ -469,9 +489,9 @@ class Store:
         name = self.figure_name(stem, per_network)
         for suffix in (".png", ".pdf"):
             temporary = self.figures / f".{name}{suffix}.tmp"
-            figure.savefig(
-                temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None
-            )
+            metadata = {"CreationDate": None} if suffix == ".pdf" else None
+            # 200 dpi: sharp at the width of a journal's column. The theme no longer holds here.
+            figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
             os.replace(temporary, self.figures / f"{name}{suffix}")
         write_json(self.figures / f"{name}.png.json", {"caption": self._caption(caption)})
         return figure

@@ -12,7 +12,9 @@ from lib.config import ROOT
 ALLOWED = {
     "config": set(),
     "store": {"config"},
-    "report": {"store"},
+    "notebook_pages": set(),
+    "report": {"config", "store", "report_pairs"},
+    "report_pairs": {"store", "plots", "cards", "choosing", "correlation", "ihc"},
     "plots": set(),
     "pictures": {"plots"},
     "paper": set(),
@@ -93,6 +95,9 @@ ALLOWED = {
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
     "lookup": {"conditional", "correlation", "permutations", "significance"},
+    "choosing": {"conditional", "permutations", "representatives", "significance"},
+    "cards": {"attribution", "representatives", "synthesis"},
+    "on_nuclei": {"attribution", "ihc"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
