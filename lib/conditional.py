@@ -166,6 +166,19 @@ def pairs_conditional(
     return pd.concat([pairs_df.reset_index(drop=True), pd.DataFrame(result)], axis=1).set_axis(pairs_df.index)
 
 
+def patterns(
+    r_gf: np.ndarray, r_gt: np.ndarray | float, r_ft: np.ndarray, n: int, alpha: float
+) -> np.ndarray:
+    """The pattern of each pair from its three plain correlations, one indicator being the condition.
+
+    As the column `pattern_<alpha>` of `pairs_conditional`; the arrays broadcast; n slides.
+    """
+    r, defined = _three_partials(*np.broadcast_arrays(r_gf, r_gt, r_ft))
+    result = {"undefined": ~defined} | {f"p_{name}": ci_test(values, n, 1) for name, values in r.items()}
+    _add_patterns(result, alpha)
+    return result[f"pattern_{alpha:g}"]
+
+
 def table7(
     pairs_df: pd.DataFrame,
     grid: Sequence[tuple[float, float]] = ((0.7, 7.0), (0.8, 10.0)),

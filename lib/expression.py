@@ -196,7 +196,7 @@ def combine_duplicates(
     Parameters
     ----------
     expression_df : TPM or CPM, columns RNA ids.
-    pairing_df : columns sample_id, rna_id (`cohort.pair_rna`).
+    pairing_df : columns sample_id, rna_id (`pairing.pair_rna`).
     how : several RNA samples of one sample: `"mean"` of log2(1+TPM), taken back to TPM; `"first"` in the
         order of `pairing_df`; `"error"`.
 
