@@ -9,6 +9,7 @@ import gzip
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,7 +40,12 @@ def write_gct(path: Path, n_genes: int, n_rna: int, seed: int = 0) -> list[str]:
 
 
 def gct_rows(quick: bool = False) -> list[dict[str, object]]:
-    """Rows of all samples and of a few, from .gct.gz and .gct; `quick` takes a small file."""
+    """Rows of all samples and of a few, from .gct.gz and .gct; `quick` takes a small file.
+
+    No rows where pyarrow or numba are not installed: no expression table can be read there.
+    """
+    if find_spec("pyarrow") is None or find_spec("numba") is None:
+        return []
     n_genes, n_rna, n_few = (600, 50, 5) if quick else (N_GENES, N_RNA, N_FEW)
     rows = []
     with TemporaryDirectory() as folder:
