@@ -4,6 +4,7 @@ One thread inflates while another parses; only the samples wanted are kept. `lib
 the file, `lib.gct_cells` holds the inner loops, `lib.gct_parquet` writes the pieces.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from lib.gct_cells import parse_lines
 from lib.gct_header import Header, check_promise, read_header, refuse_duplicates, text_blocks, wanted_samples
 
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
+N_AHEAD = 4  # blocks inflated before they are needed, so that neither thread waits for the other
 LARGEST = float(np.finfo(np.float32).max)  # of float32
 
 Names = list[list[str]]  # genes, symbols, biotypes
@@ -145,11 +147,10 @@ def _whole_lines(path: Path, n_head: int) -> Iterator[tuple[bytes, int]]:
     """
     blocks, tail, block = text_blocks(path), b"", b""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, blocks, None)
+        coming = deque(pool.submit(next, blocks, None) for _ in range(N_AHEAD))
         while block is not None:
-            block = coming.result()
-            if block is not None:
-                coming = pool.submit(next, blocks, None)
+            block = coming.popleft().result()
+            coming.append(pool.submit(next, blocks, None))
             text = tail + (block if block is not None else b"\n" if tail else b"")
             while n_head and b"\n" in text:
                 text, n_head = text.partition(b"\n")[2], n_head - 1
