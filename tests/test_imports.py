@@ -86,7 +86,8 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_networks", "benchmark_statistics", "benchmark_tiles", "timing"},
+    "benchmark_tiles": {"staining", "svs", "tiles", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
