@@ -34,10 +34,11 @@ ALLOWED = {
     "gtex_tables": set(),
     "resume": set(),
     "download": {"resume"},
-    "gtex_samples": {"gtex_tables"},
+    "gtex_ids": set(),
+    "gtex_samples": {"gtex_ids", "gtex_tables"},
     "gtex_fetch": {"download"},
-    "gtex_source": {"gtex_fetch", "gtex_samples", "gtex_tables", "expression", "splits"},
-    "gtex": {"gtex_fetch", "gtex_samples", "gtex_tables", "download"},
+    "gtex_source": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "expression", "splits"},
+    "gtex": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "download"},
     "ontology": set(),
     # the demo cohort
     "drawing": set(),
@@ -49,7 +50,7 @@ ALLOWED = {
     "rehearsal_samples": {"planted", "staining"},
     "rehearsal_values": {"planted", "staining"},
     "rehearsal": {
-        *("gtex_fetch", "gtex_samples", "gtex_tables", "networks", "planted", "staining"),
+        *("gtex_fetch", "gtex_ids", "gtex_tables", "networks", "planted", "staining"),
         *("rehearsal_samples", "rehearsal_values"),
     },
     "feature_tables": {"networks"},
