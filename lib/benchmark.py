@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
         network_rows = networks_rows("cuda", options.quick)
         save_performance(network_rows, PERFORMANCE_FILE)
         rows += gpu_rows(size) + network_rows
+    else:  # slides need OpenSlide, which a machine with a GPU may lack
+        from lib.benchmark_tiles import tiles_rows
+
+        rows += tiles_rows(options.quick)
     table = save(rows, options.out)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90, "display.max_columns", None):
         print(table.drop(columns=["device", "versions"]).to_string(index=False, float_format="%.3g"))

@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib import download, gtex_fetch
-from lib.gtex_samples import counts_text, match_tissue, within_cap
+from lib.gtex_ids import match_tissue
+from lib.gtex_samples import counts_text, within_cap
 from lib.gtex_tables import TISSUE_SAMPLE, read_portal
 
 SLIDE_URL = "https://brd.nci.nih.gov/brd/imagedownload/"

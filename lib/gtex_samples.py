@@ -1,20 +1,13 @@
-"""From GTEx's tables to the samples of a cohort: ids, tissue names, and a count at every step.
+"""From GTEx's tables to the samples of a cohort, with covariates and a count at every step."""
 
-A tissue sample `GTEX-11NSD-0526` has one slide and none, one or several RNA samples
-`GTEX-11NSD-0526-SM-5A5LT`. Slide files and some published lists end in 5 where the portal and the RNA ids end
-in 6 (METHOD section 1).
-"""
-
-import difflib
 import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from lib.gtex_ids import match_sample_ids, match_tissue, tissue_sample_id
 from lib.gtex_tables import ATTRIBUTE_COLUMNS, require_unique
 
 OTHERS = "others"  # key of a cap for the tissues that have none of their own
@@ -31,68 +24,6 @@ class SamplesTable(NamedTuple):
     rna_df: pd.DataFrame
     steps_df: pd.DataFrame
     dropped_df: pd.DataFrame
-
-
-def tissue_sample_id(text: str) -> str:
-    """First three dash-separated fields of a slide, RNA or tile name: `GTEX-11NSD-0526`."""
-    return "-".join(str(text).split("-")[:3])
-
-
-def match_tissue(name: str, vocabulary: Iterable[str]) -> str:
-    """The tissue of `vocabulary` (SMTSD names) that `name` means.
-
-    The paper's `Brain—Cerebellum`, the portal's `Brain_Cerebellum` and names without their bracket (`Skin—Sun
-    Exposed`) are understood. Raises ValueError naming the nearest tissues otherwise.
-    """
-    vocabulary = list(dict.fromkeys(vocabulary))
-    by_key: dict[str, set[str]] = {}
-    for tissue in vocabulary:
-        for key in {_tissue_key(tissue), _tissue_key(re.sub(r"\(.*?\)", "", tissue))}:
-            by_key.setdefault(key, set()).add(tissue)
-    found = {name} if name in vocabulary else by_key.get(_tissue_key(name), set())
-    if len(found) == 1:
-        return next(iter(found))
-    if found:
-        raise ValueError(f"tissue {name!r} can mean {sorted(found)}; give the full name.")
-    near = difflib.get_close_matches(name, vocabulary, n=3, cutoff=0.3)
-    raise ValueError(
-        f"no tissue {name!r} among {len(vocabulary)}; nearest: {near or sorted(vocabulary)[:3]}."
-    )
-
-
-def match_sample_ids(ids: Sequence[str], known: Iterable[str]) -> pd.DataFrame:
-    """Pair RNA, slide-file or list ids with tissue samples on their first three fields.
-
-    Returns
-    -------
-    DataFrame, a row per id in the given order: id, sample_id (`""` when there is none), ends_mapped (True
-    where the final 5 of the id had to be read as 6; never done when the id exists as it is).
-    """
-    known = set(known)
-    keys = [tissue_sample_id(text) for text in ids]
-    sixes = [key[:-1] + "6" if key.endswith("5") else key for key in keys]
-    mapped = [key not in known and six in known for key, six in zip(keys, sixes, strict=True)]
-    chosen = [six if m else key for key, six, m in zip(keys, sixes, mapped, strict=True)]
-    return pd.DataFrame(
-        {"id": list(ids), "sample_id": [c if c in known else "" for c in chosen], "ends_mapped": mapped}
-    )
-
-
-def find_slides(folder: str | Path, sample_ids: Iterable[str]) -> pd.DataFrame:
-    """The `.svs` files of a folder and their tissue samples: path, sample_id (`""` for a file that belongs to
-    none of `sample_ids`), ends_mapped (the file's final 5 was read as 6).
-
-    Raises ValueError when two files belong to one sample.
-    """
-    paths = sorted(Path(folder).glob("*.svs"))
-    found_df = match_sample_ids([path.stem for path in paths], sample_ids)
-    found_df.insert(0, "path", [str(path) for path in paths])
-    twice = found_df[found_df["sample_id"].ne("") & found_df["sample_id"].duplicated(keep=False)]
-    if not twice.empty:
-        raise ValueError(
-            f"{folder}: {len(twice)} files share samples, first {twice['path'].tolist()[:2]}; keep one."
-        )
-    return found_df.drop(columns="id")
 
 
 def samples_table(
@@ -140,25 +71,15 @@ def samples_table(
     samples_df = _add_covariates(samples_df, attributes_df, subjects_df)
     filters = _Filters(samples_df, steps)
     if listed is not None:
+        _keep_listed(filters, listed)
         max_slides_per_tissue, min_slides_per_tissue = None, 1
-        found_df = match_sample_ids(listed, samples_df["sample_id"])
-        note = f"{found_df['sample_id'].eq('').sum()} of {len(found_df)} listed ids have no slide with RNA"
-        if found_df["ends_mapped"].any():
-            note += f"; {found_df['ends_mapped'].sum()} ids read with 6 for their final 5"
-        filters.keep(samples_df["sample_id"].isin(found_df["sample_id"]), "in the published list", note)
     if tissues is not None:
         wanted = {match_tissue(tissue, portal_df["tissue"]) for tissue in tissues}
         filters.keep(filters.df["tissue"].isin(wanted), f"in {len(wanted)} chosen tissues")
-    if required := list(required):
-        if absent := [name for name in required if name not in samples_df]:
-            raise ValueError(
-                f"covariates {absent} are not known of these samples; known are {list(samples_df.columns)}."
-            )
-        lacks_df = filters.df[required].isna() | filters.df[required].eq("")
-        note = ", ".join(f"{n} without {name}" for name, n in lacks_df.sum().items() if n)
-        filters.keep(~lacks_df.any(axis=1), "with all covariates", note)
-    size = filters.df.groupby("tissue")["sample_id"].transform("size")
+    if len(required):
+        _keep_complete(filters, list(required))
     if min_slides_per_tissue > 1:
+        size = filters.df.groupby("tissue")["sample_id"].transform("size")
         filters.keep(size >= min_slides_per_tissue, f"in tissues of at least {min_slides_per_tissue} slides")
     if max_slides_per_tissue is not None:
         filters.keep(within_cap(filters.df, max_slides_per_tissue, seed), "within the cap per tissue")
@@ -184,6 +105,26 @@ class _Filters:
         self.df = self.df[keep]
         note = note or f"{gone_df['tissue'].nunique()} tissues touched"
         self.steps.append((f"slides {step}", len(self.df), len(gone_df), note))
+
+
+def _keep_listed(filters: _Filters, listed: Sequence[str]) -> None:
+    """Only the samples of a published list."""
+    found_df = match_sample_ids(listed, filters.df["sample_id"])
+    note = f"{found_df['sample_id'].eq('').sum()} of {len(found_df)} listed ids have no slide with RNA"
+    if found_df["ends_mapped"].any():
+        note += f"; {found_df['ends_mapped'].sum()} ids read with 6 for their final 5"
+    filters.keep(filters.df["sample_id"].isin(found_df["sample_id"]), "in the published list", note)
+
+
+def _keep_complete(filters: _Filters, required: list[str]) -> None:
+    """Only the samples that have a value in each of these columns."""
+    if absent := [name for name in required if name not in filters.df]:
+        raise ValueError(
+            f"covariates {absent} are not known of these samples; known are {list(filters.df.columns)}."
+        )
+    lacks_df = filters.df[required].isna() | filters.df[required].eq("")
+    note = ", ".join(f"{n} without {name}" for name, n in lacks_df.sum().items() if n)
+    filters.keep(~lacks_df.any(axis=1), "with all covariates", note)
 
 
 def pathology_indicators(samples_df: pd.DataFrame, min_samples: int = 20) -> pd.DataFrame:
@@ -282,10 +223,6 @@ def _add_covariates(
     samples_df.insert(place, "age_years", bounds.sum(axis=1, skipna=False) / 2 + 0.5)
     ends = ["n_rna", "rna_ids"]
     return samples_df[[c for c in samples_df.columns if c not in ends] + ends]
-
-
-def _tissue_key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def counts_text(values: pd.Series) -> str:

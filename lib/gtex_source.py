@@ -14,10 +14,10 @@ import pandas as pd
 
 from lib import gtex_fetch
 from lib.expression import rna_ids
+from lib.gtex_ids import find_slides
 from lib.gtex_samples import (
     ATTRIBUTES,
     SamplesTable,
-    find_slides,
     pathology_indicators,
     samples_table,
 )

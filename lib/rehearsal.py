@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib import gtex_fetch, networks
-from lib.gtex_samples import match_tissue
+from lib.gtex_ids import match_tissue
 from lib.gtex_tables import read_portal
 from lib.planted import COVARIATES
 from lib.rehearsal_samples import plan_samples, rna_samples

@@ -410,18 +410,23 @@ class Store:
                 why = self.why_stale(inputs_name)
                 if why:
                     return f"depends on {inputs_name!r}, which {why}"
-            if record["inputs"].get(inputs_name) != self.fingerprint(inputs_name):
+            now = self.fingerprint(inputs_name)
+            if now == "missing" and inputs_name.startswith("raw:"):
+                continue  # raw inputs may stay on another machine, or be deleted once they are used
+            if record["inputs"].get(inputs_name) != now:
                 return f"was made from another {inputs_name!r}"
         return None
 
     def fingerprint(self, name: str) -> str:
-        """Content fingerprint of an artefact (from its sidecar) or of a raw input ("raw:<field>")."""
+        """Content fingerprint of an artefact (from its sidecar) or of a raw input ("raw:<field>"); "missing"
+        where there is none (an empty folder counts as none).
+        """
         if not name.startswith("raw:"):
             return self.facts(name).get("fingerprint", "missing")
         path = self.raw_path(name.removeprefix("raw:"))
         if path.is_dir():
             listing = sorted((p.name, p.stat().st_size) for p in path.iterdir() if not p.name.startswith("."))
-            return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+            return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else "missing"
         return _file_hash(path) if path.exists() else "missing"
 
     def with_network(self, architecture: str, null_network: str = "") -> "Store":

@@ -1,4 +1,4 @@
-"""lib.gtex_samples: ids, tissue names, the samples table with its counts."""
+"""lib.gtex_ids, lib.gtex_samples: ids, tissue names, the samples table with its counts."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,8 @@ from gtex_factory import TISSUES, portal_rows, rna, write_portal
 
 import lib
 from lib import expression
-from lib.gtex_samples import (
-    find_slides,
-    match_sample_ids,
-    match_tissue,
-    pathology_indicators,
-    samples_table,
-)
+from lib.gtex_ids import find_slides, match_sample_ids, match_tissue
+from lib.gtex_samples import pathology_indicators, samples_table
 from lib.gtex_tables import read_portal, read_sample_attributes, read_subject_phenotypes
 
 MIRROR = Path(os.environ.get("DATA_MIRROR", Path(lib.__file__).parents[2] / "shared" / "data")) / "gtex"

@@ -34,10 +34,11 @@ ALLOWED = {
     "gtex_tables": set(),
     "resume": set(),
     "download": {"resume"},
-    "gtex_samples": {"gtex_tables"},
+    "gtex_ids": set(),
+    "gtex_samples": {"gtex_ids", "gtex_tables"},
     "gtex_fetch": {"download"},
-    "gtex_source": {"gtex_fetch", "gtex_samples", "gtex_tables", "expression", "splits"},
-    "gtex": {"gtex_fetch", "gtex_samples", "gtex_tables", "download"},
+    "gtex_source": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "expression", "splits"},
+    "gtex": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "download"},
     "ontology": set(),
     # the demo cohort
     "drawing": set(),
@@ -49,7 +50,7 @@ ALLOWED = {
     "rehearsal_samples": {"planted", "staining"},
     "rehearsal_values": {"planted", "staining"},
     "rehearsal": {
-        *("gtex_fetch", "gtex_samples", "gtex_tables", "networks", "planted", "staining"),
+        *("gtex_fetch", "gtex_ids", "gtex_tables", "networks", "planted", "staining"),
         *("rehearsal_samples", "rehearsal_values"),
     },
     "feature_tables": {"networks"},
@@ -101,7 +102,8 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "benchmark_tiles", "timing"},
+    "benchmark_tiles": {"staining", "svs", "tiles", "timing"},
     "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),

@@ -26,6 +26,13 @@ def test_cohort_first_networks_in_turn_comparison_last():
     assert found.index("09_architectures") > found.index("08_reproducibility vgg11")
 
 
+def test_from_and_to():
+    assert labels("--from", "03", "--to", "04") == ["03_classify alexnet", "04_features alexnet"]
+    assert labels("--to", "01") == ["00_cohort", "01_tiles"]
+    with pytest.raises(ValueError, match="no notebook starts with 'x9'"):
+        labels("--to", "x9")
+
+
 def test_null_networks_follow_their_network():
     steps = planned(
         "--architectures", "alexnet,vgg11", "--null-networks", "untrained,shuffled", "--only", "02"

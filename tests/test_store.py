@@ -261,3 +261,18 @@ def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_stor
 def test_missing_slides(make_store):
     samples_df = pd.DataFrame({"slide_id": ["a", "b", "b"]})
     assert make_store().missing_slides(samples_df) == ["b"]
+
+
+def test_raw_inputs_may_be_elsewhere_but_not_changed(make_store, tmp_path):
+    store = make_store()
+    store.save("samples", FRAME)
+    store.save("tiles", FRAME)
+    slide, table = tmp_path / "data/raw/mine/slides/a.svs", tmp_path / "data/raw/mine/samples.csv"
+    slide.unlink()
+    table.rename(table.with_suffix(".elsewhere"))
+    assert store.is_current("tiles")
+    slide.write_bytes(b"another slide")
+    assert "another 'raw:slides_dir'" in store.why_stale("tiles")
+    slide.unlink()
+    table.write_text("sample_id\nb\n")
+    assert "another 'raw:samples_file'" in store.why_stale("tiles")
