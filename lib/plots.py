@@ -381,12 +381,22 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     """
     shown_df = table_df.drop(index="all", errors="ignore")
     shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
-    figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
+    # Many long names stand beside rows of bars: below columns they would take the figure's height.
+    in_rows = len(shown_df) > 12 and shown_df.index.str.len().max() > 12
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.8 + 0.2 * len(shown_df) if in_rows else 2.8))
     width = 0.85 / len(labels)
     for i, (column, label) in enumerate(labels.items()):
         total = int(table_df.loc["all", column])
-        x = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
-        axes.bar(x, shown_df[column], width=width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
+        place = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
+        bars = axes.barh if in_rows else axes.bar
+        bars(place, shown_df[column], width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
+    if in_rows:
+        axes.set_yticks(np.arange(len(shown_df)), shown_df.index)
+        axes.set_ylim(len(shown_df) - 0.5, -0.5)
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlabel("pairs")
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        return figure
     turn = (
         {"rotation": 90} if len(shown_df) > 6 else {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
     )
