@@ -92,9 +92,7 @@ def build(
     genes_df = genes_df.loc[log_df.index, ["symbol", "tissue", "max_median_log2"]]
     samples_df = pd.DataFrame({"sample_id": log_df.columns, "tissue": of_sample.to_numpy()})
     movable = of_sample.duplicated().any()
-    shuffles = (
-        permutations.draw("within_tissue", n_permutations, samples_df, seed) if movable else None
-    )
+    shuffles = permutations.draw("within_tissue", n_permutations, samples_df, seed) if movable else None
     columns = ["gene", "feature", "q_within_tissue"]
     known_df = pd.DataFrame(columns=columns) if significance_df is None else significance_df[columns]
     search_df = _searchable(genes_df, features_df.index)

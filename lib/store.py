@@ -105,7 +105,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "pairs_conditional": Artefact(
         "{network}/pairs_conditional.parquet",
         "07_conditional",
-        ("pairs", *_BOTH_SIDES),
+        ("pairs", "pairs_significance", *_BOTH_SIDES),
         ("alphas", "covariates"),
     ),
     "reproducibility": Artefact(
