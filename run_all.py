@@ -22,7 +22,7 @@ from lib.store import NOTEBOOKS, Store, write_json
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
 FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
-FIRST_GUESS_S |= {"09": 20}
+FIRST_GUESS_S |= {"09": 20, "10": 120}
 
 
 class Step(NamedTuple):
@@ -108,12 +108,17 @@ def plan(options: argparse.Namespace) -> list[Step]:
     overrides = dict(parse_setting(text) for text in options.set)
     cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
     networks: list[tuple[Store, dict]] = []
-    for name in _architectures(options, Config.load(cohort, overrides=overrides)):
+    config = Config.load(cohort, overrides=overrides)
+    for name in _architectures(options, config):
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
-    chosen = _choose(options)
+    chosen = _choose(options, Store(config))
+    if config.features_file and len(networks) > 1:
+        raise ValueError(
+            f"{config.cohort} has the features of one network (features_file): ask for no others"
+        )
     first = next(name for name, notebook in NOTEBOOKS.items() if notebook.per_network)
     of_cohort = [name for name in chosen if not NOTEBOOKS[name].per_network]
     of_network = [name for name in chosen if NOTEBOOKS[name].per_network]
@@ -150,14 +155,16 @@ def _null_networks(options: argparse.Namespace, overrides: dict) -> list[dict]:
     return [{}, *({"null_network": kind} for kind in kinds)]
 
 
-def _choose(options: argparse.Namespace) -> list[str]:
+def _choose(options: argparse.Namespace, store: Store) -> list[str]:
+    known = store.notebooks
     for text in (options.first, options.only):
-        if text and not any(name.startswith(text) for name in NOTEBOOKS):
-            raise ValueError(f"no notebook starts with {text!r}: {', '.join(NOTEBOOKS)}")
+        if text and not any(name.startswith(text) for name in known):
+            why = " (features_file stands for slides)" if store.config.features_file else ""
+            raise ValueError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
     if options.only:
-        return [name for name in NOTEBOOKS if name.startswith(options.only)]
-    first = next((name for name in NOTEBOOKS if name.startswith(options.first)), "")
-    return [name for name in NOTEBOOKS if name >= first]
+        return [name for name in known if name.startswith(options.only)]
+    first = next((name for name in known if name.startswith(options.first)), "")
+    return [name for name in known if name >= first]
 
 
 def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
@@ -204,10 +211,15 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
 
 def _missing_slides(store: Store) -> str:
     """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
+    from lib import overview
+
     if not store.is_current("samples"):
         return ""  # the notebook says so itself
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
+    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
+    if strangers["n"]:
+        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
     if not missing:
         return ""
     text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"
@@ -228,7 +240,7 @@ def execute(step: Step) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import report
+    from lib import notebook_pages
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")
@@ -252,8 +264,8 @@ def execute(step: Step) -> str:
     except PapermillExecutionError as error:
         text = f"{error.ename}: {error.evalue}"
         problem = f"cell {error.cell_index + 1}: {text}\n  executed copy: {executed}"
-    report.tidy_executed(executed)
-    report.export_html(executed)
+    notebook_pages.tidy_executed(executed)
+    notebook_pages.export_html(executed)
     if not problem:
         write_json(record_path, step.store.notebook_record(step.notebook, step.source))
         times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}

@@ -171,7 +171,7 @@ def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(
-    accuracy_df: pd.DataFrame,
+    accuracy_df: pd.DataFrame | None,
     links_df: pd.DataFrame,
     given_df: pd.DataFrame | None = None,
     pairs: Sequence[pd.DataFrame] = (),
@@ -180,12 +180,13 @@ def summary(
 
     Parameters
     ----------
-    accuracy_df : classify.accuracy_table; its test rows are used.
+    accuracy_df : classify.accuracy_table; its test rows are used. None where no network was run.
     links_df : `score_links`. given_df : the same with the covariates taken out.
     pairs : tables of `score_pairs`; a column is named after its test.
     """
     rows = {}
-    for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
+    on_test = [] if accuracy_df is None else accuracy_df[accuracy_df["split"] == "test"].itertuples()
+    for row in on_test:
         detail = f"{row.correct:.0f} of {row.n:.0f}, {row.n_classes} classes"
         rows[f"{row.level} accuracy"] = (row.accuracy, detail)
     rows |= _gene_lines(links_df, "")

@@ -12,7 +12,9 @@ from lib.config import ROOT
 ALLOWED = {
     "config": set(),
     "store": {"config"},
-    "report": {"store"},
+    "notebook_pages": set(),
+    "report": {"config", "store", "report_pairs"},
+    "report_pairs": {"store", "plots", "cards", "choosing", "correlation", "ihc"},
     "plots": set(),
     "pictures": {"plots"},
     "paper": set(),
@@ -22,6 +24,7 @@ ALLOWED = {
     "gct_header": set(),
     "gct_cells": set(),
     "gct": {"gct_header", "gct_cells"},
+    "gct_parquet": {"gct", "gct_header"},
     "expression": {"gct", "gct_header"},
     "pairing": {"cohort"},
     "splits": {"cohort", "pairing"},
@@ -43,6 +46,13 @@ ALLOWED = {
     "planted": set(),
     "svs": set(),
     "synthetic": {"staining", "histology", "planted", "svs"},
+    "rehearsal_samples": {"planted", "staining"},
+    "rehearsal_values": {"planted", "staining"},
+    "rehearsal": {
+        *("gtex_fetch", "gtex_samples", "gtex_tables", "networks", "planted", "staining"),
+        *("rehearsal_samples", "rehearsal_values"),
+    },
+    "feature_tables": {"networks"},
     # slides and tiles
     "slides": set(),
     "tissue": set(),
@@ -85,10 +95,14 @@ ALLOWED = {
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
     "lookup": {"conditional", "correlation", "permutations", "significance"},
+    "choosing": {"conditional", "permutations", "representatives", "significance"},
+    "cards": {"attribution", "representatives", "synthesis"},
+    "on_nuclei": {"attribution", "ihc"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),
