@@ -51,8 +51,8 @@ def max_statistic(
     statistic: Literal["z", "r"] = "z",
     signed: bool = False,
     device: str = "cpu",
-    gene_block: int = 64,
-    permutation_block: int = 8,
+    gene_block: int | None = None,
+    permutation_block: int | None = None,
     use_numba: bool = True,
     progress: bool = True,
 ) -> MaxStatistic:
@@ -70,13 +70,16 @@ def max_statistic(
         small tissue does not set the bar for all others. Under `free` the two give the same p.
     signed : take the largest value, not the largest absolute value.
     device : torch device of the products. Values too near to call in float32 are settled in float64 on the
-        CPU, so that p does not depend on device, blocks or threads.
+        same device (on the CPU for Apple's), so that p does not depend on device, blocks or threads.
+    gene_block, permutation_block : sizes of one product; None fits the cache of a CPU, or fills a GPU.
 
     Raises
     ------
     ValueError : samples differ, missing values, no gene or feature varies within the groups (or beyond the
         covariates).
     """
+    gene_block = gene_block or (64 if device == "cpu" else 1024)
+    permutation_block = permutation_block or (8 if device == "cpu" else 16)
     if statistic not in ("z", "r"):
         raise ValueError(f"statistic is 'z' or 'r', got {statistic!r}")
     basis = covariate_basis(covariates_df, permutations)

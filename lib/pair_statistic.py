@@ -1,8 +1,8 @@
-"""The statistic of a pair under shuffles within groups, in float64 on one device: observed, and settled exactly.
+"""The statistic of a pair under shuffles within groups, in float64 on one device.
 
-`r`: the correlation of the residuals of gene and feature, each centred within its groups. `z`: their covariance
-over its standard deviation under shuffles within the groups, sqrt(sum over groups of Sxx Syy / (n - 1)), so
-that a feature whose variation sits in one small tissue does not set the bar for all others.
+`r`: the correlation of the residuals of gene and feature, each centred within its groups. `z`: their
+covariance over its standard deviation under shuffles within the groups, sqrt(sum over groups of Sxx Syy /
+(n - 1)), so that a feature whose variation sits in one small tissue does not set the bar for all others.
 """
 
 from collections.abc import Sequence
