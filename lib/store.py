@@ -53,7 +53,7 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
-_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "correlation", "seed")
 _CARDS = (
     *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
     *("n_permutations", "e_threshold", "seed"),
@@ -124,6 +124,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "{network}/reproducibility.parquet",
         "08_reproducibility",
         ("features_validation", *_BOTH_SIDES),
+        ("correlation",),
     ),
     "cards": Artefact("{network}/cards.parquet", "10_visualize", _TESTED, _CARDS),
     "card_shown": Artefact("{network}/card_shown.parquet", "10_visualize", _TESTED, _CARDS),
