@@ -100,6 +100,25 @@ def highest_median(
     )
 
 
+def expressed_genes(genes_table: pd.DataFrame, e_threshold: float) -> pd.Index:
+    """Genes with max_median_log2 >= e_threshold; ValueError with the highest median if there is none."""
+    expressed = genes_table["max_median_log2"] >= e_threshold
+    if not expressed.any():
+        raise ValueError(
+            f"no gene has a highest median log2 expression of {e_threshold} or more: of "
+            f"{len(genes_table):,} genes the highest seen is {genes_table['max_median_log2'].max():.2f}; "
+            "lower e_threshold"
+        )
+    return genes_table.index[expressed]
+
+
+def on_scale(values_df: pd.DataFrame, method: Literal["pearson", "spearman"]) -> pd.DataFrame:
+    """The values themselves, or each row's ranks over the samples: Spearman's r is Pearson's r of ranks."""
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
+    return values_df if method == "pearson" else values_df.rank(axis=1)
+
+
 def same_slides(expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.DataFrame:
     """Bring the features into the expression's order of samples; ValueError unless both have exactly the
     same ones.
@@ -207,15 +226,10 @@ def correlate(
         raise ValueError(f"r_threshold must be in (0, 1], got {r_threshold}")
     genes_table = _gene_rows(genes_table, log_expression_df.index)
     n_all = len(log_expression_df)
+    if pairs_e_threshold is not None:
+        expressed_genes(genes_table, pairs_e_threshold)
     if e_threshold is not None:
-        expressed = (genes_table["max_median_log2"] >= e_threshold).to_numpy()
-        if not expressed.any():
-            highest = genes_table["max_median_log2"].max()
-            raise ValueError(
-                f"no gene has a highest median log2 expression of {e_threshold} or more: of {n_all:,} "
-                "genes the highest seen is "
-                f"{highest:.2f}; lower e_threshold"
-            )
+        expressed = genes_table.index.isin(expressed_genes(genes_table, e_threshold))
         log_expression_df, genes_table = log_expression_df[expressed], genes_table[expressed]
     x, x_varying = standardise(log_expression_df, "gene", method, dtype)
     y, y_varying = standardise(features_df, "feature", method, dtype)

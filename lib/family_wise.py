@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib import pair_statistic
 from lib.maxima import null_maxima
 from lib.permutations import Permutations
 from lib.residuals import covariate_basis, covariate_scales, project_out, unit_length, within_groups
@@ -50,8 +51,8 @@ def max_statistic(
     statistic: Literal["z", "r"] = "z",
     signed: bool = False,
     device: str = "cpu",
-    gene_block: int = 64,
-    permutation_block: int = 8,
+    gene_block: int | None = None,
+    permutation_block: int | None = None,
     use_numba: bool = True,
     progress: bool = True,
 ) -> MaxStatistic:
@@ -69,47 +70,45 @@ def max_statistic(
         small tissue does not set the bar for all others. Under `free` the two give the same p.
     signed : take the largest value, not the largest absolute value.
     device : torch device of the products. Values too near to call in float32 are settled in float64 on the
-        CPU, so that p does not depend on device, blocks or threads.
+        same device (on the CPU for Apple's), so that p does not depend on device, blocks or threads.
+    gene_block, permutation_block : sizes of one product; None fits the cache of a CPU, or fills a GPU.
 
     Raises
     ------
     ValueError : samples differ, missing values, no gene or feature varies within the groups (or beyond the
         covariates).
     """
+    gene_block = gene_block or (64 if device == "cpu" else 1024)
+    permutation_block = permutation_block or (8 if device == "cpu" else 16)
     if statistic not in ("z", "r"):
         raise ValueError(f"statistic is 'z' or 'r', got {statistic!r}")
     basis = covariate_basis(covariates_df, permutations)
     x, x_varies = _varying(log_expression_df, permutations, basis, "gene")
     y, y_varies = _varying(features_df, permutations, basis, "feature")
     genes, features = log_expression_df.index[x_varies], features_df.index[y_varies]
-    weights = _weights(x, y, permutations.groups, statistic)
-    observed, best = _observed(x, y, weights, signed)
-    null = null_maxima(
-        x, y, weights, permutations, signed, device, gene_block, permutation_block, use_numba, progress
-    )
-    doubt = _doubt(weights, len(x))
+    values = pair_statistic.prepare(x, y, permutations.groups, statistic, signed, device)
+    observed, best, weight = pair_statistic.observed_maxima(values)
+    null = null_maxima(values, permutations, device, gene_block, permutation_block, use_numba, progress)
+    doubt = FLOAT32_ERROR * weight
     scales = None
     if basis.shape[1]:
         scales = covariate_scales(x, permutations, basis)
         null *= scales.astype(np.float32)
         doubt *= scales.max(axis=0)
-    exact = functools.partial(_exact_maxima, x, y, weights, permutations, signed, scales)
+    exact = functools.partial(pair_statistic.exact_maxima, values, permutations, scales)
     overall = _overall(null, doubt, exact)
-    everyone = np.arange(len(x))
     genes_df = pd.DataFrame(
         {
             "feature": features.to_numpy()[best],
             "statistic": observed,
-            "p_gene": _p_in_gene(null, observed, everyone, doubt, exact),
+            "p_gene": _p_of_genes(null, observed, doubt, exact),
             "p_overall": _p_overall(overall, observed),
         },
         index=genes.rename("gene"),
     )
     tested_df = None
     if pairs_df is not None:
-        tested_df = _pairs_in_families(
-            pairs_df, genes, features, x, y, weights, signed, null, overall, doubt, exact
-        )
+        tested_df = _pairs_in_families(pairs_df, genes, features, values, null, overall, doubt, exact)
     return MaxStatistic(
         genes_df, tested_df, null, overall, statistic, signed,
         log_expression_df.index[~x_varies].tolist(), features_df.index[~y_varies].tolist(),
@@ -130,78 +129,21 @@ def _varying(
     return unit_length(rows[varies]), varies
 
 
-class Weights(NamedTuple):
-    """1 / standard deviation of the covariance of row g and row f under shuffles = (a[g] .
-
-    b[f] floored) ** -0.5.
-    """
-
-    a: np.ndarray  # [n_genes, n_groups]
-    b: np.ndarray  # [n_features, n_groups]
-    floor: float
-
-    def rows(self, genes: np.ndarray | slice) -> np.ndarray:
-        return 1 / np.sqrt(np.maximum(self.a[genes] @ self.b.T, self.floor))
-
-    def pairs(self, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
-        return 1 / np.sqrt(np.maximum((self.a[genes] * self.b[features]).sum(axis=1), self.floor))
+def _p_of_genes(null: np.ndarray, observed: np.ndarray, doubt: np.ndarray, exact) -> np.ndarray:
+    """(1 + b) / (1 + N) of each gene's own statistic."""
+    reached, near = np.zeros(len(observed), np.int64), []
+    for start in range(0, len(null), 64):
+        rows = null[start : start + 64].astype(np.float64)
+        above = rows >= observed + doubt
+        reached += above.sum(axis=0)
+        near.append(np.argwhere(~above & (rows >= observed - doubt)) + [start, 0])
+    which, genes = np.concatenate(near).T
+    np.add.at(reached, genes, _is_reached(exact(which, genes), observed[genes]))
+    return (1 + reached) / (1 + len(null))
 
 
-def _weights(x: np.ndarray, y: np.ndarray, groups: np.ndarray, statistic: str) -> Weights | None:
-    sizes = np.bincount(groups)
-    if statistic == "r" or (sizes > 0).sum() == 1:
-        return None
-    membership = np.eye(len(sizes))[groups]
-    root = np.sqrt(np.maximum(sizes - 1, 1))
-    a, b = (x * x) @ membership / root, (y * y) @ membership / root
-    # a gene and a feature that vary in different tissues have a variance near 0; a tenth of the usual
-    # deviation is the least
-    return Weights(a, b, 0.01 / max(len(groups) - (sizes > 0).sum(), 1))
-
-
-def _largest(values: np.ndarray, weights: np.ndarray | None, signed: bool) -> np.ndarray:
-    values = values if weights is None else values * weights
-    return values if signed else np.abs(values)
-
-
-def _observed(
-    x: np.ndarray, y: np.ndarray, weights: Weights | None, signed: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    observed, best = np.empty(len(x)), np.empty(len(x), np.int64)
-    for start in range(0, len(x), 512):
-        s = slice(start, start + 512)
-        values = _largest(x[s] @ y.T, None if weights is None else weights.rows(s), signed)
-        best[s] = values.argmax(axis=1)
-        observed[s] = values.max(axis=1)
-    return observed, best
-
-
-def _exact_maxima(
-    x: np.ndarray, y: np.ndarray, weights: Weights | None, permutations: Permutations, signed: bool,
-    scales: np.ndarray | None, which: np.ndarray, genes: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """Maxima in float64 of gene genes[k] under rearrangement which[k]."""
-    result = np.empty(len(genes))
-    for start in range(0, len(genes), 256):
-        i, g = which[start : start + 256], genes[start : start + 256]
-        rows = np.take_along_axis(x[g], permutations.order[i].astype(np.int64), axis=1)
-        if permutations.signs is not None:
-            rows = rows * permutations.signs[i]
-        w = None if weights is None else weights.rows(g)
-        result[start : start + 256] = _largest(rows @ y.T, w, signed).max(axis=1)
-    if scales is not None:
-        result *= scales[which, genes]
-    return result
-
-
-def _doubt(weights: Weights | None, n_genes: int) -> np.ndarray:
-    """For each gene how far a float32 maximum may be from the true one."""
-    if weights is None:
-        return np.full(n_genes, FLOAT32_ERROR)
-    doubt = np.empty(n_genes)
-    for start in range(0, n_genes, 512):
-        doubt[start : start + 512] = FLOAT32_ERROR * weights.rows(slice(start, start + 512)).max(axis=1)
-    return doubt
+def _is_reached(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    return values >= observed - TIE * (1 + np.abs(observed))
 
 
 def _p_in_gene(
@@ -229,7 +171,7 @@ def _p_in_gene(
         which, pair = np.concatenate(which), np.concatenate(pair)
         cases, inverse = np.unique(np.stack([which, genes[pair]]), axis=1, return_inverse=True)
         values = exact(cases[0], cases[1])[inverse.ravel()]
-        np.add.at(reached, pair, values >= observed[pair] - TIE * (1 + np.abs(observed[pair])))
+        np.add.at(reached, pair, _is_reached(values, observed[pair]))
     return (1 + reached) / (1 + len(null))
 
 
@@ -248,20 +190,14 @@ def _p_overall(overall: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def _pairs_in_families(
-    pairs_df, genes, features, x, y, weights, signed, null, overall, doubt, exact
-) -> pd.DataFrame:
+    pairs_df: pd.DataFrame, genes: pd.Index, features: pd.Index, values: pair_statistic.Statistic,
+    null: np.ndarray, overall: np.ndarray, doubt: np.ndarray, exact,
+) -> pd.DataFrame:  # fmt: skip
     g, f = genes.get_indexer(pairs_df["gene"]), features.get_indexer(pairs_df["feature"])
     known = (g >= 0) & (f >= 0)  # the others do not vary within the groups: statistic 0, p 1
-    gk, fk = g[known], f[known]
-    values = np.concatenate(
-        [
-            np.einsum("ps,ps->p", x[gk[s : s + 8192]], y[fk[s : s + 8192]])
-            for s in range(0, max(len(gk), 1), 8192)
-        ]
-    )
-    values = _largest(values, None if weights is None else weights.pairs(gk, fk), signed)
-    result = pd.DataFrame({"statistic": 0.0, "p_gene": 1.0, "p_overall": 1.0}, index=pairs_df.index)
-    result.loc[known, "statistic"] = values
-    result.loc[known, "p_gene"] = _p_in_gene(null, values, gk, doubt, exact)
-    result.loc[known, "p_overall"] = _p_overall(overall, values)
-    return result
+    statistic, p_gene, p_overall = np.zeros(len(g)), np.ones(len(g)), np.ones(len(g))
+    statistic[known] = pair_statistic.of_pairs(values, g[known], f[known])
+    p_gene[known] = _p_in_gene(null, statistic[known], g[known], doubt, exact)
+    p_overall[known] = _p_overall(overall, statistic[known])
+    columns = {"statistic": statistic, "p_gene": p_gene, "p_overall": p_overall}
+    return pd.DataFrame(columns, index=pairs_df.index)

@@ -12,36 +12,35 @@ import torch
 from tqdm.auto import tqdm
 
 from lib.blocks import each_block, full_precision
+from lib.pair_statistic import Statistic
 from lib.permutations import Permutations
 
 
 def null_maxima(
-    x: np.ndarray, y: np.ndarray, weights, permutations: Permutations, signed: bool,
-    device: str, gene_block: int, permutation_block: int, use_numba: bool, progress: bool,
+    statistic: Statistic, permutations: Permutations, device: str, gene_block: int, permutation_block: int,
+    use_numba: bool, progress: bool,
 ) -> np.ndarray:  # fmt: skip
     """float32 [N, n_genes]: a block of genes under a block of rearrangements is one product, then reduced."""
-    n = len(permutations.order)
-    y_t = torch.from_numpy(y.astype(np.float32)).to(device)
+    n, n_genes = len(permutations.order), len(statistic.x_t)
+    y_t = statistic.y_t.to(device, torch.float32)
     order_t = torch.from_numpy(np.ascontiguousarray(permutations.order.T, dtype=np.int64)).to(device)
     signs_t = None
     if permutations.signs is not None:
         signs_t = torch.from_numpy(np.ascontiguousarray(permutations.signs.T)).to(device)
     on_cpu = device == "cpu"
     reduce = _numba_maxima if on_cpu and use_numba and _kernels() is not None else _torch_maxima
-    null_t = torch.empty(n, len(x), dtype=torch.float32, device=device)
+    null_t = torch.empty(n, n_genes, dtype=torch.float32, device=device)
     name = f"{permutations.scheme} maxima"
-    bar = tqdm(total=n * len(x), unit="gene", unit_scale=True, disable=not progress, desc=name)
+    bar = tqdm(total=n * n_genes, unit="gene", unit_scale=True, disable=not progress, desc=name)
 
     def make_worker():
-        out_t = torch.empty(gene_block * permutation_block * len(y), dtype=torch.float32, device=device)
+        out_t = torch.empty(gene_block * permutation_block * len(y_t), dtype=torch.float32, device=device)
 
-        def work(g):
-            genes = slice(g, min(g + gene_block, len(x)))
-            block_t = torch.from_numpy(np.ascontiguousarray(x[genes].T, dtype=np.float32)).to(device)
-            n_genes = block_t.shape[1]
-            w_t = None
-            if weights is not None:
-                w_t = torch.from_numpy(weights.rows(genes).astype(np.float32)).to(device)
+        def work(start):
+            genes = slice(start, min(start + gene_block, n_genes))
+            block_t = statistic.x_t[genes].T.to(device, torch.float32).contiguous()
+            w_t = statistic.weights(genes)
+            w_t = None if w_t is None else w_t.to(device, torch.float32)
             for i in range(0, n, permutation_block):
                 these = slice(i, min(i + permutation_block, n))
                 moved_t = block_t[order_t[:, these]]  # [n_slides, rearrangements, genes]: runs of genes move
@@ -50,12 +49,12 @@ def null_maxima(
                 rows_t = moved_t.view(len(moved_t), -1).T
                 values_t = out_t[: len(rows_t) * len(y_t)].view(len(rows_t), len(y_t))
                 torch.mm(rows_t, y_t.T, out=values_t)
-                null_t[these, genes] = reduce(values_t, w_t, signed).view(-1, n_genes)
+                null_t[these, genes] = reduce(values_t, w_t, statistic.signed).view(-1, block_t.shape[1])
                 bar.update(len(rows_t))
 
         return work
 
-    blocks = range(0, len(x), gene_block)
+    blocks = range(0, n_genes, gene_block)
     if on_cpu:
         each_block(blocks, make_worker)
     else:
@@ -71,8 +70,9 @@ def _torch_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool
     """Largest weighted value of each row; rows are rearrangements x genes, w_t has one row for each gene."""
     if w_t is not None:
         values_t.view(-1, *w_t.shape).mul_(w_t)
-    lowest, highest = torch.aminmax(values_t, dim=1)
-    return highest if signed else torch.maximum(highest, -lowest)
+    if signed:
+        return values_t.amax(dim=1)
+    return torch.linalg.vector_norm(values_t, torch.inf, dim=1)  # the largest absolute value, read once
 
 
 def _numba_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool) -> torch.Tensor:

@@ -260,19 +260,32 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
 
 
 @themed
-def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
-    """S1 Fig C: r of every gene-feature pair (columns r_low, r_high, count), logarithmic counts."""
-    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
-    width = histogram_df["r_high"] - histogram_df["r_low"]
-    axes.bar(histogram_df["r_low"], histogram_df["count"], width=width, align="edge", color=QUIET)
-    for sign in (-1, 1):
-        axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
-    at_top = axes.get_xaxis_transform()
-    axes.text(
-        r_threshold + 0.02, 0.97, f"|r| = {r_threshold:g}", transform=at_top, fontsize=6.5, color=ACCENT
-    )
-    axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))
-    axes.set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
+def r_histogram(
+    histogram_df: pd.DataFrame, r_threshold: float, non_negative: dict[int, bool] | None = None
+) -> Figure:
+    """S1 Fig C: r of every gene-feature pair; S1 Fig D: apart by whether layers can be negative.
+
+    histogram_df : r_low, r_high, count, `layer_<l>`; non_negative : layer -> can its output not be negative.
+    """
+    n_panels = 1 if non_negative is None else 2
+    size = (COLUMN_IN if n_panels == 1 else PAGE_IN, 2.4)
+    figure, axes = plt.subplots(1, n_panels, figsize=size, sharey=True, squeeze=False)
+    edges = np.append(histogram_df["r_low"], histogram_df["r_high"].iloc[-1])
+    axes[0, 0].stairs(histogram_df["count"], edges, fill=True, color=QUIET)
+    axes[0, 0].set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
+    for kind, colour in (("non-negative", "#0072b2"), ("signed", ACCENT)) if non_negative else ():
+        layers = [f"layer_{l}" for l, is_so in non_negative.items() if is_so == (kind == "non-negative")]
+        counts = histogram_df[[l for l in layers if l in histogram_df]].sum(axis=1)
+        axes[0, 1].stairs(counts, edges, color=colour, label=f"{kind} layers, {int(counts.sum()):,}")
+    for ax in axes[0]:
+        for sign in (-1, 1):
+            ax.axvline(sign * r_threshold, color="black", linewidth=0.8, linestyle=":")
+        ax.set(yscale="log", xlabel="r(gene, feature)", xlim=(-1, 1))
+        place = {"transform": ax.get_xaxis_transform(), "fontsize": 6.5}
+        ax.text(r_threshold + 0.02, 0.94, f"|r| = {r_threshold:g}", **place)
+    axes[0, 0].set_ylabel("pairs")
+    if non_negative:
+        figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 
@@ -307,18 +320,27 @@ def genes_per_layer(counts_df: pd.DataFrame, layer_labels: dict[int, str], colou
 
 
 @themed
-def genes_per_feature(per_feature: pd.Series, per_gene: pd.Series) -> Figure:
-    """S2 Fig: how many genes a feature follows, and how many features a gene has."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
-    for ax, counts, one, many in (
-        (axes[0], per_feature, "feature", "genes"),
-        (axes[1], per_gene, "gene", "features"),
-    ):
-        ranked = counts.sort_values(ascending=False).to_numpy()
-        ax.plot(np.arange(1, len(ranked) + 1), ranked, color=SPLIT_COLOURS["test"])
-        ax.set(xlabel=f"{one}s, ranked (n = {len(ranked):,})", ylabel=f"correlated {many} of a {one}")
-        if len(ranked):
+def genes_per_feature(per_feature_df: pd.DataFrame, per_gene_df: pd.DataFrame) -> Figure:
+    """S2 Fig: how many genes a feature follows, and how many features a gene has, at each threshold.
+
+    Tables of pair_tables.genes_per_feature and features_per_gene: a column `r_<threshold>` for each.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6))
+    shades = sns.color_palette("viridis_r", per_feature_df.shape[1])
+    sides = ((axes[0], per_feature_df, "feature", "genes"), (axes[1], per_gene_df, "gene", "features"))
+    for ax, table_df, one, many in sides:
+        for column, shade in zip(table_df, shades, strict=True):
+            ranked = table_df.loc[table_df[column] > 0, column].sort_values(ascending=False).to_numpy()
+            ax.plot(
+                np.arange(1, len(ranked) + 1),
+                ranked,
+                color=shade,
+                label=f"r >= {column[2:]}: {len(ranked):,}",
+            )
+        ax.set(xlabel=f"{one}s, ranked", ylabel=f"correlated {many} of a {one}")
+        if len(table_df):
             ax.set(xscale="log", yscale="log")
+        ax.legend(title=f"{one}s with a pair", title_fontsize=7, fontsize=6)
     return figure
 
 
@@ -479,4 +501,30 @@ def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure
     n_features = curves_df["feature"].nunique()
     axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
     axes.set(xlabel="step of gradient ascent", ylabel="feature value,\nrange of real tiles = 0 to 1")
+    return figure
+
+
+@themed
+def timings(table_df: pd.DataFrame) -> Figure:
+    """Ours over the limit or the peer, a row per comparison, logarithmic; the target, where it is a ratio.
+
+    table_df : benchmark.run (work, limit_or_peer, ratio, target, met).
+    """
+    colours = {"yes": "#009e73", "no": ACCENT, "": QUIET}
+    shown_df = table_df[~table_df["work"].str.contains("GB")].iloc[::-1].reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.7 + 0.33 * len(shown_df)))
+    axes.axvline(1, color="black", linewidth=0.6)
+    for y, row in shown_df.iterrows():
+        axes.plot([1, row["ratio"]], [y, y], color=colours[row["met"]], linewidth=1)
+        axes.plot(row["ratio"], y, "o", color=colours[row["met"]], markersize=4)
+        axes.text(row["ratio"], y + 0.2, f"{row['ratio']:.2g}", ha="center", fontsize=6)
+        if str(row["target"]).startswith("<"):
+            axes.plot(float(row["target"].split()[1]), y, "|", color="black", markersize=9)
+    names = [f"{row.work}\nagainst {row.limit_or_peer}" for row in shown_df.itertuples()]
+    axes.set_yticks(np.arange(len(names)), names, fontsize=5.5)
+    axes.set(xscale="log", ylim=(-0.6, None))
+    axes.set_xlabel("ours / limit or peer (below 1: ours is faster); upright stroke: target")
+    for word, colour in (("target met", colours["yes"]), ("missed", ACCENT), ("no target", QUIET)):
+        axes.plot([], [], "o-", color=colour, markersize=4, linewidth=1, label=word)
+    figure.legend(loc="outside lower right", ncols=3)
     return figure

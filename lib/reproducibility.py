@@ -40,6 +40,13 @@ class Reproducibility(NamedTuple):
     constant_genes: list[str]
     constant_features: list[str]
 
+    @property
+    def z_edges(self) -> np.ndarray:
+        """Edges of the density picture after Fisher's transformation; the outermost would be infinite."""
+        z = np.arctanh(self.edges[1:-1])
+        end = np.arctanh((self.edges[-2] + 1) / 2)
+        return np.r_[-end, z, end]
+
 
 def compare(
     first: tuple[pd.DataFrame, pd.DataFrame],

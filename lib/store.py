@@ -53,7 +53,7 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
-_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "correlation", "seed")
 _CARDS = (
     *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
     *("n_permutations", "e_threshold", "seed"),
@@ -124,12 +124,14 @@ ARTEFACTS: dict[str, Artefact] = {
         "{network}/reproducibility.parquet",
         "08_reproducibility",
         ("features_validation", *_BOTH_SIDES),
+        ("correlation",),
     ),
     "cards": Artefact("{network}/cards.parquet", "10_visualize", _TESTED, _CARDS),
     "card_shown": Artefact("{network}/card_shown.parquet", "10_visualize", _TESTED, _CARDS),
     "card_curves": Artefact("{network}/card_curves.parquet", "10_visualize", _TESTED, _CARDS),
     "card_pictures": Artefact("{network}/card_pictures.npy", "10_visualize", _TESTED, _CARDS),
     "ihc": Artefact("{network}/ihc.parquet", "10_visualize", ("cards", "raw:ihc_dir"), ("seed",)),
+    "benchmark": Artefact("{derived}/benchmark.parquet", "12_benchmark"),
 }
 
 # What a cohort that brings its features instead of slides (`features_file`) has: these artefacts, made by
@@ -180,7 +182,8 @@ NOTEBOOKS: dict[str, Notebook] = {
         ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
     ),
     "07_conditional": Notebook(
-        "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
+        "Is a correlation direct, or does it run through the tissue?",
+        ("pairs_conditional", "pairs_significance"),
     ),
     "08_reproducibility": Notebook("Do the correlations return on other slides?", ("reproducibility",)),
     "09_architectures": Notebook(
@@ -194,6 +197,7 @@ NOTEBOOKS: dict[str, Notebook] = {
         ),
     ),
     "10_visualize": Notebook("What do the features see?", ("cards", "card_pictures", "ihc")),
+    "12_benchmark": Notebook("How fast is it, and against what?", ("benchmark",), False),
 }
 
 
@@ -293,6 +297,11 @@ class Store:
     def reference(self, name: str) -> pd.DataFrame:
         """A table of the paper or of the field: data/reference/<name>.csv."""
         return pd.read_csv(ROOT / "data" / "reference" / f"{name}.csv")
+
+    def reference_if_there(self, name: str) -> pd.DataFrame | None:
+        """`reference`, or None where the table has not been made yet."""
+        path = ROOT / "data" / "reference" / f"{name}.csv"
+        return pd.read_csv(path) if path.is_file() else None
 
     def slide_path(self, slide_id: str) -> Path:
         """The slide's file, whichever known suffix it has; the expected .svs path when there is none."""

@@ -128,6 +128,18 @@ def test_spearman_matches_scipy_with_ties(frames):
         assert row.r == pytest.approx(expected, abs=1e-12)
 
 
+def test_ranks_carry_spearman_into_what_follows(frames):
+    """r of ranks is Spearman's, so permutations and partial correlations of ranks are Spearman's too."""
+    log_df, features_df, _, _ = frames
+    x, y = (correlation.on_scale(df, "spearman") for df in (log_df.round(0), features_df))
+    pairs_df = pd.DataFrame({"gene": log_df.index[:9], "feature": features_df.index[:9]})
+    expected = correlation.r_of_pairs(log_df.round(0), features_df, pairs_df, "spearman")
+    np.testing.assert_allclose(correlation.r_of_pairs(x, y, pairs_df), expected, atol=1e-12)
+    assert correlation.on_scale(log_df, "pearson") is log_df
+    with pytest.raises(ValueError, match="got 'kendall'"):
+        correlation.on_scale(log_df, "kendall")
+
+
 def test_extreme_scales_do_not_overflow():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(3, N))
@@ -161,6 +173,10 @@ def test_expression_filter(frames):
     assert result.pairs_df["max_median_log2"].min() >= e
     with pytest.raises(ValueError, match=rf"highest seen is {genes_table['max_median_log2'].max():.2f}"):
         correlation.correlate(log_df, features_df, genes_table=genes_table, e_threshold=99.0, progress=False)
+    with pytest.raises(ValueError, match="no gene has a highest median log2 expression of 99"):
+        correlation.correlate(
+            log_df, features_df, genes_table=genes_table, pairs_e_threshold=99.0, progress=False
+        )
 
 
 def test_highest_median_and_ties(frames):

@@ -63,26 +63,31 @@ def test_max_statistic_matches_brute_force(small, scheme, statistic, signed):
     )
 
 
+@pytest.mark.parametrize("with_covariates", [False, True])
 @pytest.mark.parametrize("scheme", permutations.SCHEMES)
-def test_independent_of_blocks_threads_and_kernel(small, scheme):
+def test_independent_of_blocks_threads_and_kernel(small, scheme, with_covariates):
     import torch
 
     samples_df, log_df, features_df, pairs_df = small
     perms = permutations.draw(scheme, 30, samples_df, 5)
-    a = family_wise.max_statistic(log_df, features_df, perms, pairs_df=pairs_df, progress=False)
+    given = (
+        covariates_of(samples_df, *np.random.default_rng(1).normal(size=(2, N))) if with_covariates else None
+    )
+    how = {"pairs_df": pairs_df, "covariates_df": given, "progress": False}
+    a = family_wise.max_statistic(log_df, features_df, perms, **how)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     b = family_wise.max_statistic(
-        log_df, features_df, perms, pairs_df=pairs_df, progress=False, gene_block=7, permutation_block=3,
-        use_numba=False,
-    )  # fmt: skip
+        log_df, features_df, perms, **how, gene_block=7, permutation_block=3, use_numba=False
+    )
     torch.set_num_threads(before)
     pd.testing.assert_frame_equal(a.genes_df, b.genes_df)
     pd.testing.assert_frame_equal(a.tested_df, b.tested_df)
     np.testing.assert_array_equal(a.null_overall, b.null_overall)
     shuffled = np.random.default_rng(0).permutation(len(pairs_df))
-    p = significance.pair_p(log_df, features_df, pairs_df, perms, progress=False)
-    q = significance.pair_p(log_df, features_df, pairs_df.iloc[shuffled], perms, progress=False)
+    how = {"covariates_df": given, "progress": False}
+    p = significance.pair_p(log_df, features_df, pairs_df, perms, **how)
+    q = significance.pair_p(log_df, features_df, pairs_df.iloc[shuffled], perms, **how)
     np.testing.assert_array_equal(p[shuffled], q)
 
 

@@ -41,6 +41,8 @@ def test_matches_dense(sets, use_numba, gene_block):
     assert result.density.sum() == result.n_pairs == 1500
     expected = np.histogram2d(a, b, [result.edges, result.edges])[0]
     assert np.abs(result.density - expected).sum() <= 4  # float32 on an edge
+    in_z = np.histogram2d(np.arctanh(a), np.arctanh(b), [result.z_edges, result.z_edges])[0]
+    assert np.abs(result.density - in_z).sum() <= 4
     table = result.by_threshold_df.set_index("r_threshold")
     for t in (0.0, 0.3, 0.5):
         hits = np.abs(b) >= t
