@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help="after each network its null networks: untrained, shuffled, or both with a comma",
     )
     parser.add_argument("--from", dest="first", default="", metavar="NN", help="start at this notebook")
+    parser.add_argument("--to", dest="last", default="", metavar="NN", help="stop after this notebook")
     parser.add_argument("--only", default="", metavar="NN", help="run this notebook alone")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters"
@@ -157,14 +158,17 @@ def _null_networks(options: argparse.Namespace, overrides: dict) -> list[dict]:
 
 def _choose(options: argparse.Namespace, store: Store) -> list[str]:
     known = store.notebooks
-    for text in (options.first, options.only):
+    for text in (options.first, options.last, options.only):
         if text and not any(name.startswith(text) for name in known):
             why = " (features_file stands for slides)" if store.config.features_file else ""
             raise ValueError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
     if options.only:
         return [name for name in known if name.startswith(options.only)]
     first = next((name for name in known if name.startswith(options.first)), "")
-    return [name for name in known if name >= first]
+    last = next((name for name in reversed(known) if name.startswith(options.last)), "")
+    if first > last:
+        raise ValueError(f"--from {options.first} comes after --to {options.last}: nothing would run")
+    return [name for name in known if first <= name <= last]
 
 
 def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
