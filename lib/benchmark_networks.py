@@ -49,6 +49,7 @@ ON_CPU = Size(
     batch_sizes=(16,),
     precisions=("float32",),
     n_tiles=48,
+    n_repeats=2,
 )
 QUICK = Size(("alexnet", "resnet34"), ("alexnet",), 64, 8, (8,), ("float32",), 32, 2)
 

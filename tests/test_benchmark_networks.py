@@ -8,7 +8,7 @@ import torch
 from lib import benchmark_networks as bench
 from lib import features, timing
 
-TINY = bench.Size(("vgg16_avg1fc",), ("vgg16_avg1fc",), 32, 3, (4,), ("float32", "bfloat16"), 12, 1)
+TINY = bench.Size(("vgg16_avg1fc",), ("vgg16_avg1fc",), 32, 3, (2, 4), ("float32",), 12, 1)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def rows():
     return bench.networks_rows(size=TINY)
 
 
-def test_one_row_for_each_work_and_precision(rows):
+def test_one_row_for_each_work_and_batch(rows):
     assert len(rows) == 4
     assert all(set(timing.COLUMNS) <= set(row) for row in rows)
     for row in rows:
@@ -24,7 +24,12 @@ def test_one_row_for_each_work_and_precision(rows):
         assert row["tiles_per_s"] == pytest.approx(1000 / row["ours_s"])
         assert row["share_of_bare"] == pytest.approx(row["tiles_per_s"] / row["bare_tiles_per_s"])
         assert row["n_tiles"] == 12
-        assert "vgg16_avg1fc, 32 px, batch 4" in row["work"]
+    works = [
+        f"{work}, vgg16_avg1fc, 32 px, batch {n}"
+        for work in ("quantification", "training epoch")
+        for n in (2, 4)
+    ]
+    assert all(row["work"].startswith(work) for row, work in zip(rows, works, strict=True))
 
 
 def test_saved_with_device_versions_and_date(rows, tmp_path):
