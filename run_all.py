@@ -165,7 +165,9 @@ def _choose(options: argparse.Namespace, store: Store) -> list[str]:
     if options.only:
         return [name for name in known if name.startswith(options.only)]
     first = next((name for name in known if name.startswith(options.first)), "")
-    last = next((name for name in known if options.last and name.startswith(options.last)), max(known))
+    last = next((name for name in reversed(known) if name.startswith(options.last)), "")
+    if first > last:
+        raise ValueError(f"--from {options.first} comes after --to {options.last}: nothing would run")
     return [name for name in known if first <= name <= last]
 
 

@@ -7,7 +7,7 @@ not depend on what a tile shows.
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ ON_CPU = Size(
     batch_sizes=(16,),
     precisions=("float32",),
     n_tiles=48,
+    n_repeats=2,
 )
 QUICK = Size(("alexnet", "resnet34"), ("alexnet",), 64, 8, (8,), ("float32",), 32, 2)
 
@@ -73,20 +74,30 @@ def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = 
     """
     steps.choose_device(device)
     size = size or (QUICK if quick else ON_CPU if device == "cpu" else Size())
-    rows = [
-        quantification_row(name, batch_size, precision, size, device)
-        for name in size.quantified
-        for batch_size in size.batch_sizes
-        for precision in size.precisions
-    ]
-    rows += [
-        training_row(name, batch_size, precision, size, device)
-        for name in size.trained
-        for batch_size in size.batch_sizes
-        for precision in size.precisions
-    ]
+    rows: list[dict] = []
+    for measure, names in ((quantification_row, size.quantified), (training_row, size.trained)):
+        for name in names:
+            for precision in size.precisions:
+                rows += _sweep(measure, name, precision, size, device)
     if device != "cpu":
         rows += [agreement_row(name, p, size, device) for name in size.quantified for p in TOLERANCE]
+    return rows
+
+
+def _sweep(
+    measure: Callable[..., dict], architecture: str, precision: str, size: Size, device: str
+) -> list[dict]:
+    """A row for each batch size, smallest first, up to the one that the device's memory does not hold."""
+    rows: list[dict] = []
+    for batch_size in sorted(size.batch_sizes):
+        try:
+            rows.append(measure(architecture, batch_size, precision, size, device))
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            print(f"{architecture}, {precision}: {device} has no memory for a batch of {batch_size}")
+            torch.cuda.empty_cache()
+            break
     return rows
 
 

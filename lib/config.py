@@ -86,7 +86,8 @@ class Config(BaseModel):
     initialisation: Literal["torchvision", "vgg"] = (
         "torchvision"  # vgg: VGG's, for small cohorts from scratch
     )
-    null_network: Literal["", "untrained", "shuffled"] = ""  # METHOD section 11
+    # METHOD section 11; untrained: the weights as they start (random, or an encoder of `weights` as it is)
+    null_network: Literal["", "untrained", "shuffled"] = ""
     epochs: PositiveInt = 90
     batch_size: Annotated[int, Field(ge=0)] = 0  # 0: the paper's, 256 for AlexNet and 40 for the others
     learning_rate: PositiveFloat = 0.01

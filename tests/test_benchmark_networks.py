@@ -8,7 +8,7 @@ import torch
 from lib import benchmark_networks as bench
 from lib import features, timing
 
-TINY = bench.Size(("vgg16_avg1fc",), ("vgg16_avg1fc",), 32, 3, (4,), ("float32", "bfloat16"), 12, 1)
+TINY = bench.Size(("vgg16_avg1fc",), ("vgg16_avg1fc",), 32, 3, (2, 4), ("float32",), 12, 1)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def rows():
     return bench.networks_rows(size=TINY)
 
 
-def test_one_row_for_each_work_and_precision(rows):
+def test_one_row_for_each_work_and_batch(rows):
     assert len(rows) == 4
     assert all(set(timing.COLUMNS) <= set(row) for row in rows)
     for row in rows:
@@ -24,7 +24,12 @@ def test_one_row_for_each_work_and_precision(rows):
         assert row["tiles_per_s"] == pytest.approx(1000 / row["ours_s"])
         assert row["share_of_bare"] == pytest.approx(row["tiles_per_s"] / row["bare_tiles_per_s"])
         assert row["n_tiles"] == 12
-        assert "vgg16_avg1fc, 32 px, batch 4" in row["work"]
+    works = [
+        f"{work}, vgg16_avg1fc, 32 px, batch {n}"
+        for work in ("quantification", "training epoch")
+        for n in (2, 4)
+    ]
+    assert all(row["work"].startswith(work) for row, work in zip(rows, works, strict=True))
 
 
 def test_saved_with_device_versions_and_date(rows, tmp_path):
@@ -81,6 +86,23 @@ def test_agreement_sees_wrong_values(monkeypatch):
 
     monkeypatch.setattr(features, "_spatial_sum", doubled_the_second_time)
     assert bench.agreement_row("vgg16_avg1fc", "float32", TINY, "cpu")["ratio"] > 1
+
+
+def test_the_sweep_ends_where_memory_does(monkeypatch, capsys):
+    def measure(architecture, batch_size, *_):
+        if batch_size >= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return {"batch_size": batch_size}
+
+    size = TINY._replace(batch_sizes=(8, 2, 4))
+    assert bench._sweep(measure, "vgg16", "float32", size, "cuda") == [{"batch_size": 2}]
+    assert "no memory for a batch of 4" in capsys.readouterr().out
+
+    def broken(*_):
+        raise RuntimeError("the loss is nan")
+
+    with pytest.raises(RuntimeError, match="nan"):
+        bench._sweep(broken, "vgg16", "float32", size, "cpu")
 
 
 def test_a_gpu_that_is_not_there_is_said():

@@ -59,6 +59,8 @@ def test_all_are_the_thirteen_once_their_input_is_large_enough():
         (["--null-networks", "random"], "untrained and shuffled, not 'random'"),
         (["--null-networks", "untrained", "--set", "null_network=shuffled"], "twice"),
         (["--from", "42"], "no notebook starts with '42'"),
+        (["--to", "42"], "no notebook starts with '42'"),
+        (["--from", "05", "--to", "04"], "05 comes after --to 04"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_runs(arguments, words):
@@ -69,6 +71,13 @@ def test_bad_requests_are_refused_before_anything_runs(arguments, words):
 def test_other_encoders_are_known_by_name():
     steps = planned("--architectures", "timm:vit_tiny_patch16_224", "--only", "02")
     assert [step.label for step in steps] == ["02_train timm_vit_tiny_patch16_224"]
+
+
+def test_from_and_to_bound_the_run():
+    assert labels("--from", "03", "--to", "04") == ["03_classify alexnet", "04_features alexnet"]
+    assert labels("--architectures", "alexnet,vgg11", "--from", "08", "--to", "09") == [
+        *("08_reproducibility alexnet", "08_reproducibility vgg11", "09_architectures")
+    ]
 
 
 def test_one_name_twice_runs_once():
