@@ -108,12 +108,17 @@ def plan(options: argparse.Namespace) -> list[Step]:
     overrides = dict(parse_setting(text) for text in options.set)
     cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
     networks: list[tuple[Store, dict]] = []
-    for name in _architectures(options, Config.load(cohort, overrides=overrides)):
+    config = Config.load(cohort, overrides=overrides)
+    for name in _architectures(options, config):
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
-    chosen = _choose(options)
+    chosen = _choose(options, Store(config))
+    if config.features_file and len(networks) > 1:
+        raise ValueError(
+            f"{config.cohort} has the features of one network (features_file): ask for no others"
+        )
     first = next(name for name, notebook in NOTEBOOKS.items() if notebook.per_network)
     of_cohort = [name for name in chosen if not NOTEBOOKS[name].per_network]
     of_network = [name for name in chosen if NOTEBOOKS[name].per_network]
@@ -150,14 +155,16 @@ def _null_networks(options: argparse.Namespace, overrides: dict) -> list[dict]:
     return [{}, *({"null_network": kind} for kind in kinds)]
 
 
-def _choose(options: argparse.Namespace) -> list[str]:
+def _choose(options: argparse.Namespace, store: Store) -> list[str]:
+    known = store.notebooks
     for text in (options.first, options.only):
-        if text and not any(name.startswith(text) for name in NOTEBOOKS):
-            raise ValueError(f"no notebook starts with {text!r}: {', '.join(NOTEBOOKS)}")
+        if text and not any(name.startswith(text) for name in known):
+            why = " (features_file stands for slides)" if store.config.features_file else ""
+            raise ValueError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
     if options.only:
-        return [name for name in NOTEBOOKS if name.startswith(options.only)]
-    first = next((name for name in NOTEBOOKS if name.startswith(options.first)), "")
-    return [name for name in NOTEBOOKS if name >= first]
+        return [name for name in known if name.startswith(options.only)]
+    first = next((name for name in known if name.startswith(options.first)), "")
+    return [name for name in known if name >= first]
 
 
 def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
@@ -204,10 +211,15 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
 
 def _missing_slides(store: Store) -> str:
     """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
+    from lib import overview
+
     if not store.is_current("samples"):
         return ""  # the notebook says so itself
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
+    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
+    if strangers["n"]:
+        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
     if not missing:
         return ""
     text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from lib.benchmark_gct import gct_rows
 from lib.benchmark_networks import networks_rows, save_performance
 from lib.benchmark_statistics import QUICK, Size, gpu_rows, statistics_rows
 from lib.timing import save
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     if options.gpu and not torch.cuda.is_available():
         parser.error("--gpu asked for, but torch sees no CUDA device")
     size = QUICK if options.quick else Size()
-    rows = statistics_rows(size) + networks_rows(quick=options.quick)
+    rows = statistics_rows(size) + networks_rows(quick=options.quick) + gct_rows(options.quick)
     if options.gpu:
         network_rows = networks_rows("cuda", options.quick)
         save_performance(network_rows, PERFORMANCE_FILE)

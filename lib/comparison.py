@@ -117,6 +117,35 @@ def learned_table(
     return _ordered(rows)
 
 
+def one_table(
+    accuracies: Mapping[str, pd.DataFrame], pairs_df: pd.DataFrame, learned_df: pd.DataFrame
+) -> pd.DataFrame:
+    """Everything of each network in one row: Tables 2 to 4 and what the counts are worth.
+
+    Parameters
+    ----------
+    accuracies : level ("tile", "slide") -> `accuracy_table`
+    pairs_df, learned_df : `pair_table`, `learned_table` of the same networks
+
+    Returns
+    -------
+    DataFrame: architecture, network; of each level <level>_validation_percent and <level>_test_percent;
+    slide_test_low_percent and slide_test_high_percent; then the columns of `pairs_df` and `learned_df`.
+    """
+    table = pairs_df[KEYS]
+    for level, accuracy_df in accuracies.items():
+        columns = {
+            f"{split}_accuracy_percent": f"{level}_{split}_percent" for split in ("validation", "test")
+        }
+        if level == "slide":
+            columns |= {f"test_{end}_percent": f"slide_test_{end}_percent" for end in ("low", "high")}
+        of_level = accuracy_df[[*KEYS, *columns]].rename(columns=columns)
+        table = table.merge(of_level, on=KEYS, validate="one_to_one")
+    for other_df in (pairs_df, learned_df):
+        table = table.merge(other_df, on=KEYS, validate="one_to_one")
+    return table
+
+
 def _ordered(rows: Sequence[dict]) -> pd.DataFrame:
     """Rows in the order of Table 1 (other encoders after it, by name), trained before its null networks."""
     if not rows:

@@ -32,7 +32,7 @@ class Config(BaseModel):
     synthetic_data: bool = False  # drawn, not real: every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
     # Who puts the inputs into data/raw/<cohort>.
-    source: Literal["files", "synthetic", "her2st", "gtex"] = "files"
+    source: Literal["files", "synthetic", "her2st", "gtex", "rehearsal"] = "files"
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
@@ -62,6 +62,11 @@ class Config(BaseModel):
     # Cap per tissue: 0 for none, a number for all, or a table of tissues and "others".
     gtex_max_slides: Annotated[int, Field(ge=0)] | dict[str, PositiveInt] = 0
     gtex_min_slides: PositiveInt = 1  # tissues with fewer slides are left out
+
+    # -- rehearsal without slides (source = "rehearsal") -------------------------------------------------
+    # Samples of train, validation, test; and genes. The paper's numbers.
+    rehearsal_samples: tuple[PositiveInt, PositiveInt, PositiveInt] = (1006, 330, 334)
+    rehearsal_genes: PositiveInt = 56_202
 
     # -- spots (source = "her2st") ----------------------------------------------------------------------
     spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
@@ -98,6 +103,7 @@ class Config(BaseModel):
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
     r_threshold: Fraction = 0.7  # R_T: pairs at or above it (in absolute value) are kept
@@ -105,7 +111,8 @@ class Config(BaseModel):
     thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
-    go_obo_file: str = ""  # Gene Ontology files for Table 6; without them the table is not filtered
+    # Gene Ontology files for Table 6; none named: those in data/raw/go or DATA_MIRROR/go, if any.
+    go_obo_file: str = ""
     go_gaf_file: str = ""
 
     # -- significance, conditional independence (notebooks 06 to 08) ------------------------------------
@@ -186,6 +193,19 @@ class Config(BaseModel):
             "slide_um": self.synthetic_slide_um,
             "seed": self.synthetic_seed,
             "n_workers": self.n_workers,
+        }
+
+    @property
+    def rehearsal_choice(self) -> dict[str, Any]:
+        """Arguments of rehearsal.make for this cohort, beyond folders."""
+        return {
+            "portal_file": self.gtex_portal_file,
+            "tissues": self.gtex_tissues,
+            "architecture": self.architecture,
+            "features": self.features,
+            "n_samples": self.rehearsal_samples,
+            "n_genes": self.rehearsal_genes,
+            "seed": self.synthetic_seed,
         }
 
     @property

@@ -49,8 +49,6 @@ def read_expression(
         .h5ad without the anndata package.
     """
     path, kind = _kind(path)
-    if on_header_mismatch not in ("error", "report"):
-        raise ValueError(f"on_header_mismatch {on_header_mismatch!r}: choose 'error' or 'report'.")
     if kind == "parquet":
         expression_df, genes_df = _read_parquet(path, columns)
     elif kind == "h5ad":
@@ -173,16 +171,13 @@ def describe_expression(expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> 
         Columns what, n: size, the header's promise, versioned Ensembl ids, symbols that several genes share,
         genes without any expression, and the range of the column sums (1,000,000 for TPM of all genes).
     """
-    symbols = genes_df["symbol"]
     values = expression_df.to_numpy()
     sums = values.sum(axis=0, dtype=np.float64)
     found = {f"{key} (file)": n for key, n in expression_df.attrs.get("found", {}).items()}
     found |= {
         "genes kept": len(expression_df),
         "RNA samples kept": expression_df.shape[1],
-        "versioned Ensembl ids": int(expression_df.index.str.match(r"ENS[A-Z]*G\d+\.\d+").sum()),
-        "symbols shared by several genes": int(symbols[symbols.duplicated()].nunique()),
-        "genes with such a symbol": int(symbols.duplicated(keep=False).sum()),
+        **gct.gene_counts(expression_df.index, genes_df["symbol"].to_numpy()),
         "genes zero in every sample": int((values.max(axis=1) == 0).sum()),
         "smallest column sum": round(float(sums.min())),
         "largest column sum": round(float(sums.max())),

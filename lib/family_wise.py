@@ -5,6 +5,7 @@ that p depends on neither device, blocks nor threads. Variables are rows, slides
 """
 
 import functools
+import itertools
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -209,14 +210,21 @@ def _p_in_gene(
     """(1 + b) / (1 + N) for statistics observed[k] of gene genes[k] among that gene's maxima."""
     reached = np.empty(len(observed), np.int64)
     pair, which = [], []
-    for k, g in enumerate(genes):
-        column = null[:, g]
-        above = column >= observed[k] + doubt[g]
-        near = np.flatnonzero(~above & (column >= observed[k] - doubt[g]))
-        reached[k] = above.sum()
-        if len(near):
-            which.append(near)
-            pair.append(np.full(len(near), k))
+    by_gene = np.argsort(genes, kind="stable")
+    bounds = (
+        np.r_[np.flatnonzero(np.r_[True, np.diff(genes[by_gene]) > 0]), len(genes)] if len(genes) else [0]
+    )
+    for start, end in itertools.pairwise(bounds):
+        these = by_gene[start:end]
+        g = genes[these[0]]
+        column = null[:, g].astype(np.float64)
+        rising = np.argsort(column)
+        first = np.searchsorted(column[rising], observed[these] - doubt[g], side="left")
+        above = np.searchsorted(column[rising], observed[these] + doubt[g], side="left")
+        reached[these] = len(column) - above
+        for k in np.flatnonzero(above > first):  # too near to call in float32
+            which.append(rising[first[k] : above[k]])
+            pair.append(np.full(above[k] - first[k], these[k]))
     if which:
         which, pair = np.concatenate(which), np.concatenate(pair)
         cases, inverse = np.unique(np.stack([which, genes[pair]]), axis=1, return_inverse=True)

@@ -1,27 +1,22 @@
-"""GCT, csv and tsv expression tables of any size: to a float32 frame, or to parquet in bounded memory.
+"""GCT, csv and tsv expression tables of any size, streamed: to a float32 frame, or in pieces.
 
-Text is streamed: one thread inflates while another parses, and a third writes; only the samples wanted are
-kept. `lib.gct_header` reads the top of the file, `lib.gct_cells` holds the inner loops.
+One thread inflates while another parses; only the samples wanted are kept. `lib.gct_header` reads the top of
+the file, `lib.gct_cells` holds the inner loops, `lib.gct_parquet` writes the pieces.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lib import gct_header
 from lib.gct_cells import parse_lines
 from lib.gct_header import Header, check_promise, read_header, refuse_duplicates, text_blocks, wanted_samples
 
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
-ROW_GROUP_BYTES = 160 << 20  # float32 values per parquet row group when converting; two are in memory
-DESCRIBED = ("gene", "symbol", "biotype")
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)  # of float32
 
 Names = list[list[str]]  # genes, symbols, biotypes
 
@@ -61,7 +56,7 @@ def read_table(
     n_promised = header.n_genes if header.n_genes >= 0 else 65_536
     kept = np.empty((min(n_possible, n_promised), len(wanted)), np.float32)
     names: Names = [[], [], []]
-    for values, piece_names in _pieces(path, header, wanted):
+    for values, piece_names in pieces(path, header, wanted):
         start, stop = len(names[0]), len(names[0]) + len(values)
         if stop > len(kept):
             larger = np.empty((max(stop, 3 * len(kept) // 2), len(wanted)), np.float32)
@@ -79,90 +74,23 @@ def read_table(
     return expression_df, genes_frame(genes, names[1], names[2])
 
 
+def gene_counts(genes: pd.Index, symbols: Sequence[str]) -> dict[str, int]:
+    """How many ids are Ensembl's with a version, and how many symbols stand for several genes."""
+    symbols = pd.Series(symbols, dtype=object)
+    return {
+        "versioned Ensembl ids": int(genes.str.match(r"ENS[A-Z]*G\d+\.\d+").sum()),
+        "symbols shared by several genes": int(symbols[symbols.duplicated()].nunique()),
+        "genes with such a symbol": int(symbols.duplicated(keep=False).sum()),
+    }
+
+
 def genes_frame(genes: pd.Index, symbols: Sequence[str], biotypes: Sequence[str]) -> pd.DataFrame:
     """Index gene, columns symbol and biotype; the gene id stands in for a symbol that is missing."""
     symbol = [s or g for s, g in zip(symbols, genes, strict=True)]
     return pd.DataFrame({"symbol": symbol, "biotype": list(biotypes)}, index=genes, dtype=object)
 
 
-def convert_to_parquet(
-    path: str | Path,
-    out_path: str | Path,
-    columns: Sequence[str] | None = None,
-    *,
-    on_header_mismatch: str = "error",
-) -> dict[str, int]:
-    """Text table of any size to parquet (gene, symbol, biotype, then float32 samples) in bounded memory.
-
-    Rows are written in groups of about 160 MB, so memory does not grow with the number of genes. Values are
-    not compressed: lz4 takes 15 % off TPM and as long again. The file appears under its name only when it
-    is complete.
-
-    Parameters
-    ----------
-    columns, on_header_mismatch : as in `expression.read_expression`.
-
-    Returns
-    -------
-    dict
-        Counts: genes, RNA samples, and of a GCT what its header promises.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As in `expression.read_expression`.
-    """
-    path, out_path = Path(path), Path(out_path)
-    header = read_header(path)
-    wanted = wanted_samples(header.samples, columns, str(path))
-    types = [pa.string()] * len(DESCRIBED) + [pa.float32()] * len(wanted)
-    schema = pa.schema(list(zip([*DESCRIBED, *wanted], types, strict=True)))
-    partial = out_path.with_name(out_path.name + ".partial")
-    genes: list[str] = []
-    settings = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    try:
-        with pq.ParquetWriter(partial, schema, **settings) as writer, ThreadPoolExecutor(1) as pool:
-            writing: Future | None = None
-            for values, names in _row_groups(path, header, wanted):
-                arrays = [pa.array(column, pa.string()) for column in names]
-                arrays += [pa.array(column) for column in values.T]
-                table = pa.Table.from_arrays(arrays, schema=schema)
-                if writing:
-                    writing.result()
-                writing = pool.submit(writer.write_table, table, row_group_size=len(values))
-                genes += names[0]
-            if writing:
-                writing.result()
-        found = check_promise(path, header, len(genes), on_header_mismatch)
-        refuse_duplicates(genes, "gene id", str(path))
-        os.replace(partial, out_path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return found
-
-
-def _row_groups(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
-    """Pieces joined to row groups whose columns are contiguous. A group is overwritten two groups later."""
-    n_group = max(1, ROW_GROUP_BYTES // (4 * len(wanted)))
-    group, other = (np.empty((n_group, len(wanted)), np.float32, order="F") for _ in range(2))
-    names: Names = [[], [], []]
-    for values, piece_names in _pieces(path, header, wanted):
-        start = 0
-        while start < len(values):
-            n_held = len(names[0])
-            n_now = min(len(values) - start, n_group - n_held)
-            group[n_held : n_held + n_now] = values[start : start + n_now]
-            for column, more in zip(names, piece_names, strict=True):
-                column.extend(more[start : start + n_now])
-            start += n_now
-            if len(names[0]) == n_group:
-                yield group, names
-                group, other, names = other, group, [[], [], []]
-    if names[0]:
-        yield group[: len(names[0])], names
-
-
-def _pieces(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
+def pieces(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
     """Parse the table in pieces: values (rows x wanted, overwritten by the next piece) and names.
 
     Raises ValueError for ragged rows at once, for all bad values together after the last piece.
@@ -244,8 +172,10 @@ def _settle(values, odd, text: bytes, genes: list[str], wanted: list[str], probl
         kind = ""
         if cell.lower() in MISSING_TEXT:
             kind = "missing"
-        elif not abs(number) <= LARGEST:  # NaN too
+        elif not np.isfinite(number):
             kind = "non-numeric"
+        elif number > LARGEST:
+            kind = "too large"
         elif number < 0:
             kind = "negative"
         if kind:

@@ -11,7 +11,8 @@ import numpy as np
 
 NEWLINE, RETURN, POINT, QUOTE, PLUS, MINUS = 10, 13, 46, 34, 43, 45
 CHUNK = 32  # bytes stepped over at once
-POWERS = 10.0 ** np.arange(23)  # all exact doubles
+N_POWERS = 41
+POWERS = np.array([float(f"1e{i}") for i in range(N_POWERS)])  # exact up to 1e22, then rounded
 ONE = np.uint64(1)
 
 
@@ -90,10 +91,11 @@ def _long_number(text, position, delimiter):
         if n_exponent == 0:
             return False, 0.0, position
     exponent = (-exponent if negative else exponent) - n_after
-    if n_digits == 0 or not _ends(c, delimiter) or exponent < -22 or exponent > 22:
+    if n_digits == 0 or not _ends(c, delimiter) or abs(exponent) >= N_POWERS:
         return False, 0.0, position
     value = np.float64(digits)
     value = value / POWERS[-exponent] if exponent < 0 else value * POWERS[exponent]
+    # four roundings by half an ulp (digits, power, quotient, float(text) itself) are less than 1e-15
     sure = np.float32(value * (1 - 1e-15)) == np.float32(value * (1 + 1e-15))
     return sure and value < 3e38, value, position
 

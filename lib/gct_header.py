@@ -161,8 +161,10 @@ def check_promise(path: Path, header: Header, n_genes: int, on_mismatch: str) ->
     Raises
     ------
     ValueError
-        No gene rows; another size than promised where `on_mismatch` is "error".
+        No gene rows; another size than promised where `on_mismatch` is "error" (and not "report").
     """
+    if on_mismatch not in ("error", "report"):
+        raise ValueError(f"on_header_mismatch {on_mismatch!r}: choose 'error' or 'report'.")
     n_rna = len(header.samples)
     found = {"genes": n_genes, "RNA samples": n_rna}
     if n_genes == 0:

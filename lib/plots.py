@@ -76,6 +76,7 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
     for split in counts_df:
         axes.barh(counts_df.index, counts_df[split], left=left, color=SPLIT_COLOURS[split], label=split)
         left += counts_df[split].to_numpy()
+    axes.margins(y=0.01)
     axes.set_xlabel(f"samples (n = {len(samples_df):,})")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -83,25 +84,38 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
 
 @themed
 def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
-    """Which tissues each donor gave, coloured by the set they are in."""
+    """Which tissues each donor gave, coloured by the set they are in; above how many each donor gave, at the
+    right how many donors each tissue has.
+    """
     codes = {split: i + 1 for i, split in enumerate(SPLIT_COLOURS)}
     grid_df = (
         samples_df.assign(code=samples_df["split"].map(codes))
         .pivot_table(index="tissue", columns="donor", values="code", aggfunc="max")
         .fillna(0)
     )
-    order = grid_df.max().sort_values(kind="stable").index
+    sets, n_tissues = grid_df.max(), (grid_df > 0).sum()
+    grid_df = grid_df.iloc[:, np.lexsort((-n_tissues, sets))]
+    sets, n_tissues = sets[grid_df.columns], n_tissues[grid_df.columns]
     colours = ["#ffffff", *SPLIT_COLOURS.values()]
-    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.9 + 0.18 * len(grid_df)))
-    axes.pcolormesh(
-        grid_df[order].to_numpy(), cmap=plt.matplotlib.colors.ListedColormap(colours), vmin=-0.5, vmax=3.5
+    height = 0.18 * max(4, len(grid_df))
+    figure, ((above, corner), (axes, right)) = plt.subplots(
+        *(2, 2), figsize=(PAGE_IN, 1.5 + height), height_ratios=(0.7, height), width_ratios=(6, 1)
     )
-    axes.set_yticks(np.arange(len(grid_df)) + 0.5, grid_df.index)
+    corner.axis("off")
+    x, y = np.arange(grid_df.shape[1]) + 0.5, np.arange(len(grid_df)) + 0.5
+    shades = plt.matplotlib.colors.ListedColormap(colours)
+    axes.pcolormesh(grid_df.to_numpy(), cmap=shades, vmin=-0.5, vmax=3.5, rasterized=True)
+    axes.set_yticks(y, grid_df.index)
+    axes.set(ylim=(len(grid_df), 0), xticks=[])
     axes.set_xlabel(f"donors (n = {grid_df.shape[1]:,}), grouped by set")
-    axes.set_xticks([])
+    above.bar(x, n_tissues, width=1, color=[colours[int(code)] for code in sets], rasterized=True)
+    above.set(xlim=(0, len(x)), xticks=[], ylabel="tissues\nof a donor")
+    above.yaxis.get_major_locator().set_params(integer=True)
+    right.barh(y, (grid_df > 0).sum(axis=1), color=QUIET)
+    right.set(ylim=(len(grid_df), 0), yticks=[], xlabel="donors")
     for split, colour in SPLIT_COLOURS.items():
-        axes.scatter([], [], marker="s", color=colour, label=split)
-    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        above.scatter([], [], marker="s", color=colour, label=split)
+    above.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
@@ -139,7 +153,7 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
     """Each network's slide accuracy against its pairs, and against its genes found within tissues.
 
-    table_df has columns architecture, network (trained, untrained, shuffled), test_accuracy_percent, n_pairs,
+    table_df has columns architecture, network (trained, untrained, shuffled), slide_test_percent, n_pairs,
     genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
@@ -155,14 +169,14 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
         for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
             own = trained_df.loc[row.architecture]
             x, y = (
-                (own["test_accuracy_percent"], row.test_accuracy_percent),
+                (own["slide_test_percent"], row.slide_test_percent),
                 (own[column], getattr(row, column)),
             )
             ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
         for row in table_df.itertuples():
             face = colours[row.architecture] if row.network == "trained" else "white"
             ax.scatter(
-                row.test_accuracy_percent,
+                row.slide_test_percent,
                 getattr(row, column),
                 marker=markers[row.network],
                 facecolor=face,
@@ -366,7 +380,7 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     table_df is significance.survival_table; `labels` names its columns in drawing order.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
-    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73"]
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
     figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
     width = 0.85 / len(labels)
     for i, (column, label) in enumerate(labels.items()):
@@ -399,6 +413,36 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
     right.axhline(len(p_gene) / 40, color=QUIET, linestyle="--", linewidth=0.8, label="if nothing were there")
     right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
     right.legend()
+    return figure
+
+
+@themed
+def rejection_rates(table_df: pd.DataFrame) -> Figure:
+    """How often each test rejects where nothing is linked, with intervals; a panel per design.
+
+    table_df is calibration.calibration: design, test, alpha, rate, low, high.
+    """
+    designs, tests = table_df["design"].unique(), table_df["test"].unique()[::-1]
+    alphas = dict(zip(table_df["alpha"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
+    size = (PAGE_IN, 0.9 + 0.26 * len(tests))
+    figure, axes = plt.subplots(1, len(designs), figsize=size, sharey=True, squeeze=False)
+    place = pd.Series(np.arange(len(tests)), index=tests)
+    for ax, design in zip(axes[0], designs, strict=True):
+        for k, (alpha, colour) in enumerate(alphas.items()):
+            df = table_df[(table_df["design"] == design) & (table_df["alpha"] == alpha)]
+            y = place[df["test"]].to_numpy() + 0.14 * (1 - 2 * k)
+            rate = df["rate"].clip(lower=1e-4)
+            errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
+            ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
+            ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")
+        ax.set(xscale="log", xlim=(0.002, 1.2), title=design, xlabel="share of null pairs rejected")
+        ax.set_xticks([0.01, 0.05, 0.2, 1], ["1 %", "5 %", "20 %", "100 %"])
+        ax.xaxis.set_minor_locator(plt.NullLocator())
+        ax.set_yticks(place, place.index)
+    handles = [
+        plt.Line2D([], [], color=c, marker="o", markersize=3, label=f"level {a:g}") for a, c in alphas.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 

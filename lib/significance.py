@@ -84,3 +84,21 @@ def survival_table(
     table.index = table.index.astype(str)
     table.loc["all"] = [len(pairs_df), *survives.sum()]
     return table
+
+
+def within_tissue_pattern(
+    q: pd.Series, q_given_covariates: pd.Series | None = None, threshold: float = 0.05
+) -> pd.Series:
+    """What the calibrated test says of each pair, in a word.
+
+    `direct`: gene and feature go together within tissues (q at or below the threshold; with covariates given,
+    also once these are taken out). `through covariates`: only until they are taken out. `through tissue`: not
+    beyond what the tissue explains. `not tested`: no q. "Direct" is a pattern of conditional dependence, not
+    a cause.
+    """
+    found = q <= threshold
+    left = found if q_given_covariates is None else q_given_covariates <= threshold
+    names = np.select(
+        [q.isna(), left, found], ["not tested", "direct", "through covariates"], "through tissue"
+    )
+    return pd.Series(names, index=q.index)

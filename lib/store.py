@@ -53,16 +53,22 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
-_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "seed")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
 _CARDS = (
     *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
     *("n_permutations", "e_threshold", "seed"),
 )
-# The source of a GTEx cohort depends on these as well.
-_GTEX = (
-    *("gtex_release", "gtex_portal_file", "gtex_tissues", "gtex_max_slides", "gtex_min_slides"),
-    *("covariates", "split_file", "expression_file", "genes_file"),
-)
+# The source of a GTEx cohort, and of the rehearsal, depends on these as well.
+SOURCE_FIELDS = {
+    "gtex": (
+        *("gtex_release", "gtex_portal_file", "gtex_tissues", "gtex_max_slides", "gtex_min_slides"),
+        *("covariates", "split_file", "expression_file", "genes_file"),
+    ),
+    "rehearsal": (
+        *("rehearsal_samples", "rehearsal_genes", "gtex_portal_file", "gtex_tissues"),
+        *("architecture", "features"),
+    ),
+}
 _COHORT = ("source", "raw:samples_file", "raw:expression_file")
 _BOTH_SIDES = ("expression", "samples", "features_test")
 _TESTED = ("network", "tiles", "gene_medians", "pairs_significance", "pairs_conditional", *_BOTH_SIDES)
@@ -126,6 +132,15 @@ ARTEFACTS: dict[str, Artefact] = {
     "ihc": Artefact("{network}/ihc.parquet", "10_visualize", ("cards", "raw:ihc_dir"), ("seed",)),
 }
 
+# What a cohort that brings its features instead of slides (`features_file`) has: these artefacts, made by
+# notebook 00, in place of notebook 04's; and these notebooks.
+_GIVEN = ("source", "samples", "raw:features_file")
+GIVEN_FEATURES = {
+    name: Artefact(ARTEFACTS[name].path, "00_cohort", _GIVEN)
+    for name in ("features_validation", "features_test")
+}
+WITHOUT_SLIDES = ("00_cohort", "05_correlate", "06_significance", "07_conditional", "08_reproducibility")
+
 # Folders of resumable work; each of their files carries its own record. `--force` empties them.
 WORK_FOLDERS = {
     "stacks": ("{tiles}/stacks", "01_tiles"),
@@ -161,7 +176,8 @@ NOTEBOOKS: dict[str, Notebook] = {
         ("best_feature_r", "go_obo_file", "go_gaf_file"),
     ),
     "06_significance": Notebook(
-        "Which of these pairs can be believed?", ("pairs_significance", "gene_significance", "accuracy")
+        "Which of these pairs can be believed?",
+        ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
     ),
     "07_conditional": Notebook(
         "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
@@ -201,6 +217,16 @@ class Store:
         self.derived = self.root / "data" / "derived" / config.cohort
         self.figures = self.root / "figures" / config.cohort
 
+    def artefact(self, name: str) -> Artefact:
+        """The declaration of an artefact, as it is for this cohort."""
+        given = GIVEN_FEATURES if self.config.features_file else {}
+        return given.get(name) or ARTEFACTS[name]
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """The notebooks of this cohort, in order."""
+        return WITHOUT_SLIDES if self.config.features_file else tuple(NOTEBOOKS)
+
     # -- paths ------------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
@@ -221,6 +247,24 @@ class Store:
         """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
         mirror = os.environ.get("DATA_MIRROR", "")
         return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
+
+    def go_files(self) -> tuple[Path, Path] | None:
+        """The Gene Ontology and its human annotation: as configured, else from data/raw/go, else from the
+        mirror (the newest by name); None when there is none.
+
+        Raises ValueError when only one of the two is configured.
+        """
+        named = (self.config.go_obo_file, self.config.go_gaf_file)
+        if all(named):
+            return self.repository_path(named[0]), self.repository_path(named[1])
+        if any(named):
+            raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        mirror = os.environ.get("DATA_MIRROR", "")
+        for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
+            obo, gaf = sorted(folder.glob("go[-_.]*obo*")), sorted(folder.glob("goa_human*.gaf*"))
+            if obo and gaf:
+                return obo[-1], gaf[-1]
+        return None
 
     @property
     def upstream(self) -> Path:
@@ -296,7 +340,7 @@ class Store:
         os.replace(temporary, path)
         record = {
             "artefact": name,
-            "made_by": ARTEFACTS[name].notebook,
+            "made_by": self.artefact(name).notebook,
             "config": self._fields(name),
             "inputs": {i: self.fingerprint(i) for i in self._inputs(name)},
             "fingerprint": _file_hash(path),
@@ -312,7 +356,7 @@ class Store:
         """Read an artefact that is current; StaleArtefactError names the notebook to run otherwise."""
         why = self.why_stale(name)
         if why:
-            raise StaleArtefactError(name, ARTEFACTS[name].notebook, why)
+            raise StaleArtefactError(name, self.artefact(name).notebook, why)
         path = self.path(name)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -412,8 +456,8 @@ class Store:
 
     def forget(self, notebook: str) -> None:
         """Remove what a notebook made, its resumable work included, so that it is done again."""
-        for name, artefact in ARTEFACTS.items():
-            if artefact.notebook == notebook:
+        for name in ARTEFACTS:
+            if self.artefact(name).notebook == notebook:
                 self._sidecar(name).unlink(missing_ok=True)
                 self.path(name).unlink(missing_ok=True)
         for name, (_, owner) in WORK_FOLDERS.items():
@@ -421,13 +465,13 @@ class Store:
                 shutil.rmtree(self.path(name), ignore_errors=True)
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        inputs = ARTEFACTS[name].inputs
+        inputs = self.artefact(name).inputs
         return tuple(i for i in inputs if i != "source" or self.config.source != "files")
 
     def _fields(self, name: str) -> dict[str, Any]:
         dumped = self.config.model_dump(mode="json")
-        also = _GTEX if name == "source" and self.config.source == "gtex" else ()
-        return {field: dumped[field] for field in sorted((*ARTEFACTS[name].fields, *also))}
+        also = SOURCE_FIELDS.get(self.config.source, ()) if name == "source" else ()
+        return {field: dumped[field] for field in sorted((*self.artefact(name).fields, *also))}
 
     def _sidecar(self, name: str) -> Path:
         path = self.path(name)
@@ -449,7 +493,7 @@ class Store:
             # 200 dpi: sharp at the width of a journal's column. The theme no longer holds here.
             figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
             os.replace(temporary, self.figures / f"{name}{suffix}")
-        write_json(self.figures / f"{name}.png.json", {"caption": caption})
+        write_json(self.figures / f"{name}.png.json", {"caption": self._caption(caption)})
         return figure
 
     def save_table(
@@ -461,8 +505,11 @@ class Store:
         temporary = self.figures / f".{name}.csv.tmp"
         table_df.to_csv(temporary)
         os.replace(temporary, self.figures / f"{name}.csv")
-        write_json(self.figures / f"{name}.csv.json", {"caption": caption})
+        write_json(self.figures / f"{name}.csv.json", {"caption": self._caption(caption)})
         return table_df
+
+    def _caption(self, text: str) -> str:
+        return f"{text} Synthetic data." if self.config.synthetic_data else text
 
     def saved_table(self, stem: str) -> pd.DataFrame | None:
         """A table for people that this network's run has saved; None when there is none."""
@@ -497,8 +544,9 @@ class Store:
 
     def why_rerun(self, notebook: str, source: Path) -> str | None:
         """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
-        for name, artefact in ARTEFACTS.items():
-            if artefact.notebook == notebook and not (name == "source" and self.config.source == "files"):
+        for name in ARTEFACTS:
+            is_theirs = name == "source" and self.config.source == "files"
+            if self.artefact(name).notebook == notebook and not is_theirs:
                 why = self.why_stale(name)
                 if why:
                     return f"{name!r} {why}"

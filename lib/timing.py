@@ -50,7 +50,7 @@ def _device(device: str) -> str:
 
 def _versions() -> str:
     found = []
-    for name in ("torch", "numpy", "scipy", "numba"):
+    for name in ("torch", "numpy", "scipy", "numba", "pandas", "pyarrow", "isal"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -1,12 +1,10 @@
 """Small made-up cohorts for the tests of the statistics."""
 
-import math
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib import correlation
+from lib import calibration, correlation
 
 N = 72
 
@@ -52,27 +50,10 @@ def small_cohort():
     return samples_df, log_df, features_df, pairs_df
 
 
-def simulated(seed, n_pairs, donor_effect=0.0, n_tissues=39, n=334):
-    """Gene and feature specific to tissues, of unequal variances, independent given the tissue (METHOD
-    section 7).
-    """
-    rng = np.random.default_rng(seed)
-    tissue = np.sort(np.r_[np.arange(n_tissues).repeat(2), rng.integers(0, n_tissues, n - 2 * n_tissues)])
-    donor = np.empty(n, int)
-    n_donors = 60
-    for t in range(n_tissues):
-        m = np.flatnonzero(tissue == t)
-        donor[m] = rng.permutation(n_donors)[: len(m)]
-    rows = []
-    for _ in range(2):
-        marks = rng.uniform(size=(n_pairs, n_tissues)) < 0.1
-        marks[:, 0] = True  # gene and feature both mark tissue 0
-        spread = np.exp(rng.normal(0, 0.8, (n_pairs, n_tissues))) * np.where(marks, 2.0, 0.5)
-        effect = donor_effect * rng.normal(size=(n_pairs, n_donors))[:, donor]
-        noise = rng.normal(size=(n_pairs, n))
-        rows.append(8 * marks[:, tissue] + spread[:, tissue] * (noise + effect) / math.hypot(1, donor_effect))
-    samples_df = make_samples([f"t{t:02d}" for t in tissue], [f"d{d}" for d in donor])
-    return samples_df, *make_frames(*rows, samples_df)
+def simulated(seed, n_pairs, donor_effect=0.0):
+    """Nulls of `lib.calibration`: 39 tissues, 334 slides, 60 donors of several tissues each."""
+    samples_df = calibration.design(n_donors=60, seed=seed)
+    return samples_df, *calibration.null_pairs(samples_df, n_pairs, donor_effect, seed)[:2]
 
 
 def rejected(p, alpha):

@@ -6,7 +6,75 @@ import pytest
 from made_cohort import inside, make_frames, make_samples, matched_pairs, rejected, simulated
 from scipy import stats
 
-from lib import false_discovery, family_wise, permutations, significance
+from lib import calibration, false_discovery, family_wise, permutations, significance
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """Rejection rates of every test by design, fixed seeds: (design, test, alpha) -> row."""
+    designs = {
+        "own donors": (calibration.design(), 0.0),
+        "shared donors, no effect": (calibration.design(n_donors=60), 0.0),
+        "shared donors": (calibration.design(n_donors=60), 1.5),
+    }
+    table_df = calibration.calibration(designs, n_pairs=2000, n_permutations=399)
+    assert table_df["n"].eq(2000).all()
+    return table_df.set_index(["design", "test", "alpha"])
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_rates_where_slides_are_independent(rates, alpha):
+    """Within-tissue schemes hold their level; free shuffling and the parametric tests do not."""
+    for name in ("within-tissue permutation", "whole-donor permutation", "donor signs"):
+        row = rates.loc[("own donors", name, alpha)]
+        assert row["low"] <= alpha <= row["high"], (name, row.to_dict())
+    for name in ("within-tissue permutation", "donor signs"):
+        row = rates.loc[("shared donors, no effect", name, alpha)]
+        assert row["low"] <= alpha <= row["high"], (name, row.to_dict())
+    assert rates.loc[("own donors", "free permutation (paper)", alpha), "low"] > 0.5
+    assert 0.14 < rates.loc[("own donors", "Fisher z, one indicator (paper)", alpha), "rate"] < 0.35
+    assert rates.loc[("own donors", "Fisher z, all tissues", alpha), "low"] > alpha
+    failing = rates.xs(("own donors", alpha), level=("design", "alpha"))["holds"]
+    assert failing.index[~failing].tolist() == list(calibration.TESTS)[:3]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_rates_where_donors_give_several_tissues(rates, alpha):
+    """With donor effects only what keeps a donor's slides together holds."""
+    row = rates.loc[("shared donors", "donor signs", alpha)]
+    assert row["low"] <= alpha <= row["high"], row.to_dict()
+    for name in ("free permutation (paper)", "Fisher z, all tissues", "within-tissue permutation"):
+        assert rates.loc[("shared donors", name, alpha), "low"] > 1.5 * alpha, name
+    # no two of the 60 donors gave the same tissues, so whole donors cannot change place
+    assert "whole-donor permutation" not in rates.loc["shared donors"].index.get_level_values("test")
+
+
+def test_rejection_table_counts():
+    p_df = pd.DataFrame({"good": np.arange(1, 101) / 100, "bad": np.full(100, 0.04)})
+    table_df = calibration.rejection_table(p_df, (0.05,)).set_index("test")
+    assert table_df["rejected"].tolist() == [5, 100]
+    assert table_df["holds"].tolist() == [True, False]
+    low, high = stats.binomtest(5, 100).proportion_ci(0.95)
+    assert table_df.loc["good", ["low", "high"]].tolist() == pytest.approx([low, high])
+
+
+def test_designs():
+    samples_df = calibration.design(n_slides=50, n_tissues=8, n_donors=20, seed=3)
+    assert samples_df.groupby("tissue").size().min() >= 2
+    assert not samples_df.duplicated(["tissue", "donor"]).any(), "a donor gives a tissue once"
+    assert samples_df["donor"].value_counts().max() > 1
+    assert calibration.design()["donor"].is_unique
+    with pytest.raises(ValueError, match="10 slides are too few for two of each of 8 tissues"):
+        calibration.design(10, 8)
+    with pytest.raises(ValueError, match="3 donors cannot give"):
+        calibration.design(50, 8, 3)
+    log_df, features_df, pairs_df = calibration.null_pairs(samples_df, 30, 1.0, seed=1)
+    row = pairs_df.iloc[7]
+    assert row["r"] == pytest.approx(
+        stats.pearsonr(log_df.loc[row["gene"]], features_df.loc[row["feature"]])[0]
+    )
+    first = (samples_df["tissue"] == "t00").to_numpy()
+    assert log_df.loc[:, first].mean().mean() > 6 + log_df.loc[:, ~first].mean().mean()
 
 
 @pytest.fixture(scope="module")

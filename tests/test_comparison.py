@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import comparison
+from lib import comparison, plots
 from lib.config import ROOT
 
 PAPER = ROOT / "data" / "reference"
@@ -94,6 +94,39 @@ def test_what_is_learned_counts_survivors():
     assert table_df["r_reproducibility_within"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True)
 
 
+def test_one_table_holds_each_network_once_with_its_own_numbers():
+    frames = {name: accuracy(i) for i, name in enumerate(NAMES)}
+    levels = {level: comparison.accuracy_table(frames, level) for level in ("tile", "slide")}
+    pairs_df = comparison.pair_table({name: made_up_pairs(i) for i, name in enumerate(NAMES)}, 0.8, 10.0)
+    learned_df = pairs_df[comparison.KEYS].assign(genes_within_tissue=range(4))
+    table_df = comparison.one_table(levels, pairs_df, learned_df)
+    assert list(table_df[comparison.KEYS].itertuples(index=False, name=None)) == ORDER
+    of_vgg = frames["vgg11", "shuffled"].set_index(["level", "split"])
+    row = table_df.iloc[2]
+    assert row["tile_test_percent"] == pytest.approx(100 * of_vgg.loc[("tile", "test"), "accuracy"])
+    assert row["slide_validation_percent"] == pytest.approx(
+        100 * of_vgg.loc[("slide", "validation"), "accuracy"]
+    )
+    assert row["slide_test_low_percent"] == pytest.approx(100 * of_vgg.loc[("slide", "test"), "low"])
+    assert row["n_pairs"] == pairs_df.loc[2, "n_pairs"]
+    assert row["genes_within_tissue"] == 2
+
+
 def test_nothing_to_compare_is_said():
     with pytest.raises(ValueError, match="no network to compare"):
         comparison.pair_table({}, 0.8, 10.0)
+
+
+def test_picture_sets_null_networks_apart_and_stands_a_single_network_without_pairs():
+    rows = [("alexnet", "trained", 80.0, 500, 40), ("alexnet", "untrained", 12.5, 0, 0)]
+    columns = ["architecture", "network", "slide_test_percent", "n_pairs", "genes_within_tissue"]
+    table_df = pd.DataFrame(rows, columns=columns)
+    figure = plots.accuracy_against_pairs(table_df, 0.8, 10.0)
+    points = [c for c in figure.axes[0].collections if len(c.get_offsets())]
+    assert [tuple(c.get_offsets()[0]) for c in points] == [(80.0, 500), (12.5, 0)]
+    white = (1.0, 1.0, 1.0, 1.0)
+    assert [tuple(c.get_facecolor()[0]) == white for c in points] == [False, True]
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0 < 500 < high
+    alone = plots.accuracy_against_pairs(table_df[1:], 0.8, 10.0)
+    assert len(alone.axes) == 2

@@ -24,6 +24,7 @@ ALLOWED = {
     "gct_header": set(),
     "gct_cells": set(),
     "gct": {"gct_header", "gct_cells"},
+    "gct_parquet": {"gct", "gct_header"},
     "expression": {"gct", "gct_header"},
     "pairing": {"cohort"},
     "splits": {"cohort", "pairing"},
@@ -45,6 +46,13 @@ ALLOWED = {
     "planted": set(),
     "svs": set(),
     "synthetic": {"staining", "histology", "planted", "svs"},
+    "rehearsal_samples": {"planted", "staining"},
+    "rehearsal_values": {"planted", "staining"},
+    "rehearsal": {
+        *("gtex_fetch", "gtex_samples", "gtex_tables", "networks", "planted", "staining"),
+        *("rehearsal_samples", "rehearsal_values"),
+    },
+    "feature_tables": {"networks"},
     # slides and tiles
     "slides": set(),
     "tissue": set(),
@@ -78,6 +86,7 @@ ALLOWED = {
     "maxima": {"blocks", "permutations"},
     "family_wise": {"maxima", "permutations", "residuals"},
     "false_discovery": set(),
+    "calibration": {"conditional", "correlation", "permutations", "significance"},
     "conditional": {"residuals"},
     "reproducibility": {"blocks"},
     # seeing
@@ -85,13 +94,15 @@ ALLOWED = {
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
+    "lookup": {"conditional", "correlation", "permutations", "significance"},
     "choosing": {"conditional", "permutations", "representatives", "significance"},
     "cards": {"attribution", "representatives", "synthesis"},
     "on_nuclei": {"attribution", "ihc"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "timing"},
+    "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {
         *("conditional", "correlation", "family_wise", "pair_scan", "permutations", "reproducibility"),
         *("significance", "timing"),

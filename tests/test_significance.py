@@ -8,7 +8,7 @@ import pytest
 from made_cohort import make_frames, make_samples, matched_pairs, small_cohort
 from scipy import stats
 
-from lib import permutations, significance
+from lib import false_discovery, family_wise, permutations, scorecard, significance
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,68 @@ def test_survival_table():
     assert table.loc["a"].tolist() == [2, 2, 1]
     assert table.loc["all"].tolist() == [3, 3, 1]
     assert significance.survival_table(df, ["q"], by="layer").loc["2"].tolist() == [2, 1]
+
+
+def test_within_tissue_pattern():
+    q = pd.Series([0.01, 0.05, 0.06, np.nan], index=list("abcd"))
+    assert significance.within_tissue_pattern(q).tolist() == [
+        "direct",
+        "direct",
+        "through tissue",
+        "not tested",
+    ]
+    given = pd.Series([0.2, 0.05, 0.9, np.nan], index=list("abcd"))
+    pattern = significance.within_tissue_pattern(q, given)
+    assert pattern.to_dict() == {
+        "a": "through covariates", "b": "direct", "c": "through tissue", "d": "not tested",
+    }  # fmt: skip
+
+
+def test_whole_chain_calls_direct_pairs_and_not_markers():
+    """From arrays to patterns: links within tissues, links through tissue, links through a covariate."""
+    rng = np.random.default_rng(5)
+    samples_df = make_samples(np.repeat(list("abcdefgh"), 18).tolist())
+    n = len(samples_df)
+    tissue = pd.factorize(samples_df["tissue"])[0]
+    delay, hidden = rng.normal(size=(2, n))
+    level = 5 * rng.normal(size=(240, 8))[:, tissue]
+    x, y = (
+        level + rng.normal(size=(240, n)),
+        3 * rng.normal(size=(60, 8))[:, tissue] + rng.normal(size=(60, n)),
+    )
+    x[:40] += 1.8 * hidden  # direct genes, of what features 0 to 19 see
+    x[40:80] += 1.8 * delay
+    y += 0.9 * delay
+    y[:20] += 1.8 * hidden
+    log_df, features_df = make_frames(x, y, samples_df)
+    truth_df = pd.DataFrame(
+        {"kind": ["direct"] * 40 + ["covariate"] * 40 + ["marker"] * 160}, index=log_df.index
+    )
+    truth_df["quantity"] = ["hidden"] * 40 + [""] * 200
+    hidden_df = pd.DataFrame([hidden], index=["hidden"], columns=log_df.columns)
+    pairs_df = scorecard.every_pair(log_df.index, features_df.index)
+    kinds = scorecard.pair_kinds(
+        pairs_df,
+        truth_df,
+        scorecard.within_tissue_r(features_df, hidden_df, samples_df.set_index("sample_id")["tissue"]),
+    )
+    drawn = permutations.draw("within_tissue", 499, samples_df, 0)
+    q = {}
+    for name, given in (("plain", None), ("covariates", pd.DataFrame({"d": delay}, index=log_df.columns))):
+        maxima = family_wise.max_statistic(
+            log_df, features_df, drawn, pairs_df=pairs_df, covariates_df=given, progress=False
+        )
+        q[name] = pd.Series(
+            false_discovery.hierarchical_q(maxima.genes_df["p_gene"], maxima.tested_df["p_gene"])[1]
+        )
+    pattern = significance.within_tissue_pattern(q["plain"], q["covariates"])
+    called_df = pd.DataFrame({"plain": q["plain"] <= 0.05, "covariates": pattern == "direct"})
+    found_df = scorecard.precision_recall(scorecard.score_pairs(kinds, called_df))
+    assert (found_df.loc["covariates", ["precision", "recall"]] > [0.95, 0.9]).all()
+    assert found_df.loc["plain", "precision"] < 0.7, "without the covariate its genes are called"
+    of_covariate = pattern[kinds == "covariate"].value_counts(normalize=True)
+    assert of_covariate["through covariates"] > 0.5, (
+        "features with much else in them hardly show the covariate"
+    )
+    assert of_covariate.get("direct", 0) < 0.01
+    assert (pattern[kinds == "marker"] == "through tissue").mean() > 0.99

@@ -220,3 +220,44 @@ def test_the_table_of_artefacts_is_sound():
         assert set(notebook.fields) <= fields, name
     assert {owner for _, owner in WORK_FOLDERS.values()} <= set(NOTEBOOKS)
     assert os.sep not in "".join(ARTEFACTS)
+
+
+def test_go_files_as_configured_or_found(make_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "mirror"))
+    assert make_store().go_files() is None
+    for folder, names in {
+        tmp_path / "mirror/go": (
+            "go_2021.obo.gz",
+            "go_2022.obo.gz",
+            "goslim_generic.obo",
+            "goa_human_2022.gaf.gz",
+        ),
+        tmp_path / "data/raw/go": ("go-basic.obo",),
+    }.items():
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_bytes(b"")
+    found = make_store().go_files()
+    assert [path.name for path in found] == ["go_2022.obo.gz", "goa_human_2022.gaf.gz"]
+    (tmp_path / "data/raw/go/goa_human.gaf.gz").write_bytes(b"")
+    assert make_store().go_files()[0] == tmp_path / "data/raw/go/go-basic.obo"
+    named = make_store(go_obo_file="/x/a.obo", go_gaf_file="/x/b.gaf").go_files()
+    assert [str(path) for path in named] == ["/x/a.obo", "/x/b.gaf"]
+    with pytest.raises(ValueError, match="give both or none"):
+        make_store(go_obo_file="/x/a.obo").go_files()
+
+
+def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_store):
+    gtex = make_store(source="gtex")
+    gtex.save("source", {"steps": []})
+    assert gtex.is_current("source")
+    for fields in ({"gtex_max_slides": 5}, {"covariates": ("rin",)}, {"expression_file": "other.gct"}):
+        assert not make_store(source="gtex", **fields).is_current("source"), fields
+    demo = make_store(source="synthetic")
+    demo.save("source", {})
+    assert make_store(source="synthetic", gtex_max_slides=5, covariates=("rin",)).is_current("source")
+
+
+def test_missing_slides(make_store):
+    samples_df = pd.DataFrame({"slide_id": ["a", "b", "b"]})
+    assert make_store().missing_slides(samples_df) == ["b"]
