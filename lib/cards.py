@@ -161,7 +161,12 @@ def panel_rows(
     for pair in cards_df.itertuples():
         shown = {kind: pictures_of(shown_df, pictures, pair.Index, kind) for kind in KINDS}
         tile = shown_df[(shown_df["card"] == pair.Index) & (shown_df["kind"] == "tile")].iloc[0]
-        row = {"symbol": pair.symbol, "feature": pair.feature, "tissue": pair.tissue, "r": pair.r}
+        row = {
+            "symbol": pair.symbol if isinstance(pair.symbol, str) else pair.gene,
+            "feature": pair.feature,
+            "tissue": pair.tissue,
+            "r": pair.r,
+        }
         row |= {"r_partial": pair.r_partial, "p_free": pair.p_free, "p_within": pair.p_within_tissue}
         row |= {"tile": shown["tile"][0], "guided": shown["gradient"][0], "synthetic": shown["synthetic"][0]}
         row |= {"ihc": _central_square(ihc_images.get(pair.gene)), "tile_label": tile["tile_id"]}

@@ -208,6 +208,8 @@ def cover_tiles(
     -------
     DataFrame, one row per feature of chosen_df in its order: columns as `greedy_cover`, and tissue.
     """
+    if chosen_df.empty:
+        return pd.DataFrame(columns=["feature", *tiles_df.columns, "value", "quantile"])
     samples_df = tiles_df.drop_duplicates("sample_id")
     covers = []
     for tissue, of_tissue_df in chosen_df.groupby("tile_tissue", sort=True):
@@ -224,13 +226,11 @@ def cover_tiles(
                 constant="leave",
             )
         )
-    cover_df = pd.concat(covers, ignore_index=True) if covers else pd.DataFrame({"feature": []})
+    cover_df = pd.concat(covers, ignore_index=True)
     flat = [feature for feature in chosen_df["feature"] if feature not in set(cover_df["feature"])]
     if flat:
         anywhere_df = representatives.top_k(values_df[flat], tiles_df, samples_df, k=1)
         cover_df = pd.concat([cover_df, anywhere_df.drop(columns="order")], ignore_index=True)
     cover_df = cover_df.drop(columns="expression", errors="ignore").set_index("feature")
     cover_df = cover_df.loc[chosen_df["feature"]].reset_index()
-    if cover_df.empty:
-        return cover_df
     return cover_df.merge(tiles_df[["tile_id", "tissue", "file"]], on="tile_id", how="left")
