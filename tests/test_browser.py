@@ -187,3 +187,38 @@ def test_executed_notebooks_open_with_equations(finished, browser):
     assert "Traceback" not in browser.page_source
     assert not errors(browser)
     assert not requests_that_leave(browser)
+
+
+def test_several_networks_are_chosen_from_a_list(tmp_path, browser, monkeypatch):
+    from lib import report
+    from lib.config import Config
+    from lib.store import Store
+
+    def network(name, symbol):
+        row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": "Liver", "r": 0.9, "card": None}
+        found = {
+            "network": name,
+            "unit": "TPM",
+            "aggregate": "mean",
+            "n_pairs": 1,
+            "samples": ["s"],
+            "tissues": ["Liver"],
+        }
+        found |= {
+            "tissue_of": [0],
+            "colours": ["#000000"],
+            "genes": {symbol: [1.0]},
+            "features": {"1_1": [2.0]},
+        }
+        return found | {"rows": [row], "cards": []}
+
+    store = Store(Config(cohort="mine", architecture="vgg16"), root=tmp_path)
+    other = (Store(Config(cohort="mine", architecture="alexnet"), root=tmp_path), "")
+    monkeypatch.setattr(Store, "networks", lambda self, names: {"alexnet": other})
+    monkeypatch.setattr(
+        report.report_pairs, "payload", lambda s: network(s.config.run_name, f"OF_{s.config.run_name}")
+    )
+    browser.get(report.build(store).as_uri())
+    assert shown_symbols(browser) == ["OF_vgg16"]
+    browser.find_element("css selector", "#network option:nth-child(2)").click()
+    assert shown_symbols(browser) == ["OF_alexnet"]
