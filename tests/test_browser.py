@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -106,7 +107,11 @@ def test_search_narrows_the_table_and_a_card_opens(finished, browser):
     assert len(pictures) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
     loaded = browser.execute_script("return arguments[0].map(i => i.complete && i.naturalWidth)", pictures)
     assert all(width >= 60 for width in loaded)
-    assert len(browser.find_elements("css selector", "#card-body circle")) == 16, "a point per test sample"
+    (features,) = (root / "data/derived/demo").rglob("features_test.parquet")
+    n_test = pd.read_parquet(features).shape[1]
+    assert len(browser.find_elements("css selector", "#card-body circle")) == n_test, (
+        "a point per test sample"
+    )
     browser.find_element("css selector", "#card .close").click()
     assert not browser.find_element("id", "card").is_displayed()
     browser.find_elements("css selector", "#pairs button")[-1].click()
