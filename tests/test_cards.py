@@ -121,3 +121,22 @@ def test_panel_rows_carry_numbers_and_the_image_given(cohort):
     np.testing.assert_array_equal(rows[1]["tile"], cards.pictures_of(shown_df, pictures, 1, "tile")[0])
     titles = cards.tile_titles(shown_df[shown_df["kind"] == "tile"])
     assert titles[1] == "S2\ncolumn 0, row 0\nvalue 1"
+
+
+def test_two_genes_may_share_a_feature(cohort):
+    model, tiles_df, values_df, _ = cohort
+    chosen_df = pd.DataFrame(
+        {"gene": ["g1", "g2"], "symbol": ["A", "B"], "feature": "3_5", "tissue": "liver"}
+    )
+    chosen_df = chosen_df.assign(tile_tissue=["liver", "lung"], r=[0.8, -0.8])
+    cover_df = tiles_df.iloc[[0, 3]].assign(feature="3_5", value=1.0, quantile=1.0)
+    how = {"n_strip": 2, "n_steps": 1, "seeds": (0,), "progress": False}
+    _, shown_df, curves_df, pictures = cards.make_cards(
+        model, "alexnet", chosen_df, cover_df, values_df, tiles_df, **how
+    )
+    assert curves_df["image"].nunique() == 1, "made once"
+    one, other = (cards.pictures_of(shown_df, pictures, card, "synthetic")[0] for card in (0, 1))
+    np.testing.assert_array_equal(one, other)
+    assert (
+        shown_df[shown_df["card"] == 1].loc[lambda df: df["kind"] == "low to high", "tissue"].eq("lung").all()
+    )

@@ -182,3 +182,13 @@ def test_cover_takes_tiles_of_the_tissue_and_falls_back_where_a_feature_is_flat(
         assert row.value >= here.quantile(0.94)
     assert cover_df.loc[2, "tile_id"] == values_df["0_2"].idxmax()
     assert choosing.cover_tiles(chosen_df.head(0), values_df, tiles_df, log_df, top_q=0.05).empty
+
+
+def test_one_feature_of_two_genes_is_covered_in_each_tissue(cohort):
+    log_df, _, samples_df = cohort
+    tiles_df = tiles(samples_df)
+    values_df = pd.DataFrame(rng.random((len(tiles_df), 1)), index=tiles_df["tile_id"], columns=["0_0"])
+    chosen_df = pd.DataFrame({"gene": ["a", "b", "b"], "feature": "0_0", "r": [0.9, 0.8, 0.8]})
+    chosen_df["tile_tissue"] = ["lung", "liver", "lung"]
+    cover_df = choosing.cover_tiles(chosen_df, values_df, tiles_df, log_df, top_q=0.05)
+    assert list(cover_df["tissue"]) == ["lung", "liver", "lung"]
