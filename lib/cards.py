@@ -76,14 +76,15 @@ def make_cards(
         strip = [representatives.read_tile(row) for row in strip_df.itertuples()]
         pictures += [tile, attribution.to_picture(gradient), *strip]
         shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient"), strip_df.assign(card=card)]
-    images, curves_df = synthetic_images(
-        model, architecture, list(cards_df["feature"]), tiles_df, n_steps, seeds, progress
-    )
+    features = list(dict.fromkeys(cards_df["feature"]))  # two genes may share one
+    images, curves_df = synthetic_images(model, architecture, features, tiles_df, n_steps, seeds, progress)
     last_df = curves_df[curves_df["step"] == n_steps].rename(columns={"objective": "value"})
-    card = last_df["image"] // len(seeds)
-    shown.append(last_df.assign(card=card, kind="synthetic", order=last_df["image"] % len(seeds) + 1))
-    shown_df = pd.concat(shown, ignore_index=True).reindex(columns=SHOWN_COLUMNS)
-    pictures += images
+    for card, feature in enumerate(cards_df["feature"]):
+        of_feature_df = last_df[last_df["feature"] == feature]
+        pictures += [images[image] for image in of_feature_df["image"]]
+        order = np.arange(1, len(of_feature_df) + 1)
+        shown.append(of_feature_df.assign(card=card, kind="synthetic", order=order))
+    shown_df = pd.concat([*shown, last_df.head(0)], ignore_index=True).reindex(columns=SHOWN_COLUMNS)
     stacked = np.stack(pictures) if pictures else np.zeros((0, 1, 1, 3), np.uint8)
     return Cards(cards_df, shown_df, curves_df, stacked)
 
@@ -161,7 +162,12 @@ def panel_rows(
     for pair in cards_df.itertuples():
         shown = {kind: pictures_of(shown_df, pictures, pair.Index, kind) for kind in KINDS}
         tile = shown_df[(shown_df["card"] == pair.Index) & (shown_df["kind"] == "tile")].iloc[0]
-        row = {"symbol": pair.symbol, "feature": pair.feature, "tissue": pair.tissue, "r": pair.r}
+        row = {
+            "symbol": pair.symbol if isinstance(pair.symbol, str) else pair.gene,
+            "feature": pair.feature,
+            "tissue": pair.tissue,
+            "r": pair.r,
+        }
         row |= {"r_partial": pair.r_partial, "p_free": pair.p_free, "p_within": pair.p_within_tissue}
         row |= {"tile": shown["tile"][0], "guided": shown["gradient"][0], "synthetic": shown["synthetic"][0]}
         row |= {"ihc": _central_square(ihc_images.get(pair.gene)), "tile_label": tile["tile_id"]}

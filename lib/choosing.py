@@ -198,7 +198,7 @@ def cover_tiles(
 
     Parameters
     ----------
-    chosen_df : columns gene, feature, r, tile_tissue; a feature may occur once
+    chosen_df : columns gene, feature, r, tile_tissue
     values_df : tiles x features, index tile_id
     tiles_df : tile_id, sample_id, slide_id, donor, tissue and positions
     log_expression_df : genes x samples
@@ -206,31 +206,30 @@ def cover_tiles(
 
     Returns
     -------
-    DataFrame, one row per feature of chosen_df in its order: columns as `greedy_cover`, and tissue.
+    DataFrame, one row per pair of chosen_df in its order: columns as `greedy_cover`, and tissue.
     """
+    if chosen_df.empty:
+        return pd.DataFrame(columns=["feature", *tiles_df.columns, "value", "quantile"])
     samples_df = tiles_df.drop_duplicates("sample_id")
     covers = []
     for tissue, of_tissue_df in chosen_df.groupby("tile_tissue", sort=True):
+        of_tissue_df = of_tissue_df.drop_duplicates("feature")
         here_df = tiles_df[tiles_df["tissue"] == tissue]
         expression_df = log_expression_df.loc[of_tissue_df["gene"]].set_axis(of_tissue_df["feature"])
         expression_df = expression_df.mul(np.sign(of_tissue_df["r"].to_numpy()), axis=0)
-        covers.append(
-            representatives.greedy_cover(
-                values_df.loc[here_df["tile_id"], of_tissue_df["feature"]],
-                here_df,
-                samples_df,
-                top_q=top_q,
-                gene_expression_df=expression_df,
-                constant="leave",
-            )
-        )
-    cover_df = pd.concat(covers, ignore_index=True) if covers else pd.DataFrame({"feature": []})
-    flat = [feature for feature in chosen_df["feature"] if feature not in set(cover_df["feature"])]
-    if flat:
-        anywhere_df = representatives.top_k(values_df[flat], tiles_df, samples_df, k=1)
-        cover_df = pd.concat([cover_df, anywhere_df.drop(columns="order")], ignore_index=True)
-    cover_df = cover_df.drop(columns="expression", errors="ignore").set_index("feature")
-    cover_df = cover_df.loc[chosen_df["feature"]].reset_index()
-    if cover_df.empty:
-        return cover_df
+        cover_df = representatives.greedy_cover(
+            values_df.loc[here_df["tile_id"], of_tissue_df["feature"]],
+            here_df,
+            samples_df,
+            top_q=top_q,
+            gene_expression_df=expression_df,
+            constant="leave",
+        ).drop(columns="expression")
+        flat = [feature for feature in of_tissue_df["feature"] if feature not in set(cover_df["feature"])]
+        if flat:
+            anywhere_df = representatives.top_k(values_df[flat], tiles_df, samples_df, k=1)
+            cover_df = pd.concat([cover_df, anywhere_df.drop(columns="order")], ignore_index=True)
+        covers.append(cover_df.assign(tile_tissue=tissue))
+    key = ["feature", "tile_tissue"]
+    cover_df = chosen_df[key].merge(pd.concat(covers, ignore_index=True), on=key, how="left")
     return cover_df.merge(tiles_df[["tile_id", "tissue", "file"]], on="tile_id", how="left")

@@ -206,7 +206,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         _picture(panels[1], row["guided"], below=row.get("guided_label", ""))
         _picture(panels[2], row.get("synthetic"), "not computed")
         ihc = row.get("ihc")
-        _picture(panels[3], ihc, blank, below=blank if ihc is not None else "")
+        _picture(panels[3], ihc, blank, below="" if ihc is None else row.get("ihc_label") or "")
     for ax, heading in zip(axes[0, 1:], headings, strict=True):
         ax.set_title(heading, fontsize=7)
     return figure

@@ -27,8 +27,6 @@ THEME = {
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.2,
     "figure.dpi": 110,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
 }

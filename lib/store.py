@@ -504,8 +504,8 @@ class Store:
         for suffix in (".png", ".pdf"):
             temporary = self.figures / f".{name}{suffix}.tmp"
             metadata = {"CreationDate": None} if suffix == ".pdf" else None
-            # 200 dpi: sharp at the width of a journal's column. The theme no longer holds here.
-            figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
+            # Sharp on a screen at the width of a journal's column; for print there is the PDF.
+            figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
             os.replace(temporary, self.figures / f"{name}{suffix}")
         write_json(self.figures / f"{name}.png.json", {"caption": self._caption(caption)})
         return figure

@@ -1,6 +1,7 @@
 """Attribution maps against a network worked by hand, captum, and networks whose ReLUs are rewritten."""
 
 import copy
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -373,3 +374,38 @@ def test_bad_input_is_refused():
         attribution.plain_gradient(model.eval(), "resnet34", "5_0", random_tile(32))
     with pytest.raises(ValueError, match="no feature was named"):
         attribution.feature_sums(model, "vgg11", [], torch.zeros(1, 3, 32, 32))
+
+
+def test_networks_without_relus_fall_back_to_the_plain_gradient():
+    """A small transformer: no guided map, and the fall-back says what it is."""
+    architecture = "timm:test_vit"
+    model = networks.build(architecture, 2, input_px=160).eval()
+    feature = networks.feature_names(architecture)[-1]
+    tile = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    with pytest.raises(attribution.NotGuidable, match="use plain_gradient"):
+        attribution.guided_backpropagation(model, architecture, feature, tile)
+    gradient, method = attribution.guided_or_plain(model, architecture, feature, tile)
+    assert method == "plain gradient"
+    assert np.abs(gradient).max() > 0
+    np.testing.assert_array_equal(gradient, attribution.plain_gradient(model, architecture, feature, tile))
+    assert list(attribution.all_maps(model, architecture, feature, tile)) == [
+        *("plain gradient", "integrated gradients")
+    ]
+
+
+def test_a_tile_of_a_memory_map_can_be_read_only(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8))
+    tile = np.load(tmp_path / "a.npy", mmap_mode="r")[0]
+    model = networks.build("alexnet", 2, input_px=64).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient, method = attribution.guided_or_plain(model, "alexnet", "3_5", tile)
+    assert method == "guided backpropagation"
+    assert gradient.any()
+
+
+def test_no_feature_gives_a_table_without_columns():
+    tiles_df = pd.DataFrame({"tile_id": ["a"], "slide_id": ["S"], "stack_index": [0]})
+    values_df = attribution.tile_values(None, "alexnet", [], tiles_df, {})
+    assert values_df.shape == (1, 0)
+    assert list(values_df.index) == ["a"]

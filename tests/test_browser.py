@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,11 +62,125 @@ def test_index_shows_its_figures_and_fetches_nothing(finished, browser):
 
 def test_index_is_readable_on_a_phone(finished, browser):
     root, _ = finished
-    browser.set_window_size(400, 800)
+    phone = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     browser.get((root / "figures/demo/index.html").as_uri())
-    page, window = browser.execute_script("return [document.body.scrollWidth, window.innerWidth]")
+    widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
+    page, window = browser.execute_script(widths)
+    assert window == 400
     assert page <= window + 1, "the page scrolls sideways"
-    browser.set_window_size(1200, 1000)
+    browser.find_element("css selector", "#pairs button").click()
+    dialog = browser.find_element("id", "card")
+    assert dialog.size["width"] <= 400
+    inside, outside = browser.execute_script(
+        "return [arguments[0].scrollWidth, arguments[0].clientWidth]", dialog
+    )
+    assert inside <= outside + 1, "the card scrolls sideways"
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def shown_symbols(browser):
+    return [button.text for button in browser.find_elements("css selector", "#pairs tbody button")]
+
+
+def test_search_narrows_the_table_and_a_card_opens(finished, browser):
+    root, _ = finished
+    browser.get((root / "figures/demo/index.html").as_uri())
+    everything = shown_symbols(browser)
+    assert len(everything) > 5
+    one = everything[-1]
+    browser.find_element("id", "search").send_keys(one.lower())
+    narrowed = shown_symbols(browser)
+    assert 0 < len(narrowed) < len(everything)
+    assert one in narrowed
+    browser.find_element("id", "search").clear()
+    browser.find_element("id", "search").send_keys("no such gene")
+    assert shown_symbols(browser) == []
+    browser.find_element("id", "search").clear()
+    browser.find_element("id", "search").send_keys(" ")
+    assert shown_symbols(browser) == everything
+
+    browser.find_element("css selector", "#pairs button").click()  # those with pictures come first
+    title = browser.find_element("id", "card-title").text
+    assert everything[0] in title
+    pictures = browser.find_elements("css selector", "#card-body img")
+    assert len(pictures) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
+    loaded = browser.execute_script("return arguments[0].map(i => i.complete && i.naturalWidth)", pictures)
+    assert all(width >= 60 for width in loaded)
+    (features,) = (root / "data/derived/demo").rglob("features_test.parquet")
+    n_test = pd.read_parquet(features).shape[1]
+    assert len(browser.find_elements("css selector", "#card-body circle")) == n_test, (
+        "a point per test sample"
+    )
+    browser.find_element("css selector", "#card .close").click()
+    assert not browser.find_element("id", "card").is_displayed()
+    browser.find_elements("css selector", "#pairs button")[-1].click()
+    assert not browser.find_elements("css selector", "#card-body img"), (
+        "a pair without pictures has its scatter"
+    )
+    assert browser.find_elements("css selector", "#card-body circle")
+    assert not errors(browser)
+    assert not requests_that_leave(browser)
+
+
+def test_table_sorts_by_the_column_chosen(finished, browser):
+    root, _ = finished
+    browser.get((root / "figures/demo/index.html").as_uri())
+    column = (
+        "return [...document.querySelectorAll('#pairs tbody tr')].map(r => Number(r.cells[3].textContent))"
+    )
+    for descending in (True, False):
+        browser.find_elements("css selector", "#pairs th")[3].click()
+        values = browser.execute_script(column)
+        assert values == sorted(values, reverse=descending)
+
+
+def test_ids_with_markup_stay_text_in_table_and_card(tmp_path, browser, monkeypatch):
+    from lib import report
+    from lib.config import Config
+    from lib.store import Store
+
+    breaks_in = "document.title='broken in'"
+    evil = f'<img src=x onerror="{breaks_in}"></script><script>{breaks_in}</script>'
+    row = {
+        "symbol": evil,
+        "gene": evil,
+        "feature": "1_1",
+        "tissue": evil,
+        "r": 0.9,
+        "r_partial": None,
+        "card": 0,
+    }
+    card = {
+        "tile": "data:,",
+        "gradient": "data:,",
+        "synthetic": [],
+        "strip": ["data:,"],
+        "strip_labels": [evil],
+    }
+    pairs = {
+        "network": evil,
+        "unit": "TPM",
+        "aggregate": "mean",
+        "n_pairs": 1,
+        "samples": [evil],
+        "tissues": [evil],
+    }
+    pairs |= {"tissue_of": [0], "colours": ["#000000"], "genes": {evil: [1.0]}, "features": {"1_1": [2.0]}}
+    pairs |= {
+        "rows": [row],
+        "cards": [card | {"tile_label": evil, "tile_tissue": evil, "method": evil, "ihc": None}],
+    }
+    monkeypatch.setattr(report.report_pairs, "payload", lambda store: pairs)
+    page = report.build(Store(Config(cohort="mine", title="Mine"), root=tmp_path))
+    browser.get(page.as_uri())
+    browser.find_element("css selector", "#pairs button").click()
+    assert evil in browser.find_element("id", "card-title").get_property("textContent")
+    assert evil in browser.find_element("css selector", "#card-body .strip figcaption").get_property(
+        "textContent"
+    )
+    assert browser.title == "Mine"
+    assert not browser.find_elements("css selector", "img[src=x]")
 
 
 def test_executed_notebooks_open_with_equations(finished, browser):
@@ -77,3 +192,38 @@ def test_executed_notebooks_open_with_equations(finished, browser):
     assert "Traceback" not in browser.page_source
     assert not errors(browser)
     assert not requests_that_leave(browser)
+
+
+def test_several_networks_are_chosen_from_a_list(tmp_path, browser, monkeypatch):
+    from lib import report
+    from lib.config import Config
+    from lib.store import Store
+
+    def network(name, symbol):
+        row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": "Liver", "r": 0.9, "card": None}
+        found = {
+            "network": name,
+            "unit": "TPM",
+            "aggregate": "mean",
+            "n_pairs": 1,
+            "samples": ["s"],
+            "tissues": ["Liver"],
+        }
+        found |= {
+            "tissue_of": [0],
+            "colours": ["#000000"],
+            "genes": {symbol: [1.0]},
+            "features": {"1_1": [2.0]},
+        }
+        return found | {"rows": [row], "cards": []}
+
+    store = Store(Config(cohort="mine", architecture="vgg16"), root=tmp_path)
+    other = (Store(Config(cohort="mine", architecture="alexnet"), root=tmp_path), "")
+    monkeypatch.setattr(Store, "networks", lambda self, names: {"alexnet": other})
+    monkeypatch.setattr(
+        report.report_pairs, "payload", lambda s: network(s.config.run_name, f"OF_{s.config.run_name}")
+    )
+    browser.get(report.build(store).as_uri())
+    assert shown_symbols(browser) == ["OF_vgg16"]
+    browser.find_element("css selector", "#network option:nth-child(2)").click()
+    assert shown_symbols(browser) == ["OF_alexnet"]

@@ -112,3 +112,22 @@ def test_no_figure_stays_open_and_edges_have_the_tissue_outline():
     assert plt.get_fignums() == before
     lines = [c for c in figure.axes[0].collections if len(c.get_edgecolor())]
     assert to_hex(lines[0].get_edgecolor()[0]) == "#000000"
+
+
+def test_an_image_given_has_its_label_and_never_a_blanks():
+    image = np.zeros((8, 8, 3), np.uint8)
+    figure = pictures.attribution_panel([a_row(ihc=image), a_row(ihc=image, ihc_label="AMY2A.jpg")])
+    assert [figure.axes[i].get_xlabel() for i in (4, 9)] == ["", "AMY2A.jpg"]
+    assert not figure.axes[4].texts
+
+
+def test_stain_panel_shows_both_stains_and_outlines_nuclei():
+    nuclei = np.zeros((20, 30), bool)
+    nuclei[5:10, 5:10] = True
+    row = {"title": "AMY2A.jpg", "image": np.full((20, 30, 3), 200, np.uint8), "nuclei": nuclei}
+    row |= {"haematoxylin": np.random.default_rng(0).random((20, 30)), "dab": np.zeros((20, 30))}
+    figure = pictures.stain_panel([row, row | {"nuclei": nuclei & False}])
+    assert [ax.get_title() for ax in figure.axes[:4]] == ["image", "haematoxylin", "DAB", "nuclei"]
+    assert figure.axes[0].texts[0].get_text() == "AMY2A.jpg"
+    assert len(figure.axes[3].collections) == 1, "nuclei are outlined"
+    assert not figure.axes[7].collections, "none where none were found"

@@ -1,0 +1,92 @@
+"""Notebook 10 on a finished small cohort: what it left behind; no pair is a sentence, not an error."""
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+
+from lib import choosing
+from lib.config import ROOT, Config, parse_setting
+from lib.store import Store
+
+pytestmark = pytest.mark.slow
+OVERRIDES = dict(parse_setting(text) for text in SMALL)
+
+
+@pytest.fixture
+def store(finished):
+    root, _ = finished
+    return Store(Config.load("demo", overrides=OVERRIDES), root=root)
+
+
+def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
+    cards_df, shown_df, pictures = (store.load(n) for n in ("cards", "card_shown", "card_pictures"))
+    assert 1 <= len(cards_df) <= 3
+    assert cards_df["gene"].is_unique
+    assert cards_df["feature"].is_unique
+    assert len(shown_df) == len(pictures)
+    pairs_df = store.load("pairs_conditional").merge(store.load("pairs_significance"), on=["gene", "feature"])
+    for pair in cards_df.itertuples():
+        (row,) = pairs_df[
+            (pairs_df["gene"] == pair.gene) & (pairs_df["feature"] == pair.feature)
+        ].itertuples()
+        assert (pair.r, pair.r_partial) == (row.r, row.r_gf_tissues)
+        assert pair.p_within_tissue == row.p_within_tissue
+    tiles_df = store.load("tiles").set_index("tile_id")
+    for row in shown_df[shown_df["kind"] == "tile"].itertuples():
+        tile = tiles_df.loc[row.tile_id]
+        stack = np.load(store.stack_files(tiles_df)[tile["slide_id"]], mmap_mode="r")
+        np.testing.assert_array_equal(pictures[row.Index], stack[tile["stack_index"]])
+
+
+def test_figures_of_the_notebook_are_there(store):
+    for stem in (
+        "fig4_6_pairs_1",
+        "synthesis_curves",
+        "gradient_methods",
+        "randomisation",
+        "slide_heatmap_1",
+    ):
+        for suffix in (".png", ".pdf"):
+            assert (store.figures / f"{store.figure_name(stem)}{suffix}").stat().st_size > 5000
+
+
+def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
+    """Numbers computed anew, as for a pair below the threshold, are those of notebooks 06 and 07."""
+    features_df = store.load("features_test")
+    log_df = np.log2(1 + store.load("expression")[features_df.columns].astype(float))
+    samples_df = store.load("samples").set_index("sample_id").loc[features_df.columns].reset_index()
+    tested_df = choosing.pairs_with_tests(
+        store.load("pairs_conditional"), store.load("pairs_significance"), 0.05
+    )
+    cards_df = store.load("cards")
+    show = [f"{pair.symbol}:{pair.feature}" for pair in cards_df.itertuples()]
+    asked_df = choosing.asked_pairs(show, store.load("gene_medians"), features_df.index)
+    inputs = (log_df, features_df, samples_df)
+    known_df = choosing.measured(asked_df, tested_df, *inputs, n_permutations=200, seed=0)
+    again_df = choosing.measured(asked_df, tested_df.head(0), *inputs, n_permutations=200, seed=0)
+    for column in ("r", "r_given_own", "r_partial", "p_free", "p_within_tissue"):
+        np.testing.assert_allclose(again_df[column], known_df[column], atol=1e-6, err_msg=column)
+
+
+def test_no_pair_is_said_and_nothing_fails(store, monkeypatch, capsys):
+    """The cells of the notebook in this process, as if no pair had passed."""
+    notebook = nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4)
+    monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
+    monkeypatch.setattr(choosing, "best_pairs", lambda pairs_df, **how: pairs_df.head(0).copy())
+    monkeypatch.setattr(Store, "cached", lambda self, names, make, **facts: make())
+    saved = []
+    monkeypatch.setattr(Store, "save_figure", lambda self, stem, *rest: saved.append(stem))
+    monkeypatch.setattr(Store, "save_table", lambda self, stem, *rest: saved.append(stem))
+    names = {"display": print, "pd": pd}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            source = cell.source
+            if "parameters" in cell.metadata.get("tags", []):
+                source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
+            exec(compile(source, "10_visualize", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "no pair over the threshold holds within tissues" in printed
+    assert "no immunohistochemistry image" in printed
+    assert saved == []
