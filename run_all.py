@@ -20,7 +20,18 @@ from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
 from lib.store import NOTEBOOKS, Store, write_json
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
-FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
+FIRST_GUESS_S = {
+    "00": 120,
+    "01": 60,
+    "02": 240,
+    "03": 20,
+    "04": 40,
+    "05": 30,
+    "06": 60,
+    "07": 30,
+    "08": 30,
+    "11": 60,
+}
 
 
 class Step(NamedTuple):

@@ -103,6 +103,10 @@ class Config(BaseModel):
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
 
+    # -- the inspector (notebook 11) ----------------------------------------------------------------------
+    inspect_gene: str = ""  # symbol or id (or a feature) to begin with; "" the one surest within tissues
+    inspect_steps: PositiveInt = 64  # steps of a synthetic image in the inspector
+
     # -- the machine ------------------------------------------------------------------------------------
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps

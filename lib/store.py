@@ -115,6 +115,7 @@ WORK_FOLDERS = {
     "stacks": ("{tiles}/stacks", "01_tiles"),
     "training": ("{network}/training", "02_train"),
     "sums": ("{network}/sums", "04_features"),
+    "inspected": ("{network}/inspected", "11_inspect"),
 }
 
 
@@ -150,6 +151,12 @@ NOTEBOOKS: dict[str, Notebook] = {
         "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
     ),
     "08_reproducibility": Notebook("Do the correlations return on other slides?", ("reproducibility",)),
+    "11_inspect": Notebook(
+        "What does this gene, or this feature, follow?",
+        ("pairs_significance", "gene_significance", "network", "tiles"),
+        True,
+        ("inspect_gene", "inspect_steps", "alphas"),
+    ),
 }
 
 

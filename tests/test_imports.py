@@ -64,6 +64,13 @@ ALLOWED = {
     "randomisation": {"attribution", "networks"},
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
+    "lookup": {"conditional", "correlation", "significance"},
+    "closeup": {"attribution", "representatives", "synthesis"},
+    # the inspector joins the two halves, as notebooks do
+    "inspector": {"closeup", "correlation", "lookup", "networks", "pictures", "plots", "representatives"}
+    | {"slides", "store", "tissue"},
+    "table": set(),
+    "panel": {"closeup", "inspector", "lookup", "table"},
     # timings: of whatever can be timed
     "benchmark": {"conditional", "correlation", "reproducibility", "significance"},
 }
