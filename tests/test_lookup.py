@@ -61,7 +61,7 @@ def test_features_of_a_gene_are_all_of_them_with_their_r(cohort, table):
 
 
 def test_genes_of_a_feature_are_the_same_pairs_from_the_other_side(cohort, table):
-    log_df, features_df, _, _ = cohort
+    log_df = cohort[0]
     of_feature_df = lookup.genes_of(table, "0_5")
     assert set(of_feature_df.index) == set(log_df.index)
     for gene in log_df.index[:6]:
