@@ -16,22 +16,13 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
+from lib import architectures
 from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
 from lib.store import NOTEBOOKS, Store, write_json
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
-FIRST_GUESS_S = {
-    "00": 120,
-    "01": 60,
-    "02": 240,
-    "03": 20,
-    "04": 40,
-    "05": 30,
-    "06": 60,
-    "07": 30,
-    "08": 30,
-    "11": 60,
-}
+FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
+FIRST_GUESS_S |= {"09": 20, "10": 120, "11": 60}
 
 
 class Step(NamedTuple):
@@ -69,8 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.list:
+        width = max(len(step.label) for step in steps)
         for step in steps:
-            print(f"{step.label:34s} {step.store.why_rerun(step.notebook, step.source) or 'up to date'}")
+            print(f"{step.label:{width}s} {step.store.why_rerun(step.notebook, step.source) or 'up to date'}")
         return 0
     outcomes, code = run(steps, force=options.force)
     _print_table(outcomes)
@@ -91,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--architectures", default="", help="comma-separated, or all; default: the cohort's own"
     )
+    parser.add_argument(
+        "--null-networks",
+        default="",
+        metavar="KINDS",
+        help="after each network its null networks: untrained, shuffled, or both with a comma",
+    )
     parser.add_argument("--from", dest="first", default="", metavar="NN", help="start at this notebook")
     parser.add_argument("--only", default="", metavar="NN", help="run this notebook alone")
     parser.add_argument(
@@ -102,47 +100,88 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def plan(options: argparse.Namespace) -> list[Step]:
-    """The steps to take, every configuration validated before any kernel starts."""
+    """The steps to take, every configuration validated before any kernel starts.
+
+    What belongs to the cohort and comes before the networks runs once, first; what compares the networks
+    runs once, when all of them are done.
+    """
     overrides = dict(parse_setting(text) for text in options.set)
     cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
-    chosen = _choose(options)
-    steps: list[Step] = []
-    for name in _architectures(options, Config.load(cohort, overrides=overrides)):
-        store = Store(Config.load(cohort, name, overrides))
-        parameters = {"cohort": cohort, "architecture": name, "overrides": overrides}
-        # What belongs to the cohort runs once, with the first network.
-        wanted = [n for n in chosen if NOTEBOOKS[n].per_network or not steps]
-        steps += [Step(n, store, parameters) for n in wanted]
-    return steps
+    networks: list[tuple[Store, dict]] = []
+    config = Config.load(cohort, overrides=overrides)
+    for name in _architectures(options, config):
+        for null_network in _null_networks(options, overrides):
+            settings = overrides | null_network
+            store = Store(Config.load(cohort, name, settings))
+            networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
+    chosen = _choose(options, Store(config))
+    if config.features_file and len(networks) > 1:
+        raise ValueError(
+            f"{config.cohort} has the features of one network (features_file): ask for no others"
+        )
+    first = next(name for name, notebook in NOTEBOOKS.items() if notebook.per_network)
+    of_cohort = [name for name in chosen if not NOTEBOOKS[name].per_network]
+    of_network = [name for name in chosen if NOTEBOOKS[name].per_network]
+    steps = [Step(name, *networks[0]) for name in of_cohort if name < first]
+    steps += [Step(name, *network) for network in networks for name in of_network]
+    return steps + [Step(name, *networks[0]) for name in of_cohort if name > first]
 
 
 def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
-    from lib import networks
-
+    """The networks asked for, each known and taking the cohort's input; ValueError otherwise."""
     if options.architectures == "all":
-        return list(networks.ARCHITECTURES)
-    names = [name.strip() for name in options.architectures.split(",") if name.strip()] or [
-        config.architecture
-    ]
-    for name in names:
-        networks.minimum_input_px(name)  # raises for an unknown architecture, naming the nearest
-    return names
+        names = list(architectures.ARCHITECTURES)
+    else:
+        names = [name.strip() for name in options.architectures.split(",") if name.strip()]
+    for name in names or [config.architecture]:
+        if name.startswith(("timm:", "torchvision:")):
+            from lib import networks  # takes seconds, and only these need it
+
+            networks.check_input_px(name, config.input_px)
+        else:
+            architectures.check_name(name)
+            architectures.check_px(name, config.input_px, architectures.MINIMUM_PX[name])
+    return list(dict.fromkeys(names)) or [config.architecture]
 
 
-def _choose(options: argparse.Namespace) -> list[str]:
+def _null_networks(options: argparse.Namespace, overrides: dict) -> list[dict]:
+    """Settings of each network wanted of an architecture: as it is, then its null networks."""
+    kinds = list(dict.fromkeys(kind.strip() for kind in options.null_networks.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in ("untrained", "shuffled")]
+    if unknown:
+        raise ValueError(f"--null-networks takes untrained and shuffled, not {unknown[0]!r}")
+    if kinds and "null_network" in overrides:
+        raise ValueError("--null-networks and --set null_network say the same thing twice: give one of them")
+    return [{}, *({"null_network": kind} for kind in kinds)]
+
+
+def _choose(options: argparse.Namespace, store: Store) -> list[str]:
+    known = store.notebooks
     for text in (options.first, options.only):
-        if text and not any(name.startswith(text) for name in NOTEBOOKS):
-            raise ValueError(f"no notebook starts with {text!r}: {', '.join(NOTEBOOKS)}")
+        if text and not any(name.startswith(text) for name in known):
+            why = " (features_file stands for slides)" if store.config.features_file else ""
+            raise ValueError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
     if options.only:
-        return [name for name in NOTEBOOKS if name.startswith(options.only)]
-    first = next((name for name in NOTEBOOKS if name.startswith(options.first)), "")
-    return [name for name in NOTEBOOKS if name >= first]
+        return [name for name in known if name.startswith(options.only)]
+    first = next((name for name in known if name.startswith(options.first)), "")
+    return [name for name in known if name >= first]
 
 
 def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
-    """Take the steps in order, stopping at the first failure; the outcomes and the exit code."""
+    """Take the steps in order; the outcomes and the exit code.
+
+    A failure ends the run of its network and of what depends on all (the cohort's notebooks); other networks
+    are still taken, and those that got to their end are compared. An interruption ends everything.
+    """
     outcomes: list[Outcome] = []
+    failed: set[str] = set()  # run names of networks that failed
+    cohort_failed, code = False, 0
+    names = {step.store.config.run_name for step in steps if NOTEBOOKS[step.notebook].per_network}
     for number, step in enumerate(steps, 1):
+        name = step.store.config.run_name if NOTEBOOKS[step.notebook].per_network else ""
+        if cohort_failed or name in failed or (not name and failed and failed >= names):
+            outcomes.append(Outcome(step.label, "not reached", 0.0))
+            continue
         why = "forced" if force else step.store.why_rerun(step.notebook, step.source)
         if why is None:
             outcomes.append(Outcome(step.label, "up to date", 0.0))
@@ -152,16 +191,48 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
             step.store.forget(step.notebook)
         started = time.perf_counter()
         try:
-            problem = execute(step)
+            problem = _missing_slides(step.store) if step.notebook == "01_tiles" else ""
+            problem = problem or execute(step)
         except KeyboardInterrupt:
             problem = "interrupted; run the same command again to go on from here"
         seconds = time.perf_counter() - started
-        if problem:
-            outcomes.append(Outcome(step.label, "failed", seconds, problem))
+        outcomes.append(Outcome(step.label, "failed" if problem else "ran", seconds, problem))
+        if problem.startswith("interrupted"):
             outcomes += [Outcome(rest.label, "not reached", 0.0) for rest in steps[number:]]
-            return outcomes, 130 if problem.startswith("interrupted") else 1
-        outcomes.append(Outcome(step.label, "ran", seconds))
-    return outcomes, 0
+            return outcomes, 130
+        if problem:
+            code = 1
+            failed.add(name) if name else None
+            cohort_failed = not name
+            if name and len(names) > 1:
+                print(f"{step.label} failed: the rest of {name} is left out, the others go on", flush=True)
+    return outcomes, code
+
+
+def _missing_slides(store: Store) -> str:
+    """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
+    from lib import overview
+
+    if not store.is_current("samples"):
+        return ""  # the notebook says so itself
+    samples_df = store.load("samples")
+    missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
+    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
+    if strangers["n"]:
+        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
+    if not missing:
+        return ""
+    text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"
+    if store.config.missing_slides == "go_on" and len(missing) < n_slides:
+        print(f"{text}; they are left out")
+        return ""
+    if store.config.source == "gtex":
+        from lib import gtex
+
+        text += "\n  " + gtex.how_to_fetch(store.raw, store.raw_path("slides_dir"), len(missing))
+    if len(missing) < n_slides:
+        text += "\n  to go on with the slides that are here: --set missing_slides=go_on"
+    return text
 
 
 def execute(step: Step) -> str:
@@ -169,7 +240,7 @@ def execute(step: Step) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import report
+    from lib import notebook_pages
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")
@@ -193,8 +264,8 @@ def execute(step: Step) -> str:
     except PapermillExecutionError as error:
         text = f"{error.ename}: {error.evalue}"
         problem = f"cell {error.cell_index + 1}: {text}\n  executed copy: {executed}"
-    report.tidy_executed(executed)
-    report.export_html(executed)
+    notebook_pages.tidy_executed(executed)
+    notebook_pages.export_html(executed)
     if not problem:
         write_json(record_path, step.store.notebook_record(step.notebook, step.source))
         times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}

@@ -6,7 +6,7 @@ the network: the rule of guided backpropagation is attached to the autograd grap
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,10 @@ from lib import networks
 RECTIFIERS = frozenset(
     ["relu", "relu6", "clamp", "clamp_min", "threshold", "hardtanh", "leaky_relu", "elu", "gelu", "silu"]
 )
+
+
+class NotGuidable(RuntimeError):
+    """The network rectifies with something else than torch ReLUs: guided backpropagation is not defined."""
 
 
 class _FeaturesReached(Exception):
@@ -68,15 +72,17 @@ def guided_backpropagation(
     ------
     ValueError
         For an unknown feature or a malformed tile.
+    NotGuidable
+        If the network executed more rectifiers than were guarded, or fewer.
     RuntimeError
-        If the network executed more rectifiers than were guarded, or fewer; if it is in training mode.
+        If the network is in training mode.
     """
     with network_input(model, architecture, tile) as input_t:
         record = _ReluRecord()
         value_t = feature_sums(model, architecture, [feature], input_t, record)
         relus = record.relus()
         if len(relus) != record.n_executed:
-            raise RuntimeError(
+            raise NotGuidable(
                 f"{len(relus)} ReLU calls were guarded but {architecture} executed {record.n_executed} "
                 f"rectifiers up to {feature}, so the map would be wrong. It takes a network whose rectifiers "
                 "are all torch ReLUs; use plain_gradient or integrated_gradients for another"
@@ -165,6 +171,19 @@ def plain_gradient(model: torch.nn.Module, architecture: str, feature: str, tile
         return _as_map(torch.autograd.grad(value_t.sum(), input_t)[0])
 
 
+def guided_or_plain(
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """`guided_backpropagation` where the network allows it, else `plain_gradient`; and which of them it is.
+
+    Transformers, and other networks that rectify with something else than ReLU, have no guided one.
+    """
+    try:
+        return guided_backpropagation(model, architecture, feature, tile), "guided backpropagation"
+    except NotGuidable:
+        return plain_gradient(model, architecture, feature, tile), "plain gradient"
+
+
 def integrated_gradients(
     model: torch.nn.Module,
     architecture: str,
@@ -207,6 +226,24 @@ def integrated_gradients(
         return _as_map((input_t - absent_t).detach() * total_t / n_steps)
 
 
+METHODS = {
+    "guided backpropagation": guided_backpropagation,
+    "plain gradient": plain_gradient,
+    "integrated gradients": integrated_gradients,
+}
+
+
+def all_maps(
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The map of each of METHODS; guided backpropagation is left out where the network does not allow it."""
+    maps = {}
+    for name, method in METHODS.items():
+        with suppress(NotGuidable):
+            maps[name] = method(model, architecture, feature, tile)
+    return maps
+
+
 def to_picture(gradient: np.ndarray, *, percentile: float = 99.5) -> np.ndarray:
     """A gradient as a colour picture, uint8, H x W x 3.
 
@@ -240,7 +277,7 @@ def tile_values(
     Parameters
     ----------
     model, architecture : as in `guided_backpropagation`.
-    features : feature names
+    features : feature names; none gives a table without columns
     tiles_df : columns tile_id, slide_id, stack_index
     stack_files : path of the tile stack of each slide_id; uint8, n_tiles x input_px x input_px x 3
     on_step : called after each batch with the tiles done; what it raises ends the work
@@ -255,6 +292,8 @@ def tile_values(
         For a stack that is missing, or shorter than the tiles say.
     """
     tiles_df = tiles_df.reset_index(drop=True)
+    if not len(features):
+        return pd.DataFrame(index=pd.Index(tiles_df["tile_id"], name="tile_id"))
     values = np.empty((len(tiles_df), len(features)))
     n_done = 0
     with tqdm(total=len(tiles_df), unit="tile", disable=not progress) as bar:
@@ -279,7 +318,8 @@ def network_input(model: torch.nn.Module, architecture: str, tile: np.ndarray) -
     if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3:
         raise ValueError(f"a tile is uint8 H x W x 3 RGB; got {tile.dtype} of shape {tile.shape}")
     with torch.inference_mode(False), torch.enable_grad():
-        tile_t = torch.from_numpy(np.ascontiguousarray(tile)).to(_device(model))
+        # A copy: tiles of a memory-mapped stack cannot be written to.
+        tile_t = torch.tensor(np.ascontiguousarray(tile), device=_device(model))
         yield _normalised(architecture, tile_t[None]).requires_grad_()
 
 

@@ -389,3 +389,17 @@ def most_wrong(votes_df: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     worst_df.insert(3, "times_judged", times_judged.astype("int64"))
     keys = ["times_wrong", "truth_fraction", "mean_softmax"]
     return worst_df.sort_values(keys, ascending=[False, True, False], kind="stable").head(n)
+
+
+def wrong_captions(worst_df: pd.DataFrame) -> list[str]:
+    """Four lines for each slide of `most_wrong`: sample, true tissue, what it was called, how often."""
+    several = bool((worst_df["times_judged"] > 1).any()) if len(worst_df) else False
+    captions = []
+    for sample_id, row in worst_df.iterrows():
+        how = (
+            f"{row['times_wrong']} of {row['times_judged']} wrong"
+            if several
+            else (f"{row['truth_fraction']:.0%} of {row['n_tiles']} tiles right")
+        )
+        captions.append(f"{sample_id}\n{row['tissue']}\ncalled {row['predicted']}\n{how}")
+    return captions

@@ -76,7 +76,7 @@ def look(
     tiles = pictures_of(top_df, stack_files)
     gradients = []
     for i, tile in enumerate(tiles):
-        gradient, method = _gradient(model, architecture, feature, tile)
+        gradient, method = attribution.guided_or_plain(model, architecture, feature, tile)
         gradients.append(attribution.to_picture(gradient))
         report(len(tried_df) + i + 1)
     spread_df = tried_df.iloc[np.linspace(0, len(tried_df) - 1, min(len(tried_df), 48)).astype(int)]
@@ -102,19 +102,6 @@ def look(
         images[0],
         curve_df["objective"].to_numpy(float),
     )
-
-
-def _gradient(
-    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
-) -> tuple[np.ndarray, str]:
-    """Guided where every rectifier is a ReLU; the plain gradient for other networks, and its name."""
-    try:
-        gradient = attribution.guided_backpropagation(model, architecture, feature, tile)
-    except RuntimeError as error:
-        if "ReLU calls were guarded" not in str(error):
-            raise
-        return attribution.plain_gradient(model, architecture, feature, tile), "plain gradient"
-    return gradient, "guided backpropagation"
 
 
 def candidates(

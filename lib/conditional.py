@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.residuals import covariate_table
+
 PATTERNS = {
     "g-t-f": "gf_t",
     "f-g-t": "ft_g",
@@ -256,19 +258,11 @@ def _slides(samples_df, log_expression_df, features_df, covariates):
             )
     df = samples_df.set_index("sample_id").loc[ids]
     names = list(covariates or [])
-    unknown = [c for c in names if c not in df]
-    if unknown:
-        raise ValueError(f"covariates {unknown} are not columns of the samples table")
-    missing = df[["tissue", *names]].isna().sum()
-    if missing.any():
+    if df["tissue"].isna().any():
         raise ValueError(
-            f"samples without a value: {missing[missing > 0].to_dict()} of {len(df)}; fill them in, drop "
-            "the samples or "
-            "leave the covariate out"
+            f"{int(df['tissue'].isna().sum())} of {len(df)} samples have no tissue; fill it in or drop them"
         )
-    columns = np.zeros((len(df), 0))
-    if names:
-        columns = pd.get_dummies(df[names], drop_first=True, dtype=float).to_numpy(float)
+    columns = covariate_table(df.reset_index(), names).to_numpy(float) if names else np.zeros((len(df), 0))
     return ids, df["tissue"], columns
 
 

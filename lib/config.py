@@ -31,10 +31,12 @@ class Config(BaseModel):
     title: str = ""  # one line for people
     synthetic_data: bool = False  # drawn, not real: every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
-    source: Literal["files", "synthetic", "her2st"] = "files"  # who puts the inputs into data/raw/<cohort>
+    # Who puts the inputs into data/raw/<cohort>.
+    source: Literal["files", "synthetic", "her2st", "gtex", "rehearsal"] = "files"
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
+    missing_slides: Literal["go_on", "stop"] = "go_on"  # stop: before notebook 01, with what fetches them
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
     expression_unit: Literal["TPM", "CPM"] = "TPM"
     expression_rows: Literal["error", "report"] = "error"  # a GCT with other rows than its header promises
@@ -52,6 +54,19 @@ class Config(BaseModel):
     synthetic_genes: PositiveInt = 3000
     synthetic_slide_um: PositiveFloat = 640.0
     synthetic_seed: int = 0
+
+    # -- GTEx (source = "gtex") -------------------------------------------------------------------------
+    gtex_release: Literal["v7", "v8", "v10"] = "v7"  # expression, attributes, phenotypes; the paper used v7
+    gtex_portal_file: str = "GTExPortal.csv"  # the portal's histology table
+    gtex_tissues: tuple[str, ...] = ()  # tissues to keep (SMTSD, or with the paper's dashes); none named: all
+    # Cap per tissue: 0 for none, a number for all, or a table of tissues and "others".
+    gtex_max_slides: Annotated[int, Field(ge=0)] | dict[str, PositiveInt] = 0
+    gtex_min_slides: PositiveInt = 1  # tissues with fewer slides are left out
+
+    # -- rehearsal without slides (source = "rehearsal") -------------------------------------------------
+    # Samples of train, validation, test; and genes. The paper's numbers.
+    rehearsal_samples: tuple[PositiveInt, PositiveInt, PositiveInt] = (1006, 330, 334)
+    rehearsal_genes: PositiveInt = 56_202
 
     # -- spots (source = "her2st") ----------------------------------------------------------------------
     spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
@@ -88,6 +103,7 @@ class Config(BaseModel):
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
     r_threshold: Fraction = 0.7  # R_T: pairs at or above it (in absolute value) are kept
@@ -95,7 +111,8 @@ class Config(BaseModel):
     thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
-    go_obo_file: str = ""  # Gene Ontology files for Table 6; without them the table is not filtered
+    # Gene Ontology files for Table 6; none named: those in data/raw/go or DATA_MIRROR/go, if any.
+    go_obo_file: str = ""
     go_gaf_file: str = ""
 
     # -- significance, conditional independence (notebooks 06 to 08) ------------------------------------
@@ -103,9 +120,17 @@ class Config(BaseModel):
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
 
+    # -- seeing (notebook 10) ---------------------------------------------------------------------------
+    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best of each tissue
+    n_cards: PositiveInt = 24  # pairs chosen when none are named
+    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that counts as a feature's top
+    tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when looking for tiles to show
+    synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
+    synthesis_seeds: PositiveInt = 2  # synthetic images per feature
+    ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
+
     # -- the inspector (notebook 11) ----------------------------------------------------------------------
     inspect_gene: str = ""  # symbol or id (or a feature) to begin with; "" the one surest within tissues
-    inspect_steps: PositiveInt = 64  # steps of a synthetic image in the inspector
 
     # -- the machine ------------------------------------------------------------------------------------
     seed: int = 0
@@ -172,6 +197,33 @@ class Config(BaseModel):
             "seed": self.synthetic_seed,
             "n_workers": self.n_workers,
         }
+
+    @property
+    def rehearsal_choice(self) -> dict[str, Any]:
+        """Arguments of rehearsal.make for this cohort, beyond folders."""
+        return {
+            "portal_file": self.gtex_portal_file,
+            "tissues": self.gtex_tissues,
+            "architecture": self.architecture,
+            "features": self.features,
+            "n_samples": self.rehearsal_samples,
+            "n_genes": self.rehearsal_genes,
+            "seed": self.synthetic_seed,
+        }
+
+    @property
+    def spot_choice(self) -> dict[str, Any]:
+        """Arguments of spatial.import_her2st for this cohort."""
+        return {"region_um": self.spot_region_um, "splits": self.spot_splits}
+
+    @property
+    def gtex_choice(self) -> dict[str, Any]:
+        """Arguments of gtex_source.prepare for this cohort, beyond folders."""
+        same = ("expression_file", "genes_file", "slides_dir", "covariates")
+        names = ("release", "portal_file", "tissues", "max_slides", "min_slides")
+        split_file = ROOT / self.split_file if self.split_file else ""
+        parameters = {name: getattr(self, f"gtex_{name}") for name in names} | {"split_file": split_file}
+        return parameters | {name: getattr(self, name) for name in same}
 
     @property
     def lowest_e_threshold(self) -> float:

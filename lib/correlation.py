@@ -1,29 +1,20 @@
-"""Pearson or Spearman r of every gene with every feature, in blocks; thresholds; the best features (paper,
-Tables 4 to 6).
+"""Pearson or Spearman r of every gene with every feature, in blocks (paper, Tables 4 to 6).
 
-The dense gene x feature matrix is never held: each block of it is scanned once, while it is still in the
-cache, for the histogram of r and for the pairs beyond the threshold. The product runs in float32; every
-pair kept is computed again in float64, so `r >= R_T` and the histogram beyond R_T are exact. Variables are
+The dense gene x feature matrix is never held (`lib.pair_scan`). The product runs in float32; every pair
+kept is computed again in float64, so `r >= R_T` and the histogram beyond R_T are exact. Variables are
 rows, slides are columns.
 """
 
-import contextlib
-import functools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
-from tqdm.auto import tqdm
+
+from lib import pair_scan
 
 MIN_SLIDES = 4  # with three slides a correlation has one degree of freedom
-N_BINS = 4000  # of the histogram of r over [-1, 1]: bins 0.0005 wide, so that every R_T used is an edge
-PAPER_GRID = ((0.8, 10.0), (0.75, 10.0), (0.7, 10.0), (0.75, 8.0), (0.8, 7.0), (0.75, 7.0), (0.7, 7.0))
 
 
 class Correlation(NamedTuple):
@@ -235,8 +226,8 @@ def correlate(
             )
     names = features_df.index[y_varying]
     layers, channels = feature_layers(names)
-    starts, layer_names = _runs(layers)
-    counts, g, f, r = _all_pairs(
+    starts, layer_names = pair_scan.runs(layers)
+    counts, g, f, r = pair_scan.all_pairs(
         x,
         y,
         starts,
@@ -244,7 +235,7 @@ def correlate(
         negative,
         gene_block,
         max_pairs,
-        use_numba and _kernels() is not None,
+        use_numba,
         progress,
     )
     counts, g, f, r = _settle(
@@ -277,7 +268,7 @@ def correlate(
     pairs_df.attrs = {"r_threshold": float(r_threshold), "negative": bool(negative)}
     return Correlation(
         pairs_df=pairs_df,
-        histogram_df=_histogram_frame(counts, layer_names),
+        histogram_df=pair_scan.histogram_frame(counts, layer_names),
         n_pairs=len(x) * len(y),
         n_slides=x.shape[1],
         n_genes=len(x),
@@ -286,53 +277,6 @@ def correlate(
         constant_features=features_df.index[~y_varying].tolist(),
         n_genes_below_expression=n_all - len(log_expression_df),
     )
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 products in float32, whatever a network before asked for (TF32, bfloat16)."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def each_block(starts: Sequence[int], make_worker: Callable[[], Callable[[int], object]]) -> list:
-    """Results of work(start) in the order of starts, on as many threads as torch may use.
-
-    Each thread makes its own worker (with its own buffers), then takes block after block, product and scan
-    alike on one core: no thread waits for another, and the block is still in that core's cache when it is
-    scanned. (Two pools of threads, torch's and numba's, taking turns measured 1.4 to 2 times the bare
-    product.)
-    """
-    n_threads = max(1, min(torch.get_num_threads(), len(starts)))
-    results: list = [None] * len(starts)
-    todo = iter(list(enumerate(starts)))
-
-    def drain():
-        try:
-            work = make_worker()
-            for k, start in todo:
-                results[k] = work(start)
-        except BaseException:
-            deque(todo, maxlen=0)  # the other threads stop after their block
-            raise
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(n_threads) as pool, full_precision():
-            try:
-                for future in [pool.submit(drain) for _ in range(n_threads)]:
-                    future.result()
-            except BaseException:
-                deque(todo, maxlen=0)
-                raise
-    finally:
-        torch.set_num_threads(before)
-    return results
 
 
 def feature_layers(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -378,108 +322,6 @@ def r_of_pairs(
     return _dots(rows[0], rows[1], g, f)
 
 
-# -- the tables of the paper
-# ------------------------------------------------------------------------------------
-
-
-def threshold_table(pairs_df: pd.DataFrame, grid: Sequence[tuple[float, float]] = PAPER_GRID) -> pd.DataFrame:
-    """Table 5: for each (R_T, E_T) the pairs with r >= R_T of genes at E_T, and their unique genes,
-    features, tissues.
-
-    Pairs with r <= -R_T are counted in columns of their own (`negative_...`). ValueError if an R_T lies
-    below the threshold at which the pairs were kept.
-    """
-    rows = []
-    for r_threshold, e_threshold in grid:
-        _kept_from(pairs_df, r_threshold)
-        expressed = pairs_df["max_median_log2"] >= e_threshold
-        row = {"r_threshold": float(r_threshold), "e_threshold": float(e_threshold)}
-        for prefix, chosen in (
-            ("", pairs_df["r"] >= r_threshold),
-            ("negative_", pairs_df["r"] <= -r_threshold),
-        ):
-            df = pairs_df[chosen & expressed]
-            row |= {f"{prefix}pairs": len(df)}
-            row |= {f"{prefix}{c}s": int(df[c].nunique()) for c in ("gene", "feature", "tissue")}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def best_feature_per_gene(
-    pairs_df: pd.DataFrame, r_threshold: float = 0.75, e_threshold: float | None = None
-) -> pd.DataFrame:
-    """Table 6 and S2 Table: of each gene the feature of highest r, by tissue, then by falling r.
-
-    Of equal r the lowest layer and channel is taken. The columns are those of pairs_df and n_features (of
-    this gene at r_threshold).
-    """
-    _kept_from(pairs_df, r_threshold)
-    df = pairs_df[pairs_df["r"] >= r_threshold]
-    if e_threshold is not None:
-        df = df[df["max_median_log2"] >= e_threshold]
-    df = df.sort_values(["gene", "r", "layer", "channel"], ascending=[True, False, True, True])
-    best_df = df.drop_duplicates("gene").copy()
-    best_df["n_features"] = best_df["gene"].map(df["gene"].value_counts()).astype(int)
-    return best_df.sort_values(["tissue", "r", "gene"], ascending=[True, False, True]).reset_index(drop=True)
-
-
-def genes_per_layer(
-    pairs_df: pd.DataFrame, layers: Sequence[int] | None = None, r_threshold: float | None = None
-) -> pd.DataFrame:
-    """Fig 3: unique genes with a pair (r >= r_threshold > 0) in each layer (rows) by the gene's tissue
-    (columns).
-
-    `layers` adds the layers without any pair as rows of zeros. A gene counts once in each layer.
-    """
-    df = pairs_df[pairs_df["r"] >= _positive(pairs_df, r_threshold)].drop_duplicates(["gene", "layer"])
-    table = pd.crosstab(df["layer"], df["tissue"])
-    rows = sorted(set(table.index) | set(layers if layers is not None else ()))
-    return table.reindex(rows, fill_value=0).rename_axis(index="layer", columns=None)
-
-
-def genes_per_feature(
-    pairs_df: pd.DataFrame, thresholds: Sequence[float] = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-) -> pd.DataFrame:
-    """S2A Fig: unique genes of each feature (rows, most first) at each R_T (columns `r_0.7` ...)."""
-    return _partners(pairs_df, "feature", "gene", thresholds)
-
-
-def features_per_gene(
-    pairs_df: pd.DataFrame, thresholds: Sequence[float] = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-) -> pd.DataFrame:
-    """S2B Fig: unique features of each gene (rows, most first) at each R_T (columns `r_0.7` ...)."""
-    return _partners(pairs_df, "gene", "feature", thresholds)
-
-
-def _partners(pairs_df: pd.DataFrame, of: str, counted: str, thresholds: Sequence[float]) -> pd.DataFrame:
-    counts = {}
-    for t in thresholds:
-        _kept_from(pairs_df, t)
-        counts[f"r_{t:g}"] = pairs_df[pairs_df["r"] >= t].groupby(of)[counted].nunique()
-    table = pd.DataFrame(counts).fillna(0).astype(int).rename_axis(of)
-    return table.sort_values(list(table.columns), ascending=False, kind="stable")
-
-
-def _kept_from(pairs_df: pd.DataFrame, r_threshold: float) -> None:
-    kept = pairs_df.attrs.get("r_threshold", 0.0)
-    if r_threshold < kept:
-        raise ValueError(
-            f"asked for r >= {r_threshold}, but pairs were kept from {kept} on: correlate again with a "
-            "lower r_threshold"
-        )
-
-
-def _positive(pairs_df: pd.DataFrame, r_threshold: float | None) -> float:
-    if r_threshold is None:
-        return pairs_df.attrs.get("r_threshold", np.finfo(float).tiny)
-    _kept_from(pairs_df, r_threshold)
-    return r_threshold
-
-
-# -- blocks
-# -----------------------------------------------------------------------------------------------------
-
-
 def _gene_rows(genes_table: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:
     wanted = ["symbol", "tissue", "max_median_log2"]
     lacking = [c for c in wanted if c not in genes_table]
@@ -489,56 +331,6 @@ def _gene_rows(genes_table: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:
     if len(missing):
         raise ValueError(f"{len(missing)} genes are not in genes_table, first {list(missing[:3])}")
     return genes_table.loc[genes, wanted]
-
-
-def _runs(layers: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Columns at which runs of one layer start, with the end appended, and the layer of each run."""
-    starts = np.flatnonzero(np.r_[True, layers[1:] != layers[:-1]])
-    return np.r_[starts, len(layers)].astype(np.int64), layers[starts].tolist()
-
-
-def _all_pairs(
-    x: np.ndarray, y: np.ndarray, starts: np.ndarray, r_threshold: float, negative: bool, gene_block: int,
-    max_pairs: int, use_numba: bool, progress: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Histogram [n_runs, N_BINS] of r and the candidates (gene row, feature row, r as the product gave
-    it).
-    """
-    y_t = torch.from_numpy(y)
-    # float32 sums of products of unit vectors err by some 1e-7; what lies this near below R_T is looked at
-    # again
-    margin = 1e-5 if x.dtype == np.float32 else 1e-12
-    threshold = x.dtype.type(r_threshold - margin)
-    scan = _numba_scan if use_numba else _numpy_scan
-    all_counts, n_found = [], []
-    bar = tqdm(total=len(x), unit="gene", disable=not progress, desc="gene x feature")
-
-    def make_worker():
-        out_t = torch.empty(min(gene_block, len(x)), len(y), dtype=y_t.dtype)
-        # one bin more, for r = 1 and rounding above it
-        counts = np.zeros((len(starts) - 1, N_BINS + 1), np.int64)
-        all_counts.append(counts)
-
-        def work(start):
-            x_t = torch.from_numpy(x[start : start + gene_block])
-            block = torch.mm(x_t, y_t.T, out=out_t[: len(x_t)]).numpy()
-            rows, columns = scan(block, starts, threshold, negative, counts)
-            n_found.append(len(rows))
-            if sum(n_found) > max_pairs:
-                raise ValueError(
-                    f"more than {max_pairs:,} pairs reach |r| >= {r_threshold} with {start:,} of {len(x):,} "
-                    "genes done: raise r_threshold or max_pairs"
-                )
-            bar.update(len(x_t))
-            return rows + start, columns, block[rows, columns]
-
-        return work
-
-    found = each_block(range(0, len(x), gene_block), make_worker)
-    bar.close()
-    counts = np.sum(all_counts, axis=0)
-    counts[:, N_BINS - 1] += counts[:, N_BINS]
-    return counts[:, :N_BINS], *(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _settle(
@@ -556,8 +348,9 @@ def _settle(
     y, _ = standardise(y_df.iloc[features], "feature", method, "float64")
     exact = np.clip(_dots(x, y, gi, fi), -1, 1)
     run = np.searchsorted(starts, f, side="right") - 1
-    np.subtract.at(counts, (run, _bin(r)), 1)
-    np.add.at(counts, (run, np.clip(np.searchsorted(_edges(), exact, side="right") - 1, 0, N_BINS - 1)), 1)
+    np.subtract.at(counts, (run, pair_scan.bin_of(r)), 1)
+    place = np.searchsorted(pair_scan.edges(), exact, side="right") - 1
+    np.add.at(counts, (run, np.clip(place, 0, pair_scan.N_BINS - 1)), 1)
     keep = (exact >= r_threshold) | (negative & (exact <= -r_threshold))
     return counts, g[keep], f[keep], exact[keep]
 
@@ -568,73 +361,3 @@ def _dots(x: np.ndarray, y: np.ndarray, g: np.ndarray, f: np.ndarray) -> np.ndar
         s = slice(start, start + 65536)
         r[s] = np.einsum("ps,ps->p", x[g[s]], y[f[s]])
     return r
-
-
-def _edges() -> np.ndarray:
-    return (np.arange(N_BINS + 1) - N_BINS // 2) / (N_BINS // 2)  # exact decimals: 0.7 is an edge
-
-
-def _bin(r: np.ndarray) -> np.ndarray:
-    """Bin of r in r's own precision; the same arithmetic in both scans."""
-    one = r.dtype.type
-    return np.minimum(((r + one(1)) * one(N_BINS // 2)).astype(np.int32), N_BINS - 1)
-
-
-def _histogram_frame(counts: np.ndarray, layers: list[int]) -> pd.DataFrame:
-    edges = _edges()
-    df = pd.DataFrame({"r_low": edges[:-1], "r_high": edges[1:], "count": counts.sum(axis=0)})
-    by_layer = pd.DataFrame(counts.T).T.groupby(np.asarray(layers)).sum()
-    return pd.concat([df, by_layer.T.rename(columns=lambda l: f"layer_{l}")], axis=1)
-
-
-def _numpy_scan(block, starts, threshold, negative, counts):
-    """One pass over a block of r without numba: adds to counts, returns rows and columns of the
-    candidates.
-    """
-    for k in range(len(starts) - 1):
-        part = block[:, starts[k] : starts[k + 1]]
-        counts[k, :N_BINS] += np.bincount(_bin(part).ravel(), minlength=N_BINS)
-    return np.nonzero((np.abs(block) if negative else block) >= threshold)
-
-
-def _numba_scan(block, starts, threshold, negative, counts):
-    """The same in one fused pass; rows with a candidate are looked at a second time."""
-    reaches = np.zeros(len(block), np.bool_)
-    one = block.dtype.type(1)  # constants in the block's own precision: the bins are those of the numpy scan
-    _kernels().scan(block, starts, threshold, one, one * block.dtype.type(N_BINS // 2), counts, reaches)
-    rows = np.flatnonzero(reaches)
-    inner, columns = np.nonzero((np.abs(block[rows]) if negative else block[rows]) >= threshold)
-    return rows[inner], columns
-
-
-@functools.cache
-def _kernels() -> SimpleNamespace | None:
-    """Compile the scan at first use; None where numba is missing (the numpy scan gives the same numbers)."""
-    try:
-        import numba
-    except ImportError:
-        return None
-
-    def scan(block, starts, threshold, one, scale, counts, reaches):
-        for k in range(starts.shape[0] - 1):
-            bins, last = counts[k], starts[k + 1]
-            for i in range(block.shape[0]):
-                row, highest, j = block[i], one - one, starts[k]
-                while j + 4 <= last:  # four at a time: no bounds, no sign, no dependence between them
-                    r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
-                    b0, b1 = np.uint32((r0 + one) * scale), np.uint32((r1 + one) * scale)
-                    b2, b3 = np.uint32((r2 + one) * scale), np.uint32((r3 + one) * scale)
-                    highest = max(highest, max(max(abs(r0), abs(r1)), max(abs(r2), abs(r3))))
-                    bins[b0] += 1
-                    bins[b1] += 1
-                    bins[b2] += 1
-                    bins[b3] += 1
-                    j += 4
-                while j < last:
-                    highest = max(highest, abs(row[j]))
-                    bins[np.uint32((row[j] + one) * scale)] += 1
-                    j += 1
-                if highest >= threshold:
-                    reaches[i] = True
-
-    return SimpleNamespace(scan=numba.njit(nogil=True, fastmath={"nnan", "nsz"})(scan))

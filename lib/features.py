@@ -93,7 +93,7 @@ def tile_quantifier(
         check_tiles(tiles, architecture)
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
         try:
-            with torch.inference_mode(), _precision(device, dtype):
+            with torch.inference_mode(), precision(device, dtype):
                 sums_t = torch.empty((len(tiles), int(ends[-1])), device=device)
                 model(networks.normalise(tiles_t.to(device), mean, sd))
         except torch.cuda.OutOfMemoryError as error:
@@ -108,7 +108,7 @@ def tile_quantifier(
 
 
 @contextmanager
-def _precision(device: str, dtype: str) -> Iterator[None]:
+def precision(device: str, dtype: str) -> Iterator[None]:
     """Autocast for "bfloat16"; TF32, which CUDA convolutions use unasked, only for "tf32"."""
     cuda, tf32 = torch.backends.cuda.matmul, torch.backends.cudnn
     before = cuda.allow_tf32, tf32.allow_tf32

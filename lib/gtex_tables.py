@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
+GTF_ATTRIBUTE = re.compile(r'(\w+) "([^"]*)"')
 HARDY = {
     0: "Ventilator case",
     1: "Fast death - violent",
@@ -109,22 +110,29 @@ def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
     ).fillna("")
 
 
-def read_rna_ids(path: str | Path) -> list[str]:
-    """RNA sample ids from the header of a GCT (plain or gzipped), without reading its body."""
+def read_gene_models(path: str | Path) -> pd.DataFrame:
+    """Genes of a GTF (plain or gzipped), for example the collapsed GENCODE models of a GTEx release: gene_id,
+    gene_name, gene_biotype, in the file's order.
+
+    Raises FileNotFoundError; ValueError when no line describes a gene.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Give the GTEx gene TPM table (.gct or .gct.gz).")
+        raise FileNotFoundError(f"{path}: no such file. It should be the GENCODE models of a GTEx release.")
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rt") if zipped else open(path) as lines:
-        head = [lines.readline().rstrip("\r\n") for _ in range(3)]
-    fields = head[2].split("\t")
-    if not head[0].startswith("#1.") or len(fields) < 3 or fields[0].lower() not in ("name", "id"):
-        raise ValueError(
-            f"{path}: not a GCT: its first line is {head[0][:40]!r}, its third {head[2][:40]!r}."
-        )
-    require_unique(pd.Series(fields[2:]), f"{path}: RNA sample ids")
-    return fields[2:]
+    with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as lines:
+        attributes = [line.rsplit("\t", 1)[1] for line in lines if line.split("\t", 3)[2:3] == ["gene"]]
+    genes = [dict(GTF_ATTRIBUTE.findall(text)) for text in attributes]
+    if not genes or "gene_id" not in genes[0]:
+        raise ValueError(f"{path}: not a GTF of genes: {len(genes)} lines describe a gene.")
+    biotypes = [gene.get("gene_type") or gene.get("gene_biotype", "") for gene in genes]
+    names = [gene.get("gene_name", "") for gene in genes]
+    genes_df = pd.DataFrame(
+        {"gene_id": [gene["gene_id"] for gene in genes], "gene_name": names, "gene_biotype": biotypes}
+    )
+    require_unique(genes_df["gene_id"], f"{path}: gene ids")
+    return genes_df
 
 
 def _read_text_table(path: str | Path, what: str) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def load(store: Store) -> Inspection:
         store.load("network"),
         config.torch_device,
         store.work_folder("inspected", "features_test"),
-        config.inspect_steps,
+        config.synthesis_steps,
     )
 
 

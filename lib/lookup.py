@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib import conditional, correlation, significance
+from lib import conditional, correlation, permutations, significance
 
 N_LETTERS = 38  # a to z, 0 to 9, "_", and all others together
 LEFT = 1e-5  # a row with less of its length left within tissues does not vary there
@@ -40,7 +40,7 @@ class Lookup(NamedTuple):
     membership: np.ndarray  # float64 [n_samples, n_tissues], 1 where the sample is of the tissue
     tissue_of_gene: np.ndarray  # int [n_genes], column of `membership`
     alpha: float
-    shuffles: significance.Permutations | None  # None where no two samples share a tissue
+    shuffles: permutations.Permutations | None  # None where no two samples share a tissue
     known_df: pd.DataFrame  # gene, feature, q_within_tissue of the pairs that were tested
     search_df: pd.DataFrame  # text (as suggested), kind, name; label, symbol, id, bare_id in lower case
     words: np.ndarray  # str [2, n_names], symbol and id of the rows of search_df
@@ -92,9 +92,7 @@ def build(
     genes_df = genes_df.loc[log_df.index, ["symbol", "tissue", "max_median_log2"]]
     samples_df = pd.DataFrame({"sample_id": log_df.columns, "tissue": of_sample.to_numpy()})
     movable = of_sample.duplicated().any()
-    shuffles = (
-        significance.permutations("within_tissue", n_permutations, samples_df, seed) if movable else None
-    )
+    shuffles = permutations.draw("within_tissue", n_permutations, samples_df, seed) if movable else None
     columns = ["gene", "feature", "q_within_tissue"]
     known_df = pd.DataFrame(columns=columns) if significance_df is None else significance_df[columns]
     search_df = _searchable(genes_df, features_df.index)

@@ -6,7 +6,6 @@ execution order for the others; a feature is `<layer>_<channel>`, e.g. `29_499`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import lru_cache
 from os import PathLike
 
@@ -18,33 +17,13 @@ from torch import nn
 from torchvision.models.vgg import cfgs as vgg_plans
 from torchvision.models.vgg import make_layers
 
+from lib.architectures import ARCHITECTURES, MINIMUM_PX, PAPER_NAMES, check_name, check_px
 from lib.inception import inception_v3
 from lib.layers import Layer, chain_layers, numbered_layers, trace, watch
 from lib.weights import check_facts, fill, imagenet_state, misfit, read_weights
 
-# Our name -> the paper's spelling (Table 1).
-PAPER_NAMES = {
-    "alexnet": "AlexNet",
-    "vgg11": "VGG11",
-    "vgg13": "VGG13",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
-    "vgg11_bn": "VGG11_bn",
-    "vgg13_bn": "VGG13_bn",
-    "vgg16_bn": "VGG16_bn",
-    "vgg19_bn": "VGG19_bn",
-    "resnet34": "ResNet34",
-    "inception_v3": "Inception_v3",
-    "vgg16_1fc": "VGG16_1FC",
-    "vgg16_avg1fc": "VGG16_avg1FC",
-}
-ARCHITECTURES = tuple(PAPER_NAMES)
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# Below these a pool has nothing left to pool. ResNet34 runs on any input; 32 px is its total stride.
-_MINIMUM_PX = {"alexnet": 63, "resnet34": 32, "inception_v3": 75}
-_MINIMUM_PX |= {name: 32 for name in ARCHITECTURES if name.startswith("vgg")}
 
 
 def paper_name(architecture: str) -> str:
@@ -56,8 +35,6 @@ def paper_name(architecture: str) -> str:
 def check_architecture(architecture: str) -> None:
     """ValueError naming the nearest known names, unless `architecture` can be built."""
     known: Sequence[str] = ARCHITECTURES
-    if architecture in known:
-        return
     source, _, name = architecture.partition(":")
     if source == "torchvision" and name:
         known = [f"torchvision:{n}" for n in torchvision.models.list_models(module=torchvision.models)]
@@ -66,13 +43,7 @@ def check_architecture(architecture: str) -> None:
         known = [f"timm:{n}" for n in timm.list_models()]
         if timm.is_model(name):
             return
-    if architecture in known:
-        return
-    nearest = get_close_matches(architecture.lower(), known, n=3, cutoff=0.4) or list(known[:3])
-    raise ValueError(
-        f"architecture {architecture!r} is unknown; nearest: {', '.join(nearest)}. The thirteen are "
-        f"{', '.join(ARCHITECTURES)}; any other encoder is written timm:<model> or torchvision:<model>."
-    )
+    check_name(architecture, known)
 
 
 @lru_cache(maxsize=64)
@@ -83,8 +54,8 @@ def minimum_input_px(architecture: str) -> int:
     that runs.
     """
     check_architecture(architecture)
-    if architecture in _MINIMUM_PX:
-        return _MINIMUM_PX[architecture]
+    if architecture in MINIMUM_PX:
+        return MINIMUM_PX[architecture]
     for input_px in (8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512):
         if _runs(architecture, input_px):
             return input_px
@@ -93,12 +64,7 @@ def minimum_input_px(architecture: str) -> int:
 
 def check_input_px(architecture: str, input_px: int) -> None:
     """ValueError naming the minimum, when `input_px` is smaller than the network can take."""
-    minimum = minimum_input_px(architecture)
-    if input_px < minimum:
-        raise ValueError(
-            f"input of {input_px} px is too small for {architecture}: its minimum is {minimum} px. "
-            "Make tiles with a larger input_px or choose another architecture."
-        )
+    check_px(architecture, input_px, minimum_input_px(architecture))
 
 
 def build(
@@ -144,7 +110,7 @@ def build(
     check_architecture(architecture)
     if n_classes < 1:
         raise ValueError(f"n_classes is {n_classes}; a network needs at least 1 output.")
-    if architecture in _MINIMUM_PX:
+    if architecture in MINIMUM_PX:
         check_input_px(architecture, input_px)
     imagenet = isinstance(weights, str) and weights == "imagenet"
     model = _untrained(architecture, n_classes, input_px, pretrained=imagenet)

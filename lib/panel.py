@@ -274,6 +274,7 @@ class Panel(widgets.VBox):
         self._show_closeup(self.feature, made)
         of_slide = inspector.slides_by_value(self.inspection, self.feature)
         self.slide.options = [(f"{slide} ({value:.4g})", slide) for slide, value in of_slide.items()]
+        self.slide.value = of_slide.index[0] if len(of_slide) else None
         self._show_map(self.feature, self.slide.value)
 
     def _show_closeup(self, feature: str, made: closeup.Closeup | None) -> None:
@@ -368,6 +369,8 @@ class Panel(widgets.VBox):
     @reported
     def _map(self, _: Any) -> None:
         feature, slide = self.feature, self.slide.value
+        if slide is None:
+            raise LookupError("No test sample has a tile, so there is no slide to map.")
         self._start(
             f"feature {feature} on {slide}",
             lambda: inspector.slide_values(self.inspection, feature, slide, on_step=self._step),

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from lib.plots import PAGE_IN, QUIET, themed
 
@@ -139,14 +140,17 @@ def slide_heatmap(
 
 
 @themed
-def tile_strip(pictures: Sequence[np.ndarray], titles: Sequence[str], *, heading: str = "") -> Figure:
-    """A row of tiles, each with its caption (slide, position, value) below it.
+def tile_strip(
+    pictures: Sequence[np.ndarray], titles: Sequence[str], *, heading: str = "", columns: int = 8
+) -> Figure:
+    """A row of tiles (or slides), each with its caption (slide, position, value) below it.
 
-    pictures are uint8 [h, w, 3]; titles may run over several lines. A long strip breaks into rows of eight.
+    pictures are uint8 [h, w, 3]; titles may run over several lines. A long strip breaks into rows of
+    `columns`.
     """
     if not len(pictures):
         raise ValueError("a strip of no tiles was asked for: choose at least one")
-    columns = min(len(pictures), 8)
+    columns = min(len(pictures), columns)
     rows = -(-len(pictures) // columns)
     edge = min(PAGE_IN / columns, 1.6)
     below = 0.12 * max(title.count("\n") + 1 for title in titles) + 0.1
@@ -208,6 +212,34 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@themed
+def stain_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Immunohistochemistry images taken apart: both stains (dark is much), nuclei outlined on the image.
+
+    Each row has title, image (uint8 [h, w, 3]), haematoxylin and dab (float [h, w]), nuclei (bool [h, w]).
+    """
+    edge = (PAGE_IN - 0.3) / 4
+    size = (PAGE_IN, (edge + 0.1) * len(rows) + 0.2)
+    figure, axes = plt.subplots(len(rows), 4, figsize=size, squeeze=False)
+    for axes_row, row in zip(axes, rows, strict=True):
+        for ax, name in zip(axes_row, ("image", "haematoxylin", "dab", "image"), strict=True):
+            most = {"vmin": 0, "vmax": np.quantile(row[name], 0.999)} if row[name].ndim == 2 else {}
+            ax.imshow(row[name], cmap="gray_r", **most)
+            ax.axis("off")
+        outline(axes_row[3], row["nuclei"], row["image"].shape)
+        axes_row[0].text(
+            *(-0.04, 0.5, row["title"]),
+            transform=axes_row[0].transAxes,
+            rotation=90,
+            va="center",
+            ha="right",
+            fontsize=7,
+        )
+    for ax, heading in zip(axes[0], ("image", "haematoxylin", "DAB", "nuclei"), strict=True):
+        ax.set_title(heading, fontsize=7)
+    return figure
+
+
 def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
     """A bar of a round number of µm, about a fifth of the picture wide, in the lower left corner."""
     target = mpp * width_px / 5
@@ -216,7 +248,8 @@ def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
     bottom = ax.get_ylim()[0]
     y = bottom * 0.96
     ax.plot([width_px * 0.04, width_px * 0.04 + length_um / mpp], [y, y], color="black", linewidth=2)
-    ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
+    words = ax.text(width_px * 0.04, y - bottom * 0.015, f"{length_um:g} µm", fontsize=6, va="bottom")
+    words.set_path_effects([withStroke(linewidth=1.5, foreground="white")])  # readable on dark tissue
 
 
 def outline(ax: plt.Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:

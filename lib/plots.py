@@ -76,6 +76,7 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
     for split in counts_df:
         axes.barh(counts_df.index, counts_df[split], left=left, color=SPLIT_COLOURS[split], label=split)
         left += counts_df[split].to_numpy()
+    axes.margins(y=0.01)
     axes.set_xlabel(f"samples (n = {len(samples_df):,})")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -83,25 +84,38 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
 
 @themed
 def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
-    """Which tissues each donor gave, coloured by the set they are in."""
+    """Which tissues each donor gave, coloured by the set they are in; above how many each donor gave, at the
+    right how many donors each tissue has.
+    """
     codes = {split: i + 1 for i, split in enumerate(SPLIT_COLOURS)}
     grid_df = (
         samples_df.assign(code=samples_df["split"].map(codes))
         .pivot_table(index="tissue", columns="donor", values="code", aggfunc="max")
         .fillna(0)
     )
-    order = grid_df.max().sort_values(kind="stable").index
+    sets, n_tissues = grid_df.max(), (grid_df > 0).sum()
+    grid_df = grid_df.iloc[:, np.lexsort((-n_tissues, sets))]
+    sets, n_tissues = sets[grid_df.columns], n_tissues[grid_df.columns]
     colours = ["#ffffff", *SPLIT_COLOURS.values()]
-    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.9 + 0.18 * len(grid_df)))
-    axes.pcolormesh(
-        grid_df[order].to_numpy(), cmap=plt.matplotlib.colors.ListedColormap(colours), vmin=-0.5, vmax=3.5
+    height = 0.18 * max(4, len(grid_df))
+    figure, ((above, corner), (axes, right)) = plt.subplots(
+        *(2, 2), figsize=(PAGE_IN, 1.5 + height), height_ratios=(0.7, height), width_ratios=(6, 1)
     )
-    axes.set_yticks(np.arange(len(grid_df)) + 0.5, grid_df.index)
+    corner.axis("off")
+    x, y = np.arange(grid_df.shape[1]) + 0.5, np.arange(len(grid_df)) + 0.5
+    shades = plt.matplotlib.colors.ListedColormap(colours)
+    axes.pcolormesh(grid_df.to_numpy(), cmap=shades, vmin=-0.5, vmax=3.5, rasterized=True)
+    axes.set_yticks(y, grid_df.index)
+    axes.set(ylim=(len(grid_df), 0), xticks=[])
     axes.set_xlabel(f"donors (n = {grid_df.shape[1]:,}), grouped by set")
-    axes.set_xticks([])
+    above.bar(x, n_tissues, width=1, color=[colours[int(code)] for code in sets], rasterized=True)
+    above.set(xlim=(0, len(x)), xticks=[], ylabel="tissues\nof a donor")
+    above.yaxis.get_major_locator().set_params(integer=True)
+    right.barh(y, (grid_df > 0).sum(axis=1), color=QUIET)
+    right.set(ylim=(len(grid_df), 0), yticks=[], xlabel="donors")
     for split, colour in SPLIT_COLOURS.items():
-        axes.scatter([], [], marker="s", color=colour, label=split)
-    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        above.scatter([], [], marker="s", color=colour, label=split)
+    above.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
@@ -111,7 +125,7 @@ def expression_histogram(log_values: np.ndarray, e_threshold: float, unit: str =
     figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
     axes.hist(log_values.ravel(), bins=80, color=QUIET, log=True)
     axes.axvline(e_threshold, color=ACCENT, label=f"$E_T$ = {e_threshold:g}")
-    axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel="gene-sample values")
+    axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel=f"gene-sample values (n = {log_values.size:,})")
     axes.legend()
     return figure
 
@@ -132,6 +146,55 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
     right.set(ylabel="tile accuracy", ylim=(0, 1.02), title=f"epoch {best} kept")
     left.legend()
     right.legend(loc="lower right")
+    return figure
+
+
+@themed
+def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
+    """Each network's slide accuracy against its pairs, and against its genes found within tissues.
+
+    table_df has columns architecture, network (trained, untrained, shuffled), slide_test_percent, n_pairs,
+    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    names = list(dict.fromkeys(table_df["architecture"]))
+    palette = (
+        sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
+    )
+    colours = dict(zip(names, palette, strict=True))
+    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
+        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
+            own = trained_df.loc[row.architecture]
+            x, y = (
+                (own["slide_test_percent"], row.slide_test_percent),
+                (own[column], getattr(row, column)),
+            )
+            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
+        for row in table_df.itertuples():
+            face = colours[row.architecture] if row.network == "trained" else "white"
+            ax.scatter(
+                row.slide_test_percent,
+                getattr(row, column),
+                marker=markers[row.network],
+                facecolor=face,
+                edgecolor=colours[row.architecture],
+                s=26,
+                zorder=3,
+            )
+        top = max(10.0, 2 * float(table_df[column].max()))
+        ax.set_yscale("symlog", linthresh=10)  # a null network may well have no pair at all
+        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slides named rightly, %", ylabel=label)
+    for name in names:
+        figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
+    for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
+        face = QUIET if kind == "trained" else "white"
+        figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
+    figure.legend(loc="outside right center", fontsize=7)
     return figure
 
 
@@ -176,7 +239,8 @@ def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figu
         if values.size:
             low, high = np.quantile(values, [0.001, 0.999])
             ax.hist(np.clip(values, low, high), bins=80, color=QUIET, log=True)
-        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", xlabel="feature value", ylabel="values")
+        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", ylabel="values")
+        ax.set_xlabel("feature value (end bars: the outer 0.1 %)")
     return figure
 
 
@@ -187,7 +251,7 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     bins = np.linspace(-1, 1, 81)
     axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
     axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
-    axes.set(xlabel="r(feature, tile count)", ylabel="features")
+    axes.set(xlabel="r(feature, tile count)", ylabel=f"features (n = {len(r_mean):,})")
     if len(r_mean):
         axes.legend()
     else:
@@ -203,6 +267,10 @@ def r_histogram(histogram_df: pd.DataFrame, r_threshold: float) -> Figure:
     axes.bar(histogram_df["r_low"], histogram_df["count"], width=width, align="edge", color=QUIET)
     for sign in (-1, 1):
         axes.axvline(sign * r_threshold, color=ACCENT, linewidth=0.8)
+    at_top = axes.get_xaxis_transform()
+    axes.text(
+        r_threshold + 0.02, 0.97, f"|r| = {r_threshold:g}", transform=at_top, fontsize=6.5, color=ACCENT
+    )
     axes.set(yscale="log", xlabel="r(gene, feature)", ylabel="pairs", xlim=(-1, 1))
     axes.set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
     return figure
@@ -277,7 +345,9 @@ def pair_scatter(
         y = log_expression.loc[pair["gene"]]
         for tissue, members in tissues.groupby(tissues):
             at = members.index
-            ax.scatter(x[at], y[at], s=7, color=colours[tissue], label=tissue, linewidths=0)
+            # A thin edge: some published tissue colours are near white.
+            look = {"s": 7, "color": colours[tissue], "edgecolors": "#333333", "linewidths": 0.2}
+            ax.scatter(x[at], y[at], label=tissue, **look)
             if len(at) > 2 and x[at].std() > 0:
                 slope, intercept = np.polyfit(x[at].astype(float), y[at].astype(float), 1)
                 ends = np.array([x[at].min(), x[at].max()])
@@ -310,14 +380,17 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     table_df is significance.survival_table; `labels` names its columns in drawing order.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
-    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73"]
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
     figure, axes = plt.subplots(figsize=(PAGE_IN, 2.8))
     width = 0.85 / len(labels)
     for i, (column, label) in enumerate(labels.items()):
         total = int(table_df.loc["all", column])
         x = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
         axes.bar(x, shown_df[column], width=width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
-    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, rotation=90 if len(shown_df) > 6 else 20)
+    turn = (
+        {"rotation": 90} if len(shown_df) > 6 else {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
+    )
+    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, **turn)
     axes.set_yscale("symlog", linthresh=10)
     axes.set(xlabel=by, ylabel="pairs")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -340,4 +413,60 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
     right.axhline(len(p_gene) / 40, color=QUIET, linestyle="--", linewidth=0.8, label="if nothing were there")
     right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
     right.legend()
+    return figure
+
+
+@themed
+def rejection_rates(table_df: pd.DataFrame) -> Figure:
+    """How often each test rejects where nothing is linked, with intervals; a panel per design.
+
+    table_df is calibration.calibration: design, test, alpha, rate, low, high.
+    """
+    designs, tests = table_df["design"].unique(), table_df["test"].unique()[::-1]
+    alphas = dict(zip(table_df["alpha"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
+    size = (PAGE_IN, 0.9 + 0.26 * len(tests))
+    figure, axes = plt.subplots(1, len(designs), figsize=size, sharey=True, squeeze=False)
+    place = pd.Series(np.arange(len(tests)), index=tests)
+    for ax, design in zip(axes[0], designs, strict=True):
+        for k, (alpha, colour) in enumerate(alphas.items()):
+            df = table_df[(table_df["design"] == design) & (table_df["alpha"] == alpha)]
+            y = place[df["test"]].to_numpy() + 0.14 * (1 - 2 * k)
+            rate = df["rate"].clip(lower=1e-4)
+            errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
+            ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
+            ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")
+        ax.set(xscale="log", xlim=(0.002, 1.2), title=design, xlabel="share of null pairs rejected")
+        ax.set_xticks([0.01, 0.05, 0.2, 1], ["1 %", "5 %", "20 %", "100 %"])
+        ax.xaxis.set_minor_locator(plt.NullLocator())
+        ax.set_yticks(place, place.index)
+    handles = [
+        plt.Line2D([], [], color=c, marker="o", markersize=3, label=f"level {a:g}") for a, c in alphas.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+@themed
+def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure:
+    """How each synthetic image's feature grew: 0 is the lowest real tile, 1 the highest.
+
+    curves_df has columns image, feature, seed, step, objective; values_df is tiles x features.
+    """
+    low, high = values_df.min(), values_df.max()
+    span = (high - low).where(high > low, 1.0)
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+    for _, curve_df in curves_df.groupby("image"):
+        feature = curve_df["feature"].iloc[0]
+        height = (curve_df["objective"] - low[feature]) / span[feature]
+        axes.plot(curve_df["step"], height, color=SPLIT_COLOURS["test"], linewidth=0.8, alpha=0.6)
+    axes.axhline(1, color=ACCENT, linewidth=0.8, linestyle="--")
+    axes.annotate("strongest real tile", (0, 1), (2, 2), textcoords="offset points", fontsize=6.5)
+    axes.set_yscale("symlog", linthresh=1)
+    bottom, top = axes.get_ylim()
+    marks = [mark for mark in (-10, -1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if bottom <= mark <= top]
+    axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
+    axes.minorticks_off()
+    n_features = curves_df["feature"].nunique()
+    axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
+    axes.set(xlabel="step of gradient ascent", ylabel="feature value,\nrange of real tiles = 0 to 1")
     return figure

@@ -77,6 +77,15 @@ def randomisation_check(
     return pd.DataFrame(rows, columns=columns).rename_axis("step"), maps
 
 
+def step_titles(check_df: pd.DataFrame) -> list[str]:
+    """What stands below the map of each step of `randomisation_check`."""
+    return [
+        (f"{row.n_random} of {row.n_modules} random" if row.n_random else "as trained")
+        + f"\nrank corr. {row.rank_correlation_magnitude:.2f}"
+        for row in check_df.itertuples()
+    ]
+
+
 def similarity(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     """Spearman of two maps, Spearman of their magnitudes, SSIM of their magnitudes each scaled to 0..1."""
     size_one, size_other = magnitude(one), magnitude(other)

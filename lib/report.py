@@ -1,100 +1,50 @@
-"""The static pages a run leaves behind: each executed notebook as HTML, and an index of figures and tables.
+"""The report a run leaves behind: figures/<cohort>/index.html, for people without Python.
 
-Everything opens from disk: no server, and nothing is fetched from outside the page.
+One file that opens from disk and fetches nothing: numbers, a searchable table of gene-feature pairs with
+a card for each, every figure and table with its caption, in the order of the notebooks, parameters and
+versions. Figures are inside the page until it grows large; from there on they are taken from beside it.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
 import pandas as pd
-from latex2mathml.converter import convert as latex_to_mathml
-from nbconvert import HTMLExporter
+from PIL import Image
 
+from lib import report_pairs
+from lib.config import ROOT
 from lib.store import NOTEBOOKS, Store
 
-ROWS_SHOWN = 200  # of a table on the index page; the csv beside it has them all
-
-
-def tidy_executed(path: Path) -> None:
-    """Keep only the last state of each progress bar in an executed notebook, and plain text of widgets."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = _joined_streams(cell.outputs)
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                output.text = "\n".join(line.split("\r")[-1] for line in output.text.split("\n"))
-        cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
-    nbformat.write(notebook, path)
-
-
-def _joined_streams(outputs: list) -> list:
-    """Outputs with neighbouring pieces of one stream as one: a progress bar arrives in many."""
-    joined: list = []
-    for output in outputs:
-        before = joined[-1] if joined else None
-        is_stream = output.output_type == "stream" and before is not None and before.output_type == "stream"
-        if is_stream and before.name == output.name:
-            before.text += output.text
-        else:
-            joined.append(output)
-    return joined
-
-
-def export_html(path: Path) -> Path:
-    """Write an executed notebook as one self-contained HTML page beside it; equations become MathML."""
-    notebook = nbformat.read(path, as_version=4)
-    equations: list[str] = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _without_equations(cell.source, equations)
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    exporter.mathjax_url = ""
-    exporter.require_js_url = ""
-    exporter.jquery_url = ""
-    exporter.mermaid_js_url = ""
-    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
-    # The template loads MathJax, require.js and mermaid from the network; MathML needs none of them.
-    body = re.sub(r'<script src="[^"]*">\s*</script>', "", body)
-    body = re.sub(r'<script type="module">.*?</script>', "", body, flags=re.DOTALL)
-    body = re.sub(r"EQUATION(\d+)END", lambda m: equations[int(m[1])], body)
-    page = path.with_suffix(".html")
-    page.write_text(body, encoding="utf-8")
-    return page
-
-
-def _without_equations(markdown: str, equations: list[str]) -> str:
-    """Markdown with each equation replaced by a placeholder word; its MathML is appended to `equations`.
-
-    The exporter's Markdown reader takes MathML apart, so it is put in after it (`export_html`).
-    """
-
-    def keep(latex: str, display: str) -> str:
-        equations.append(latex_to_mathml(latex.strip(), display=display))
-        return f"EQUATION{len(equations) - 1}END"
-
-    block = re.sub(r"\$\$(.+?)\$\$", lambda m: keep(m[1], "block"), markdown, flags=re.DOTALL)
-    return re.sub(r"(?<![\\$])\$([^$\n]+?)\$", lambda m: keep(m[1], "inline"), block)
+ROWS_SHOWN = 200  # of a table on the page; the csv beside it has them all
+LIMIT_BYTES = 20_000_000  # of figures inside the page
+OTHER = "other"  # group of files that no notebook is seen to save
 
 
 def build(store: Store) -> Path:
     """Write figures/<cohort>/index.html from what lies in that folder; returns its path."""
     folder = store.figures
     folder.mkdir(parents=True, exist_ok=True)
+    stores = {store.config.run_name: store}
+    stores |= {name: found for name, (found, _) in store.networks(()).items() if name not in stores}
+    template = Path(__file__).with_name("report.html.j2")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_PAGE).render(
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
         cohort=store.config.cohort,
         title=store.config.title or store.config.cohort,
         synthetic=store.config.synthetic_data,
-        figures=[_figure(path) for path in sorted(folder.glob("*.png"))],
-        tables=[_table(path) for path in sorted(folder.glob("*.csv"))],
-        notebooks=_notebooks(store),
+        cohort_numbers=cohort_numbers(store),
+        networks=[(name, network_numbers(found)) for name, found in stores.items()],
+        pairs=[found for found in map(report_pairs.payload, stores.values()) if found],
+        sections=sections(store, list(stores)),
+        notebooks=_notebook_pages(store),
         parameters=store.config.model_dump(mode="json"),
         versions=store.facts("samples").get("versions", {}),
+        made_at=store.facts("samples").get("made_at", ""),
     )
     index = folder / "index.html"
     temporary = folder / ".index.html.tmp"
@@ -103,96 +53,147 @@ def build(store: Store) -> Path:
     return index
 
 
-def _caption(path: Path) -> str:
+def cohort_numbers(store: Store) -> list[tuple[str, str]]:
+    """What the cohort is, as (words, number); what has not been made yet is left out."""
+    numbers = []
+    if store.is_current("samples"):
+        samples_df = store.load("samples")
+        sets = samples_df["split"].value_counts()
+        split = " / ".join(f"{sets.get(name, 0):,}" for name in ("train", "validation", "test"))
+        numbers += [
+            ("samples", f"{len(samples_df):,}"),
+            ("to train / validate / test", split),
+            ("slides", f"{samples_df['slide_id'].nunique():,}"),
+            ("donors", f"{samples_df['donor'].nunique():,}"),
+            ("tissues", f"{samples_df['tissue'].nunique():,}"),
+        ]
+    if store.is_current("tiles"):
+        numbers.append(("tiles", f"{len(store.load('tiles')):,}"))
+    if store.is_current("expression"):
+        numbers.append(("genes", f"{len(store.load('expression')):,}"))
+    return numbers
+
+
+def network_numbers(store: Store) -> list[tuple[str, str]]:
+    """Accuracy and pairs of one network, as (words, number); what is not made or not current is left out."""
+    config, numbers = store.config, []
+    if store.is_current("accuracy"):
+        accuracy_df = store.load("accuracy")
+        for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
+            interval = f" ({row.low:.0%} to {row.high:.0%})" if pd.notna(row.low) else ""
+            words = f"of {row.n:,} test {row.level}s named rightly (95 % interval over donors)"
+            numbers.append((words, f"{row.accuracy:.1%}{interval}"))
+    if store.is_current("pairs"):
+        expressed = store.load("pairs")["max_median_log2"] >= config.e_threshold
+        words = (
+            f"gene-feature pairs with |r| ≥ {config.r_threshold:g}, genes of median ≥ {config.e_threshold:g}"
+        )
+        numbers.append((words, f"{int(expressed.sum()):,}"))
+    if store.is_current("gene_significance"):
+        genes_df = store.load("gene_significance")
+        words = f"of {len(genes_df):,} genes follow a feature within tissues (q ≤ {config.q_threshold:g})"
+        numbers.append((words, f"{int((genes_df['q'] <= config.q_threshold).sum()):,}"))
+    if store.is_current("reproducibility"):
+        found_df = store.load("reproducibility")
+        words = "r between validation and test correlations, over all pairs"
+        numbers.append((words, f"{found_df.loc['reproducibility_r', 'raw']:.2f}"))
+    return numbers
+
+
+def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures and tables by network and notebook, in running order.
+
+    The first section is the cohort's; then each network's, those of `networks` first. A section is
+    {name, groups}, a group {notebook, question, page, items}, an item {kind, id, caption, file, ...}.
+    """
+    order = saving_order(ROOT / "notebooks")
+    found: dict[str, dict[str, list[tuple]]] = {"": {}} | {name: {} for name in networks}
+    for path in sorted([*store.figures.glob("*.png"), *store.figures.glob("*.csv")]):
+        stem, _, network = path.stem.partition("__")
+        at, notebook = _place(stem, order)
+        found.setdefault(network, {}).setdefault(notebook, []).append((at, stem, path))
+    budget = [LIMIT_BYTES]
+    made = []
+    for network, by_notebook in found.items():
+        groups = []
+        for notebook in sorted(by_notebook, key=lambda name: (name == OTHER, name)):
+            ordered = sorted(by_notebook[notebook], key=lambda entry: (entry[0], _natural(entry[1])))
+            declared = NOTEBOOKS.get(notebook)
+            page = store.figures / "notebooks" / (f"{notebook}__{network}" if network else notebook)
+            page = page.with_name(page.name + ".html")
+            groups.append(
+                {
+                    "notebook": notebook,
+                    "question": declared.question if declared else "Further files",
+                    "page": f"notebooks/{page.name}" if page.is_file() else "",
+                    "items": [_item(path, budget) for _, _, path in ordered],
+                }
+            )
+        if groups:
+            made.append({"name": network, "groups": groups})
+    return made
+
+
+def saving_order(folder: Path) -> list[tuple[str, re.Pattern]]:
+    """(notebook, pattern of the file stem) of every save_figure and save_table, in running order."""
+    order = []
+    for path in sorted(folder.glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for stem in re.findall(r'save_(?:figure|table)\(\s*f?"([^"]+)"', cell.source):
+                pattern = ".+".join(re.escape(part) for part in re.split(r"\{[^}]*\}", stem))
+                order.append((path.stem, re.compile(pattern)))
+    return order
+
+
+def _place(stem: str, order: Sequence[tuple[str, re.Pattern]]) -> tuple[int, str]:
+    """Where in the running order a file was saved, and by which notebook."""
+    for at, (notebook, pattern) in enumerate(order):
+        if pattern.fullmatch(stem):
+            return at, notebook
+    return len(order), OTHER
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key by which pairs_10 comes after pairs_9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _item(path: Path, budget: list[int]) -> dict[str, Any]:
     sidecar = path.with_name(path.name + ".json")
-    return json.loads(sidecar.read_text(encoding="utf-8"))["caption"] if sidecar.is_file() else ""
-
-
-def _figure(path: Path) -> dict[str, str]:
-    pdf = path.with_suffix(".pdf")
-    return {
-        "file": path.name,
-        "name": path.stem,
-        "caption": _caption(path),
-        "pdf": pdf.name if pdf.is_file() else "",
-    }
-
-
-def _table(path: Path) -> dict[str, str]:
+    caption = json.loads(sidecar.read_text(encoding="utf-8"))["caption"] if sidecar.is_file() else path.stem
+    item = {"id": path.stem, "file": path.name, "caption": caption}
+    if path.suffix == ".png":
+        pdf = path.with_suffix(".pdf")
+        return item | {"kind": "figure", "pdf": pdf.name if pdf.is_file() else ""} | _embedded(path, budget)
     table_df = pd.read_csv(path, nrows=ROWS_SHOWN + 1)
-    note = f"The first {ROWS_SHOWN} rows." if len(table_df) > ROWS_SHOWN else ""
     shown = table_df.head(ROWS_SHOWN).to_html(
         index=False, escape=True, border=0, na_rep="", float_format="%.4g"
     )
-    return {"file": path.name, "name": path.stem, "caption": _caption(path), "html": shown, "note": note}
+    note = f"The first {ROWS_SHOWN} rows." if len(table_df) > ROWS_SHOWN else ""
+    return item | {"kind": "table", "html": shown, "note": note}
 
 
-def _notebooks(store: Store) -> list[dict[str, str]]:
+def _embedded(path: Path, budget: list[int]) -> dict[str, Any]:
+    """Source and size of a figure: inside the page while the budget (bytes left, counted down) lasts."""
+    with Image.open(path) as image:
+        width, height = image.size
+        scale = 110 / (image.info.get("dpi", (200, 200))[0] or 200)
+        source = report_pairs.webp(image.convert("RGB"))
+    size = {"width": round(width * scale), "height": round(height * scale)}
+    if len(source) > budget[0]:
+        return size | {"source": path.name}
+    budget[0] -= len(source)
+    return size | {"source": source}
+
+
+def _notebook_pages(store: Store) -> list[dict[str, str]]:
     pages = sorted((store.figures / "notebooks").glob("*.html"))
-    questions = {name: notebook.question for name, notebook in NOTEBOOKS.items()}
     return [
         {
             "file": f"notebooks/{page.name}",
             "name": page.stem,
-            "question": questions.get(page.stem.split("__")[0], ""),
+            "question": NOTEBOOKS[page.stem.split("__")[0]].question,
         }
         for page in pages
+        if page.stem.split("__")[0] in NOTEBOOKS
     ]
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
- body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 1080px; padding: 1rem; }
- h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
- figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
- figcaption, .caption { color: #444; font-size: .92rem; max-width: 75ch; }
- .notice { background: #fff3cd; border-left: 4px solid #b8860b; padding: .6rem 1rem; }
- details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
- .scroll { overflow-x: auto; max-height: 26rem; overflow-y: auto; }
- table { border-collapse: collapse; font-size: .85rem; } th, td { padding: .15rem .6rem; text-align: left; }
- thead th { position: sticky; top: 0; background: #f4f4f4; } tr:nth-child(even) { background: #fafafa; }
- code { font-size: .9em; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% if synthetic %}
-<p class="notice">These slides and their expression are <strong>synthetic</strong>: drawn by a program with
-known truth, to show and check the method. No number here says anything about a real tissue.</p>
-{% endif %}
-<p>Cohort <code>{{ cohort }}</code>. Jump to <a href="#figures">figures</a>, <a href="#tables">tables</a>,
-<a href="#notebooks">executed notebooks</a>, <a href="#parameters">parameters and versions</a>.</p>
-<h2 id="figures">Figures</h2>
-{% for f in figures %}
-<figure id="{{ f.name }}"><img src="{{ f.file }}" alt="{{ f.caption }}" loading="lazy">
-<figcaption>{{ f.caption }} {% if f.pdf %}<a href="{{ f.pdf }}">PDF</a>{% endif %}</figcaption></figure>
-{% endfor %}
-<h2 id="tables">Tables</h2>
-{% for t in tables %}
-<details id="{{ t.name }}"><summary>{{ t.name }}</summary>
-<p class="caption">{{ t.caption }} {{ t.note }} <a href="{{ t.file }}">csv</a></p>
-<div class="scroll">{{ t.html | safe }}</div></details>
-{% endfor %}
-<h2 id="notebooks">Executed notebooks</h2>
-<ul>
-{% for n in notebooks %}
-<li><a href="{{ n.file }}">{{ n.name }}</a> {{ n.question }}</li>
-{% endfor %}
-</ul>
-<h2 id="parameters">Parameters and versions</h2>
-<details><summary>Parameters</summary><div class="scroll"><table>
-{% for key, value in parameters.items() %}<tr><td><code>{{ key }}</code></td><td>{{ value }}</td></tr>
-{% endfor %}
-</table></div></details>
-<details><summary>Versions</summary><table>
-{% for key, value in versions.items() %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>
-{% endfor %}
-</table></details>
-</body>
-</html>
-"""

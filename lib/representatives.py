@@ -5,6 +5,8 @@ cover here is our own statement of the same aim. All three take the values of ch
 (`attribution.tile_values`), the tiles and the samples, and return plain tables.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
@@ -295,7 +297,24 @@ def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> 
         shuffled_df = of_tissue_df.sample(frac=1, random_state=seed)
         turn = shuffled_df.groupby("sample_id").cumcount()
         picked_df = shuffled_df.assign(turn=turn).sort_values("turn", kind="stable").head(n_tiles)
-        pictures[tissue] = np.stack(
-            [np.load(tile.file, mmap_mode="r")[tile.stack_index] for tile in picked_df.itertuples()]
-        )
+        pictures[tissue] = np.stack([read_tile(tile) for tile in picked_df.itertuples()])
     return pictures
+
+
+def read_tile(tile: Any) -> np.ndarray:
+    """Pixels of one row (file, stack_index) of a tile table, uint8 [px, px, 3]."""
+    return np.array(np.load(tile.file, mmap_mode="r")[int(tile.stack_index)])
+
+
+def top_pictures(
+    values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int = 8
+) -> dict[str, list[np.ndarray]]:
+    """Pixels of the `top_k` tiles of each feature; tiles_df also has donor, file and stack_index."""
+    if not values_df.shape[1]:
+        return {}
+    top_df = top_k(values_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=k)
+    top_df = top_df.merge(tiles_df[["tile_id", "file"]], on="tile_id", how="left")
+    return {
+        feature: [read_tile(tile) for tile in of_feature_df.itertuples()]
+        for feature, of_feature_df in top_df.groupby("feature", sort=False)
+    }

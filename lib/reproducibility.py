@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lib.correlation import each_block
+from lib.blocks import each_block
 
 N_BINS = 200  # on each side of the density picture: 0.01 wide, so that R_T falls on an edge
 LARGEST_R = 1 - 1e-6  # atanh of 1 is infinite: r is clipped to this before the Fisher transform

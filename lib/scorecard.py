@@ -5,10 +5,16 @@ quantity of the slide (nuclear density, lumen size, ...), markers by the tissue 
 the sample was handled, nulls by nothing.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 KINDS = ("direct", "marker", "covariate", "null")
+# What a pair truly is; of a direct gene's pairs it depends on how the feature follows the gene's quantity.
+PAIR_KINDS = ("direct", "weak", "unrelated", "marker", "covariate", "null")
+FOLLOWS = 0.5  # |r| within tissues: the quantity makes at least a quarter of the feature's variance there
+IGNORES = 0.2  # |r| that the held-out slides of the demo cannot tell from nothing
 
 
 def within_tissue_r(a_df: pd.DataFrame, b_df: pd.DataFrame, tissues: pd.Series) -> pd.DataFrame:
@@ -92,44 +98,127 @@ def score_links(truth_df: pd.DataFrame, calls_df: pd.DataFrame, followed_df: pd.
     return score_df
 
 
-def summary(accuracy_df: pd.DataFrame, links_df: pd.DataFrame) -> pd.DataFrame:
+def every_pair(genes: Sequence[str], features: Sequence[str], most: int = 4_000_000) -> pd.DataFrame:
+    """Each gene with each feature (columns gene, feature); beyond `most` pairs, with every k-th feature."""
+    step = max(1, -(-len(genes) * len(features) // most))
+    features = np.asarray(features, object)[::step]
+    return pd.DataFrame({
+        "gene": np.repeat(np.asarray(genes, object), len(features)), "feature": np.tile(features, len(genes)),
+    })  # fmt: skip
+
+
+def pair_kinds(pairs_df: pd.DataFrame, truth_df: pd.DataFrame, r_df: pd.DataFrame) -> pd.Series:
+    """What each pair truly is, one of PAIR_KINDS.
+
+    A pair of a direct gene is *direct* if its feature follows the gene's own quantity within tissues (|r| at
+    least FOLLOWS), *unrelated* if it ignores it (|r| below IGNORES), and *weak* between: linked, but too
+    weakly to be asked for, and no mistake where it is called. All other pairs are of the gene's kind.
+
+    Parameters
+    ----------
+    pairs_df : gene, feature.
+    truth_df : index gene; kind, quantity.
+    r_df : features x quantities, `within_tissue_r` over slides that training has not seen.
+
+    Raises
+    ------
+    KeyError : genes or features that the truth does not know.
+    """
+    for what, names, known in (("gene", pairs_df["gene"], truth_df), ("feature", pairs_df["feature"], r_df)):
+        unknown = pd.Index(names.unique()).difference(known.index)
+        if len(unknown):
+            raise KeyError(f"{len(unknown)} {what}s of the pairs are not in the truth, first {unknown[0]!r}")
+    genes = truth_df.index.get_indexer(pairs_df["gene"])
+    kinds = truth_df["kind"].to_numpy(object)[genes]
+    is_direct = np.flatnonzero(kinds == "direct")
+    quantity = r_df.columns.get_indexer(truth_df["quantity"])[genes[is_direct]]
+    feature = r_df.index.get_indexer(pairs_df["feature"].iloc[is_direct])
+    r = np.abs(r_df.to_numpy()[feature, quantity])
+    kinds[is_direct] = np.select([r >= FOLLOWS, r >= IGNORES], ["direct", "weak"], "unrelated")
+    return pd.Series(kinds, index=pairs_df.index)
+
+
+def score_pairs(kinds: pd.Series, called_df: pd.DataFrame) -> pd.DataFrame:
+    """Pairs called direct, by what they truly are.
+
+    Parameters
+    ----------
+    kinds : `pair_kinds`. called_df : a bool column for each test, same rows.
+
+    Returns
+    -------
+    DataFrame
+        Index kind (PAIR_KINDS); pairs, and for each test the number called.
+    """
+    grouped = called_df.groupby(kinds.to_numpy()).sum().reindex(PAIR_KINDS, fill_value=0).astype(int)
+    grouped.insert(0, "pairs", kinds.value_counts().reindex(PAIR_KINDS, fill_value=0))
+    return grouped.rename_axis("kind")
+
+
+def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
+    """Precision and recall of each test in `score_pairs`, with the counts behind them; no weak pairs.
+
+    Precision: the direct share of the direct and the falsely called. Recall: the called share of the direct.
+    """
+    tests = [column for column in score_df if column != "pairs"]
+    right = score_df.loc["direct", tests]
+    called = right + score_df.loc[["unrelated", "marker", "covariate", "null"], tests].sum()
+    n_direct = int(score_df.loc["direct", "pairs"])
+    return pd.DataFrame({
+        "precision": right / called.clip(lower=1), "recall": right / max(n_direct, 1), "right": right,
+        "called": called, "direct": n_direct,
+    })  # fmt: skip
+
+
+def summary(
+    accuracy_df: pd.DataFrame | None,
+    links_df: pd.DataFrame,
+    given_df: pd.DataFrame | None = None,
+    pairs: Sequence[pd.DataFrame] = (),
+) -> pd.DataFrame:
     """The scorecard in a few lines: index measure; value (a share), detail (counts in words).
 
     Parameters
     ----------
-    accuracy_df : classify.accuracy_table; its test rows are used.
-    links_df : `score_links`.
+    accuracy_df : classify.accuracy_table; its test rows are used. None where no network was run.
+    links_df : `score_links`. given_df : the same with the covariates taken out.
+    pairs : tables of `score_pairs`; a column is named after its test.
     """
     rows = {}
-    for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
-        rows[f"{row.level} accuracy"] = (
-            row.accuracy,
-            f"{row.correct:.0f} of {row.n:.0f}, {row.n_classes} classes",
-        )
-    direct = links_df.loc["direct"]
-    rows["direct genes found (recall)"] = (
-        direct["share_called"],
-        f"{direct['called']:.0f} of {direct['tested']:.0f} tested",
-    )
-    rows["... by a feature of the right quantity"] = (
-        direct["share_right"],
-        f"{direct['right_quantity']:.0f} of {direct['tested']:.0f} tested",
-    )
-    for kind in ("null", "marker"):
-        row = links_df.loc[kind]
-        rows[f"{kind} genes called (false positives)"] = (
-            row["share_called"],
-            f"{row['called']:.0f} of {row['tested']:.0f} tested",
-        )
-    row = links_df.loc["covariate"]
-    rows["covariate genes called (stain, not biology)"] = (
-        row["share_called"],
-        f"{row['called']:.0f} of {row['tested']:.0f} tested",
-    )
-    called = links_df["called"].sum()
-    false = links_df.loc[["null", "marker"], "called"].sum()
-    rows["false discovery proportion"] = (false / max(called, 1), f"{false:.0f} of {called:.0f} called")
+    on_test = [] if accuracy_df is None else accuracy_df[accuracy_df["split"] == "test"].itertuples()
+    for row in on_test:
+        detail = f"{row.correct:.0f} of {row.n:.0f}, {row.n_classes} classes"
+        rows[f"{row.level} accuracy"] = (row.accuracy, detail)
+    rows |= _gene_lines(links_df, "")
+    if given_df is not None:
+        rows |= _gene_lines(given_df, ", covariates out")
+    for score_df in pairs:
+        for test, row in precision_recall(score_df).iterrows():
+            counts = (
+                f"{row['right']:,.0f} of {row['called']:,.0f}",
+                f"{row['right']:,.0f} of {row['direct']:,.0f}",
+            )
+            rows[f"pairs called direct that are, {test}"] = row["precision"], f"precision, {counts[0]} pairs"
+            rows[f"direct pairs called direct, {test}"] = row["recall"], f"recall, {counts[1]} pairs"
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "detail"]).rename_axis("measure")
+
+
+def _gene_lines(links_df: pd.DataFrame, how: str) -> dict[str, tuple[float, str]]:
+    """Lines of `summary` about genes; `how` ends their names."""
+    named = {
+        "direct genes found (recall)": ("direct", "share_called", "called"),
+        "... by a feature of the right quantity": ("direct", "share_right", "right_quantity"),
+        "null genes called (false positives)": ("null", "share_called", "called"),
+        "marker genes called (false positives)": ("marker", "share_called", "called"),
+        "covariate genes called (stain, not biology)": ("covariate", "share_called", "called"),
+    }
+    rows = {}
+    for name, (kind, share, count) in named.items():
+        row = links_df.loc[kind]
+        rows[f"{name}{how}"] = (row[share], f"{row[count]:.0f} of {row['tested']:.0f} tested")
+    called, false = links_df["called"].sum(), links_df.loc[["null", "marker"], "called"].sum()
+    rows[f"false discovery proportion{how}"] = (false / max(called, 1), f"{false:.0f} of {called:.0f} called")
+    return rows
 
 
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

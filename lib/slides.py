@@ -4,6 +4,7 @@ Coordinates: `l0_` is a position or length in level-0 pixels. OpenSlide hands ou
 pixels are laid on white. Colour profiles (ICC) are ignored: pixel values are those stored in the file.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil, isfinite
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import openslide
+import pandas as pd
 import scipy.sparse as sp
 from PIL import Image
 
@@ -222,3 +224,31 @@ def overview(slide: openslide.OpenSlide, mpp: float, max_px: int = 1200) -> tupl
     """
     l0_per_px = max(1.0, max(slide.dimensions) / max_px)
     return reduced(slide, l0_per_px), l0_per_px * mpp
+
+
+def sample_picture(path: str | Path, sample: Mapping[str, object], max_px: int = 400) -> np.ndarray:
+    """A small picture of a sample: its region of the slide where it has one (a spot), else the whole slide.
+
+    Parameters
+    ----------
+    sample : a row of the samples table; its region, if any, is l0_x, l0_y, l0_width, l0_height (level-0 px).
+    max_px : the longer edge of the picture has about that many pixels, at most the slide's own.
+
+    Returns
+    -------
+    uint8 (height, width, 3)
+
+    Raises SlideError.
+    """
+    corner_and_size = [sample.get(name, np.nan) for name in ("l0_x", "l0_y", "l0_width", "l0_height")]
+    with open_slide(path) as slide:
+        if any(pd.isna(value) for value in corner_and_size):
+            return overview(slide, 1.0, max_px)[0]
+        l0_x, l0_y, l0_width, l0_height = (round(value) for value in corner_and_size)
+        l0_per_px = max(1.0, max(l0_width, l0_height) / max_px)
+        level = best_level(slide, l0_per_px)
+        scale = slide.level_downsamples[level]
+        width, height = (max(1, round(edge / scale)) for edge in (l0_width, l0_height))
+        rgb = read_rgb(slide, l0_x, l0_y, width, height, level)
+    n_rows, n_columns = (max(1, round(edge / l0_per_px)) for edge in (l0_height, l0_width))
+    return resample(rgb, (0, 0, width, height), n_rows, n_columns)

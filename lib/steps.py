@@ -76,7 +76,7 @@ def prepare(
     if compile:
         stepped = torch.compile(stepped)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings = {"momentum": momentum, "weight_decay": weight_decay, "fused": device_t.type == "cuda"}
+    settings = {"momentum": momentum, "weight_decay": weight_decay, "fused": device_t.type in ("cpu", "cuda")}
     optimiser = torch.optim.SGD(trained, lr, **settings)
     weights_t = None
     if class_weights is not None:

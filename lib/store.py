@@ -21,6 +21,7 @@ import pandas as pd
 
 from lib.config import ROOT, Config
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm")
 VERSIONED = ("numpy", "pandas", "scipy", "torch", "torchvision", "openslide-python", "histocorr")
 
@@ -52,9 +53,25 @@ _RECIPE = (
 )
 _FEATURES = ("features", "p", "aggregate")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
-_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "seed")
+_PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "seed")
+_CARDS = (
+    *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
+    *("n_permutations", "e_threshold", "seed"),
+)
+# The source of a GTEx cohort, and of the rehearsal, depends on these as well.
+SOURCE_FIELDS = {
+    "gtex": (
+        *("gtex_release", "gtex_portal_file", "gtex_tissues", "gtex_max_slides", "gtex_min_slides"),
+        *("covariates", "split_file", "expression_file", "genes_file"),
+    ),
+    "rehearsal": (
+        *("rehearsal_samples", "rehearsal_genes", "gtex_portal_file", "gtex_tissues"),
+        *("architecture", "features"),
+    ),
+}
 _COHORT = ("source", "raw:samples_file", "raw:expression_file")
 _BOTH_SIDES = ("expression", "samples", "features_test")
+_TESTED = ("network", "tiles", "gene_medians", "pairs_significance", "pairs_conditional", *_BOTH_SIDES)
 
 ARTEFACTS: dict[str, Artefact] = {
     # Inputs that this project makes or fetches itself (the demo cohort, her2st).
@@ -108,7 +125,21 @@ ARTEFACTS: dict[str, Artefact] = {
         "08_reproducibility",
         ("features_validation", *_BOTH_SIDES),
     ),
+    "cards": Artefact("{network}/cards.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_shown": Artefact("{network}/card_shown.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_curves": Artefact("{network}/card_curves.parquet", "10_visualize", _TESTED, _CARDS),
+    "card_pictures": Artefact("{network}/card_pictures.npy", "10_visualize", _TESTED, _CARDS),
+    "ihc": Artefact("{network}/ihc.parquet", "10_visualize", ("cards", "raw:ihc_dir"), ("seed",)),
 }
+
+# What a cohort that brings its features instead of slides (`features_file`) has: these artefacts, made by
+# notebook 00, in place of notebook 04's; and these notebooks.
+_GIVEN = ("source", "samples", "raw:features_file")
+GIVEN_FEATURES = {
+    name: Artefact(ARTEFACTS[name].path, "00_cohort", _GIVEN)
+    for name in ("features_validation", "features_test")
+}
+WITHOUT_SLIDES = ("00_cohort", "05_correlate", "06_significance", "07_conditional", "08_reproducibility")
 
 # Folders of resumable work; each of their files carries its own record. `--force` empties them.
 WORK_FOLDERS = {
@@ -126,6 +157,7 @@ class Notebook(NamedTuple):
     reads: tuple[str, ...]
     per_network: bool = True
     fields: tuple[str, ...] = ()
+    of_networks: tuple[str, ...] = ()  # what it reads of every network of the cohort
 
 
 NOTEBOOKS: dict[str, Notebook] = {
@@ -145,17 +177,29 @@ NOTEBOOKS: dict[str, Notebook] = {
         ("best_feature_r", "go_obo_file", "go_gaf_file"),
     ),
     "06_significance": Notebook(
-        "Which of these pairs can be believed?", ("pairs_significance", "gene_significance", "accuracy")
+        "Which of these pairs can be believed?",
+        ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
     ),
     "07_conditional": Notebook(
         "Is a correlation direct, or does it run through the tissue?", ("pairs_conditional",)
     ),
     "08_reproducibility": Notebook("Do the correlations return on other slides?", ("reproducibility",)),
+    "09_architectures": Notebook(
+        "Which network learns features that genes follow?",
+        (),
+        False,
+        ("thresholds", "q_threshold"),
+        (
+            *("accuracy", "predictions", "pairs", "pairs_significance", "gene_significance"),
+            "reproducibility",
+        ),
+    ),
+    "10_visualize": Notebook("What do the features see?", ("cards", "card_pictures", "ihc")),
     "11_inspect": Notebook(
         "What does this gene, or this feature, follow?",
         ("pairs_significance", "gene_significance", "network", "tiles"),
         True,
-        ("inspect_gene", "inspect_steps", "alphas"),
+        ("inspect_gene", "synthesis_steps", "alphas"),
     ),
 }
 
@@ -180,6 +224,16 @@ class Store:
         self.derived = self.root / "data" / "derived" / config.cohort
         self.figures = self.root / "figures" / config.cohort
 
+    def artefact(self, name: str) -> Artefact:
+        """The declaration of an artefact, as it is for this cohort."""
+        given = GIVEN_FEATURES if self.config.features_file else {}
+        return given.get(name) or ARTEFACTS[name]
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """The notebooks of this cohort, in order."""
+        return WITHOUT_SLIDES if self.config.features_file else tuple(NOTEBOOKS)
+
     # -- paths ------------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
@@ -194,6 +248,30 @@ class Store:
     def raw_path(self, field: str) -> Path:
         """Path of a raw input named by a config field, relative to data/raw/<cohort> or absolute."""
         return self.raw / getattr(self.config, field)
+
+    @property
+    def gtex_folders(self) -> tuple[Path, ...]:
+        """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
+        mirror = os.environ.get("DATA_MIRROR", "")
+        return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
+
+    def go_files(self) -> tuple[Path, Path] | None:
+        """The Gene Ontology and its human annotation: as configured, else from data/raw/go, else from the
+        mirror (the newest by name); None when there is none.
+
+        Raises ValueError when only one of the two is configured.
+        """
+        named = (self.config.go_obo_file, self.config.go_gaf_file)
+        if all(named):
+            return self.repository_path(named[0]), self.repository_path(named[1])
+        if any(named):
+            raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        mirror = os.environ.get("DATA_MIRROR", "")
+        for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
+            obo, gaf = sorted(folder.glob("go[-_.]*obo*")), sorted(folder.glob("goa_human*.gaf*"))
+            if obo and gaf:
+                return obo[-1], gaf[-1]
+        return None
 
     @property
     def upstream(self) -> Path:
@@ -233,9 +311,21 @@ class Store:
                 return folder / f"{slide_id}{suffix}"
         return folder / f"{slide_id}.svs"
 
+    def ihc_path(self, *names: str) -> Path | None:
+        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none."""
+        folder = self.raw_path("ihc_dir")
+        wanted = {name.casefold() for name in names if name}
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        fits = [p for p in found if p.stem.casefold() in wanted and p.suffix.lower() in IMAGE_SUFFIXES]
+        return fits[0] if fits else None
+
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
         return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
+
+    def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
+        """Slides of the samples table that have no file."""
+        return [slide_id for slide_id, path in self.slide_paths(samples_df).items() if not path.is_file()]
 
     def stack_files(self, tiles_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file of its tile stack, for every slide that has tiles."""
@@ -257,7 +347,7 @@ class Store:
         os.replace(temporary, path)
         record = {
             "artefact": name,
-            "made_by": ARTEFACTS[name].notebook,
+            "made_by": self.artefact(name).notebook,
             "config": self._fields(name),
             "inputs": {i: self.fingerprint(i) for i in self._inputs(name)},
             "fingerprint": _file_hash(path),
@@ -273,7 +363,7 @@ class Store:
         """Read an artefact that is current; StaleArtefactError names the notebook to run otherwise."""
         why = self.why_stale(name)
         if why:
-            raise StaleArtefactError(name, ARTEFACTS[name].notebook, why)
+            raise StaleArtefactError(name, self.artefact(name).notebook, why)
         path = self.path(name)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -341,10 +431,40 @@ class Store:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return _file_hash(path) if path.exists() else "missing"
 
+    def with_network(self, architecture: str, null_network: str = "") -> "Store":
+        """The store of another network of this cohort, all other parameters the same."""
+        values = self.config.model_dump() | {"architecture": architecture, "null_network": null_network}
+        return Store(Config.checked(values), self.root)
+
+    def networks(self, names: tuple[str, ...]) -> dict[str, tuple["Store", str]]:
+        """Every network kept for this tiling: run name -> its store, and why it cannot be compared ("": it
+        can).
+
+        A network can be compared when all artefacts of `names` are current under this configuration. One
+        whose record was lost in a kill is not listed: its notebook runs again.
+        """
+        found = {}
+        for sidecar in sorted(self.path("tiles").parent.glob("*/network.pt.json")):
+            made_with = json.loads(sidecar.read_text(encoding="utf-8"))["config"]
+            store = self.with_network(made_with["architecture"], made_with["null_network"])
+            reasons = ((name, store.why_stale(name)) for name in names)
+            why = next((f"{name!r} {reason}" for name, reason in reasons if reason), "")
+            found[store.config.run_name] = (store, why)
+        return found
+
+    def finished_networks(self, notebook: str) -> dict[str, "Store"]:
+        """Stores of the networks that have all a notebook reads; StaleArtefactError when there is none."""
+        found = self.networks(NOTEBOOKS[notebook].of_networks)
+        finished = {name: store for name, (store, why) in found.items() if not why}
+        if not finished:
+            why = "; ".join(f"{name}: {why}" for name, (_, why) in found.items()) or "no network was trained"
+            raise StaleArtefactError("network", "02_train", f"is finished for no architecture ({why})")
+        return finished
+
     def forget(self, notebook: str) -> None:
         """Remove what a notebook made, its resumable work included, so that it is done again."""
-        for name, artefact in ARTEFACTS.items():
-            if artefact.notebook == notebook:
+        for name in ARTEFACTS:
+            if self.artefact(name).notebook == notebook:
                 self._sidecar(name).unlink(missing_ok=True)
                 self.path(name).unlink(missing_ok=True)
         for name, (_, owner) in WORK_FOLDERS.items():
@@ -352,12 +472,13 @@ class Store:
                 shutil.rmtree(self.path(name), ignore_errors=True)
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        inputs = ARTEFACTS[name].inputs
+        inputs = self.artefact(name).inputs
         return tuple(i for i in inputs if i != "source" or self.config.source != "files")
 
     def _fields(self, name: str) -> dict[str, Any]:
         dumped = self.config.model_dump(mode="json")
-        return {field: dumped[field] for field in sorted(ARTEFACTS[name].fields)}
+        also = SOURCE_FIELDS.get(self.config.source, ()) if name == "source" else ()
+        return {field: dumped[field] for field in sorted((*self.artefact(name).fields, *also))}
 
     def _sidecar(self, name: str) -> Path:
         path = self.path(name)
@@ -375,11 +496,11 @@ class Store:
         name = self.figure_name(stem, per_network)
         for suffix in (".png", ".pdf"):
             temporary = self.figures / f".{name}{suffix}.tmp"
-            figure.savefig(
-                temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None
-            )
+            metadata = {"CreationDate": None} if suffix == ".pdf" else None
+            # 200 dpi: sharp at the width of a journal's column. The theme no longer holds here.
+            figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
             os.replace(temporary, self.figures / f"{name}{suffix}")
-        write_json(self.figures / f"{name}.png.json", {"caption": caption})
+        write_json(self.figures / f"{name}.png.json", {"caption": self._caption(caption)})
         return figure
 
     def save_table(
@@ -391,8 +512,11 @@ class Store:
         temporary = self.figures / f".{name}.csv.tmp"
         table_df.to_csv(temporary)
         os.replace(temporary, self.figures / f"{name}.csv")
-        write_json(self.figures / f"{name}.csv.json", {"caption": caption})
+        write_json(self.figures / f"{name}.csv.json", {"caption": self._caption(caption)})
         return table_df
+
+    def _caption(self, text: str) -> str:
+        return f"{text} Synthetic data." if self.config.synthetic_data else text
 
     def saved_table(self, stem: str) -> pd.DataFrame | None:
         """A table for people that this network's run has saved; None when there is none."""
@@ -412,16 +536,24 @@ class Store:
     def notebook_record(self, notebook: str, source: Path) -> dict[str, Any]:
         """What an executed copy depends on: the notebook, the artefacts it reads, the fields it shows."""
         dumped = self.config.model_dump(mode="json")
-        return {
+        record = {
             "source": _file_hash(source),
             "reads": {name: self.fingerprint(name) for name in NOTEBOOKS[notebook].reads},
             "fields": {field: dumped[field] for field in NOTEBOOKS[notebook].fields},
         }
+        of_networks = NOTEBOOKS[notebook].of_networks
+        if of_networks:
+            record["networks"] = {
+                name: why or [store.fingerprint(artefact) for artefact in of_networks]
+                for name, (store, why) in self.networks(of_networks).items()
+            }
+        return record
 
     def why_rerun(self, notebook: str, source: Path) -> str | None:
         """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
-        for name, artefact in ARTEFACTS.items():
-            if artefact.notebook == notebook and not (name == "source" and self.config.source == "files"):
+        for name in ARTEFACTS:
+            is_theirs = name == "source" and self.config.source == "files"
+            if self.artefact(name).notebook == notebook and not is_theirs:
                 why = self.why_stale(name)
                 if why:
                     return f"{name!r} {why}"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import correlation
+from lib import correlation, pair_tables
 
 N = 60
 IDS = [f"s{i}" for i in range(N)]
@@ -176,55 +176,15 @@ def test_highest_median_and_ties(frames):
         correlation.highest_median(log_df, tissues.drop("s0"))
 
 
-def hand_pairs():
-    rows = [
-        ("a", "1_0", 0.71, "liver", 11.0), ("a", "1_1", 0.81, "liver", 11.0),
-        ("a", "2_0", 0.81, "liver", 11.0),
-        ("b", "1_0", 0.76, "lung", 7.0), ("b", "2_5", -0.80, "lung", 7.0), ("c", "2_5", 0.80, "liver", 6.99),
-    ]  # fmt: skip
-    df = pd.DataFrame(rows, columns=["gene", "feature", "r", "tissue", "max_median_log2"])
-    df["symbol"] = df["gene"].str.upper()
-    df["layer"], df["channel"] = correlation.feature_layers(df["feature"])
-    df.attrs = {"r_threshold": 0.7}
-    return df
-
-
-def test_tables_by_hand():
-    df = hand_pairs()
-    table = correlation.threshold_table(df, ((0.8, 7.0), (0.7, 7.0), (0.8, 6.0)))
-    assert table["pairs"].tolist() == [2, 4, 3]
-    assert table["genes"].tolist() == [1, 2, 2]
-    assert table["features"].tolist() == [2, 3, 3]
-    assert table["tissues"].tolist() == [1, 2, 1]
-    assert table["negative_pairs"].tolist() == [1, 1, 1]
-    best_df = correlation.best_feature_per_gene(df, 0.75)
-    assert best_df[["gene", "feature", "n_features"]].to_numpy().tolist() == [
-        ["a", "1_1", 2], ["c", "2_5", 1], ["b", "1_0", 1],
-    ]  # fmt: skip
-    layer = correlation.genes_per_layer(df, layers=range(4))
-    assert layer.loc[0].tolist() == [0, 0]
-    assert layer.loc[1].to_dict() == {"liver": 1, "lung": 1}
-    assert layer.loc[2].to_dict() == {"liver": 2, "lung": 0}
-    per_feature = correlation.genes_per_feature(df, (0.7, 0.8))
-    assert per_feature.loc["1_0"].tolist() == [2, 0]
-    assert per_feature["r_0.7"].is_monotonic_decreasing
-    assert correlation.features_per_gene(df, (0.7, 0.8)).loc["a"].tolist() == [3, 2]
-    for call in (correlation.best_feature_per_gene, correlation.genes_per_feature):
-        with pytest.raises(ValueError, match=r"kept from 0\.7"):
-            call(df, 0.6 if call is correlation.best_feature_per_gene else (0.6,))
-    with pytest.raises(ValueError, match=r"r >= 0.5, but pairs were kept from 0\.7"):
-        correlation.threshold_table(df, ((0.5, 7.0),))
-
-
 def test_no_pair_gives_empty_tables(frames):
     log_df, features_df, genes_table, _ = frames
     pairs_df = correlation.correlate(
         log_df.iloc[40:], features_df, genes_table=genes_table, r_threshold=0.99, progress=False
     ).pairs_df
     assert len(pairs_df) == 0
-    assert correlation.threshold_table(pairs_df, ((0.99, 1.0),))["pairs"].tolist() == [0]
-    assert len(correlation.best_feature_per_gene(pairs_df, 0.99)) == 0
-    assert len(correlation.genes_per_layer(pairs_df)) == 0
+    assert pair_tables.threshold_table(pairs_df, ((0.99, 1.0),))["pairs"].tolist() == [0]
+    assert len(pair_tables.best_feature_per_gene(pairs_df, 0.99)) == 0
+    assert len(pair_tables.genes_per_layer(pairs_df)) == 0
 
 
 def test_r_of_pairs_on_other_slides(frames):

@@ -203,18 +203,6 @@ def test_closeup_is_kept_and_read_again(run, monkeypatch):
     assert closeup.kept(run.folder, "0_2", 99) is None, "another number of steps is another image"
 
 
-def test_without_guarded_rectifiers_the_plain_gradient_says_so(run, monkeypatch):
-    def refused(*_):
-        raise RuntimeError("3 ReLU calls were guarded but timm:x executed 4 rectifiers")
-
-    monkeypatch.setattr(closeup.attribution, "guided_backpropagation", refused)
-    model = inspector.model_of(run.network_file, "alexnet", "cpu")
-    tile = np.load(run.stack_files["s0"])[0]
-    gradient, method = closeup._gradient(model, "alexnet", "0_0", tile)
-    assert method == "plain gradient"
-    np.testing.assert_array_equal(gradient, closeup.attribution.plain_gradient(model, "alexnet", "0_0", tile))
-
-
 def test_slide_values_are_those_of_its_tiles_and_kept(run, monkeypatch):
     assert inspector.slide_values(run, "0_0", "s3", compute=False) is None
     values = inspector.slide_values(run, "0_0", "s3")
@@ -404,6 +392,7 @@ def test_closeup_and_map_on_demand(run, shown):
     assert shown.map_image.layout.display == "none"
     shown.map.click()
     finished_work(shown)
+    assert shown.message.value == ""
     assert bytes(shown.map_image.value).startswith(b"\x89PNG")
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import conditional, correlation, lookup, significance
+from lib import conditional, correlation, lookup, permutations, significance
 
 N = 60
 
@@ -105,7 +105,7 @@ def test_q_is_joined_where_the_pair_was_tested(cohort):
 def test_p_within_tissues_is_that_of_the_table_of_pairs(cohort, table):
     log_df, features_df, tissues, _ = cohort
     samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
-    shuffles = significance.permutations("within_tissue", 200, samples_df, 3)
+    shuffles = permutations.draw("within_tissue", 200, samples_df, 3)
     gene, feature = log_df.index[1], "0_1"
     for genes, features in (
         ([gene] * len(features_df), features_df.index.tolist()),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import SMALL, run_small
 from scipy import stats
 
 from lib.config import ROOT
+from lib.networks import feature_table
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,34 @@ def test_second_run_repeats_nothing(finished):
     done = run_small(root)
     assert done.returncode == 0
     assert set(states(done).values()) == {"up to date"}
+
+
+def test_a_transformer_runs_like_the_others_and_is_compared(finished, tmp_path):
+    """A timm encoder by name, as a null network, through every notebook; 09 sets it beside AlexNet."""
+    whole, _ = finished
+    root = tmp_path / "run"
+    # The store replaces files and never writes into them, so that links serve as a copy.
+    shutil.copytree(whole / "data", root / "data", copy_function=os.link)
+    shutil.copytree(whole / "figures", root / "figures")
+    done = run_small(root, "--architectures", "timm:test_vit", settings=["null_network='untrained'"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(done)["02_train"] == states(done)["09_architectures"] == "ran"
+    (path,) = (root / "data/derived/demo").rglob("timm_test_vit__untrained/features_test.parquet")
+    features_df, table_df = pd.read_parquet(path), feature_table("timm:test_vit")
+    assert features_df.index.tolist() == table_df["feature"].tolist()
+    assert {"Conv2d", "LayerNorm", "Linear", "GELU"} <= set(table_df["layer_kind"]), "tokens and maps"
+    assert features_df.std(axis=1).gt(0).mean() > 0.99, "they vary from slide to slide"
+    for stem in ("tab2_tile_accuracy", "tab3_slide_accuracy", "tab4_pairs", "networks_learned"):
+        rows_df = pd.read_csv(root / f"figures/demo/{stem}.csv")
+        found = list(zip(rows_df["architecture"], rows_df["network"], strict=True))
+        assert found == [("alexnet", "trained"), ("timm:test_vit", "untrained")]
+    pairs_df = pd.read_parquet(path.with_name("pairs.parquet"))
+    expected = ((pairs_df["r"] >= 0.8) & (pairs_df["max_median_log2"] >= 10)).sum()
+    counts_df = pd.read_csv(root / "figures/demo/tab4_pairs.csv").set_index("architecture")
+    assert counts_df.loc["timm:test_vit", "n_pairs"] == expected
+    sizes_df = pd.read_csv(root / "figures/demo/tab1_networks.csv")
+    assert len(sizes_df) == 13
+    assert sizes_df["as_printed"].all()
 
 
 def test_changed_parameter_repeats_what_depends_on_it(finished):

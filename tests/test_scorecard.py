@@ -84,3 +84,64 @@ def test_summary_and_shuffled_truth(planted):
     bad_df = scorecard.summary(accuracy_df, scorecard.score_links(shuffled_df, calls_df, followed_df))
     assert bad_df.loc["direct genes found (recall)", "value"] < 0.5
     assert bad_df.loc["false discovery proportion", "value"] > 0.5
+
+
+def planted_pairs(planted):
+    """Ten direct genes of each quantity, 20 markers, 20 nulls, each with each of the three features."""
+    features_df, quantities_df, tissues = planted
+    kinds = ["direct"] * 20 + ["marker"] * 20 + ["null"] * 20
+    quantity = ["density"] * 10 + ["lumen"] * 10 + [""] * 40
+    truth_df = pd.DataFrame({"kind": kinds, "quantity": quantity}, index=[f"g{i}" for i in range(60)])
+    pairs_df = scorecard.every_pair(truth_df.index, features_df.index)
+    return truth_df, pairs_df, scorecard.within_tissue_r(features_df, quantities_df.T, tissues)
+
+
+def test_every_pair_is_thinned_by_feature():
+    pairs_df = scorecard.every_pair(["a", "b"], ["0_0", "0_1", "0_2"])
+    assert pairs_df.to_numpy().tolist()[:4] == [["a", "0_0"], ["a", "0_1"], ["a", "0_2"], ["b", "0_0"]]
+    assert len(scorecard.every_pair(["a", "b"], [f"0_{i}" for i in range(1000)], most=500)) == 500
+
+
+def test_pair_kinds_go_by_the_genes_own_quantity(planted):
+    truth_df, pairs_df, r_df = planted_pairs(planted)
+    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df)
+    by_pair = kinds.set_axis(pd.MultiIndex.from_frame(pairs_df))
+    assert abs(r_df.loc["0_1", "density"]) < scorecard.IGNORES, "the draw must not link them by chance"
+    assert by_pair["g0", "0_0"] == "direct"
+    assert by_pair["g0", "0_1"] == "unrelated", "follows the other quantity"
+    assert by_pair["g10", "0_1"] == "direct", "of either sign"
+    assert by_pair["g0", "0_2"] == "unrelated", "constant within tissues"
+    assert by_pair["g25", "0_0"] == "marker"
+    weak_df = r_df.assign(density=[0.49, 0.2, 0.19])
+    assert scorecard.pair_kinds(pairs_df, truth_df, weak_df).head(3).tolist() == ["weak", "weak", "unrelated"]
+    with pytest.raises(KeyError, match="1 genes of the pairs are not in the truth, first 'g0'"):
+        scorecard.pair_kinds(pairs_df, truth_df.drop("g0"), r_df)
+
+
+def test_precision_and_recall_of_pairs(planted):
+    """Perfect calls score 1; a shuffled truth table fails; weak pairs count neither way."""
+    truth_df, pairs_df, r_df = planted_pairs(planted)
+    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df)
+    called_df = pd.DataFrame(
+        {"perfect": kinds == "direct", "half": (kinds == "direct") & (pairs_df.index % 2 == 0)}
+    )
+    called_df["everything"] = True
+    score_df = scorecard.score_pairs(kinds, called_df)
+    assert score_df["pairs"].sum() == 180
+    found_df = scorecard.precision_recall(score_df)
+    assert found_df.loc["perfect", ["precision", "recall"]].tolist() == [1, 1]
+    assert found_df.loc["half", ["precision", "recall"]].tolist() == [1, 0.5]
+    assert found_df.loc["everything", ["precision", "recall"]].tolist() == [20 / 180, 1]
+    shuffled_df = truth_df.sample(frac=1, random_state=0).set_axis(truth_df.index)
+    wrong = scorecard.score_pairs(scorecard.pair_kinds(pairs_df, shuffled_df, r_df), called_df)
+    assert (scorecard.precision_recall(wrong).loc["perfect", ["precision", "recall"]] < 0.6).all()
+    weak = kinds.mask(kinds == "direct", "weak")
+    nothing = scorecard.precision_recall(scorecard.score_pairs(weak, called_df)).loc["perfect"]
+    assert nothing[["called", "direct"]].tolist() == [0, 0]
+    lines = scorecard.summary(pd.DataFrame({"split": []}), score_links_of_nothing(), pairs=[score_df])
+    assert lines.loc["direct pairs called direct, half", "value"] == 0.5
+
+
+def score_links_of_nothing():
+    columns = ["genes", "tested", "called", "share_called", "right_quantity", "share_right"]
+    return pd.DataFrame(0.0, index=list(scorecard.KINDS), columns=columns)

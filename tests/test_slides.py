@@ -204,3 +204,18 @@ def test_overview_states_its_own_mpp(tmp_path):
         picture, mpp = slides.overview(slide, MPP, max_px=5000)
         assert picture.shape == (500, 800, 3)
         assert mpp == pytest.approx(MPP)
+
+
+def test_sample_picture_is_the_region_or_the_whole_slide(tmp_path):
+    rgb = textured(400, 600, 3)
+    path = write_slide(tmp_path / "a.svs", rgb)
+    whole = slides.sample_picture(path, {"l0_x": np.nan, "tissue": "liver"}, max_px=150)
+    assert whole.shape == (100, 150, 3)
+    region = {"l0_x": 200, "l0_y": 100, "l0_width": 96, "l0_height": 48}
+    picture = slides.sample_picture(path, region, max_px=100)
+    with slides.open_slide(path) as slide:
+        np.testing.assert_array_equal(picture, slides.read_rgb(slide, 200, 100, 96, 48))
+    small = slides.sample_picture(path, region, max_px=24)
+    assert small.shape == (12, 24, 3)
+    means = picture.reshape(12, 4, 24, 4, 3).mean(axis=(1, 3))
+    assert np.abs(small - means).mean() < 6, "the reduced region shows the same place"

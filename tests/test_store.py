@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lib.config import Config
-from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store
+from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store, write_json
 
 
 @pytest.fixture
@@ -150,6 +150,60 @@ def test_root_from_environment(monkeypatch, tmp_path):
     assert Store(Config(cohort="mine")).raw == tmp_path / "data/raw/mine"
 
 
+def keep_network(store, tmp_path, names=("accuracy",)):
+    """Artefacts of one network, as its notebooks would leave them."""
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(store.config.run_name.encode())
+    for name in ("samples", "tiles"):
+        if not store.is_current(name):
+            store.save(name, FRAME)
+    store.save("network", weights)
+    for name in ("tile_predictions", "predictions", *names):
+        store.save(name, FRAME)
+
+
+def test_finished_networks_are_those_that_are_current(make_store, tmp_path):
+    store = make_store(architecture="alexnet")
+    names = ("accuracy",)
+    assert store.networks(names) == {}
+    with pytest.raises(StaleArtefactError, match="no network was trained"):
+        store.finished_networks("09_architectures")
+    keep_network(store, tmp_path)
+    keep_network(store.with_network("timm:vit_tiny_patch16_224", "untrained"), tmp_path)
+    keep_network(store.with_network("vgg11"), tmp_path, names=())  # stopped before its accuracy was there
+    found = store.networks(names)
+    assert list(found) == ["alexnet", "timm_vit_tiny_patch16_224__untrained", "vgg11"]
+    assert [bool(why) for _, why in found.values()] == [False, False, True]
+    assert "'accuracy' is missing" in found["vgg11"][1]
+    encoder = found["timm_vit_tiny_patch16_224__untrained"][0].config
+    assert (encoder.architecture, encoder.null_network) == ("timm:vit_tiny_patch16_224", "untrained")
+    longer = make_store(architecture="vgg16", epochs=3)  # asked from any network, under other parameters
+    assert "epochs" in longer.networks(names)["alexnet"][1]
+
+
+def test_comparison_is_repeated_when_a_network_changes(make_store, tmp_path, monkeypatch):
+    only_accuracy = NOTEBOOKS["09_architectures"]._replace(of_networks=("accuracy",))
+    monkeypatch.setitem(NOTEBOOKS, "09_architectures", only_accuracy)
+    source = tmp_path / "09.ipynb"
+    source.write_text("{}")
+    store = make_store(architecture="alexnet")
+    keep_network(store, tmp_path)
+    executed = store.executed_path("09_architectures")
+    executed.parent.mkdir(parents=True)
+    executed.write_text("{}")
+
+    def record():
+        write_json(executed.with_suffix(".ipynb.json"), store.notebook_record("09_architectures", source))
+
+    record()
+    assert store.why_rerun("09_architectures", source) is None
+    keep_network(store.with_network("vgg11"), tmp_path)
+    assert store.why_rerun("09_architectures", source) == "its networks changed"
+    record()
+    store.save("accuracy", FRAME.assign(n=0))
+    assert store.why_rerun("09_architectures", source) == "its networks changed"
+
+
 def test_the_table_of_artefacts_is_sound():
     fields = set(Config.model_fields)
     done: set[str] = set()
@@ -162,7 +216,48 @@ def test_the_table_of_artefacts_is_sound():
             )
         done.add(name)
     for name, notebook in NOTEBOOKS.items():
-        assert set(notebook.reads) <= set(ARTEFACTS), name
+        assert set(notebook.reads) | set(notebook.of_networks) <= set(ARTEFACTS), name
         assert set(notebook.fields) <= fields, name
     assert {owner for _, owner in WORK_FOLDERS.values()} <= set(NOTEBOOKS)
     assert os.sep not in "".join(ARTEFACTS)
+
+
+def test_go_files_as_configured_or_found(make_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "mirror"))
+    assert make_store().go_files() is None
+    for folder, names in {
+        tmp_path / "mirror/go": (
+            "go_2021.obo.gz",
+            "go_2022.obo.gz",
+            "goslim_generic.obo",
+            "goa_human_2022.gaf.gz",
+        ),
+        tmp_path / "data/raw/go": ("go-basic.obo",),
+    }.items():
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_bytes(b"")
+    found = make_store().go_files()
+    assert [path.name for path in found] == ["go_2022.obo.gz", "goa_human_2022.gaf.gz"]
+    (tmp_path / "data/raw/go/goa_human.gaf.gz").write_bytes(b"")
+    assert make_store().go_files()[0] == tmp_path / "data/raw/go/go-basic.obo"
+    named = make_store(go_obo_file="/x/a.obo", go_gaf_file="/x/b.gaf").go_files()
+    assert [str(path) for path in named] == ["/x/a.obo", "/x/b.gaf"]
+    with pytest.raises(ValueError, match="give both or none"):
+        make_store(go_obo_file="/x/a.obo").go_files()
+
+
+def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_store):
+    gtex = make_store(source="gtex")
+    gtex.save("source", {"steps": []})
+    assert gtex.is_current("source")
+    for fields in ({"gtex_max_slides": 5}, {"covariates": ("rin",)}, {"expression_file": "other.gct"}):
+        assert not make_store(source="gtex", **fields).is_current("source"), fields
+    demo = make_store(source="synthetic")
+    demo.save("source", {})
+    assert make_store(source="synthetic", gtex_max_slides=5, covariates=("rin",)).is_current("source")
+
+
+def test_missing_slides(make_store):
+    samples_df = pd.DataFrame({"slide_id": ["a", "b", "b"]})
+    assert make_store().missing_slides(samples_df) == ["b"]
