@@ -5,7 +5,7 @@ respect to the tile is what the maps show (paper, Methods, "visualization"; METH
 the network: the rule of guided backpropagation is attached to the autograd graph of one call.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -270,6 +270,7 @@ def tile_values(
     *,
     batch: int = 32,
     progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Values of chosen features on chosen tiles (spatial sums), for `representatives` and heatmaps.
 
@@ -279,6 +280,7 @@ def tile_values(
     features : feature names; none gives a table without columns
     tiles_df : columns tile_id, slide_id, stack_index
     stack_files : path of the tile stack of each slide_id; uint8, n_tiles x input_px x input_px x 3
+    on_step : called after each batch with the tiles done; what it raises ends the work
 
     Returns
     -------
@@ -293,6 +295,7 @@ def tile_values(
     if not len(features):
         return pd.DataFrame(index=pd.Index(tiles_df["tile_id"], name="tile_id"))
     values = np.empty((len(tiles_df), len(features)))
+    n_done = 0
     with tqdm(total=len(tiles_df), unit="tile", disable=not progress) as bar:
         for slide_id, slide_tiles_df in tiles_df.groupby("slide_id", sort=False):
             stack = _open_stack(stack_files, slide_id, slide_tiles_df["stack_index"])
@@ -303,6 +306,9 @@ def tile_values(
                     input_t = _normalised(architecture, tiles_t.to(_device(model)))
                     values[rows_df.index] = feature_sums(model, architecture, features, input_t).cpu().numpy()
                 bar.update(len(rows_df))
+                n_done += len(rows_df)
+                if on_step is not None:
+                    on_step(n_done)
     return pd.DataFrame(values, index=pd.Index(tiles_df["tile_id"], name="tile_id"), columns=list(features))
 
 

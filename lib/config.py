@@ -130,6 +130,9 @@ class Config(BaseModel):
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature
     ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
 
+    # -- the inspector (notebook 11) ----------------------------------------------------------------------
+    inspect_gene: str = ""  # symbol or id (or a feature) to begin with; "" the one surest within tissues
+
     # -- the machine ------------------------------------------------------------------------------------
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps

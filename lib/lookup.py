@@ -187,22 +187,22 @@ def _correlates(
     lookup: Lookup, one: Side, i: int, other: Side, what: str, r_gt: np.ndarray | float, r_ft: np.ndarray
 ) -> pd.DataFrame:
     n, n_tissues = lookup.membership.shape
-    r = np.clip(other.ranked @ one.ranked[i], -1, 1)
-    table_df = pd.DataFrame({"r": r}, index=other.names.rename("feature" if what == "gene" else "gene"))
-    varies = (other.left > LEFT) & (one.left[i] > LEFT) & (n - n_tissues > 2)
     residual = _within(one.unit[i], lookup.membership)
-    scale = other.left * one.left[i]
-    r_tissues = np.divide(other.unit @ residual, scale, out=np.full(len(r), np.nan), where=varies)
-    table_df["r_tissues"] = np.clip(r_tissues, -1, 1)
+    # One reading of the large matrix for both products.
+    r_gf, covariance = np.clip(np.stack([one.unit[i], residual]) @ other.unit.T, -1, 1)
+    r = r_gf if one.ranked is one.unit else np.clip(other.ranked @ one.ranked[i], -1, 1)
+    varies = (other.left > LEFT) & (one.left[i] > LEFT) & (n - n_tissues > 2)
+    r_tissues = np.divide(covariance, other.left * one.left[i], out=np.full(len(r), np.nan), where=varies)
+    r_tissues = np.clip(r_tissues, -1, 1)
     p = np.full(len(r), np.nan)
     if varies.any():
-        p[varies] = conditional.ci_test(table_df["r_tissues"].to_numpy()[varies], n, n_tissues - 1)
-    table_df["p_tissues"] = p
+        p[varies] = conditional.ci_test(r_tissues[varies], n, n_tissues - 1)
+    index = other.names.rename("feature" if what == "gene" else "gene")
+    table_df = pd.DataFrame({"r": r, "r_tissues": r_tissues, "p_tissues": p}, index=index)
     known_df = lookup.known_df[lookup.known_df[what] == one.names[i]]
     q = np.full(len(r), np.nan)
     q[[other.names.get_loc(name) for name in known_df[table_df.index.name]]] = known_df["q_within_tissue"]
     table_df["q_within_tissue"] = q
-    r_gf = r if one.ranked is one.unit else np.clip(other.unit @ one.unit[i], -1, 1)
     enough = n_tissues > 1 and n > 4
     table_df["pattern"] = conditional.patterns(r_gf, r_gt, r_ft, n, lookup.alpha) if enough else "none"
     return ordered(table_df[other.varies], "r_tissues")

@@ -148,6 +148,7 @@ WORK_FOLDERS = {
     "stacks": ("{tiles}/stacks", "01_tiles"),
     "training": ("{network}/training", "02_train"),
     "sums": ("{network}/sums", "04_features"),
+    "inspected": ("{network}/inspected", "11_inspect"),
 }
 
 
@@ -197,6 +198,12 @@ NOTEBOOKS: dict[str, Notebook] = {
         ),
     ),
     "10_visualize": Notebook("What do the features see?", ("cards", "card_pictures", "ihc")),
+    "11_inspect": Notebook(
+        "What does this gene, or this feature, follow?",
+        ("pairs_significance", "gene_significance", "network", "tiles"),
+        True,
+        ("inspect_gene", "synthesis_steps", "alphas"),
+    ),
     "12_benchmark": Notebook("How fast is it, and against what?", ("benchmark",), False),
 }
 

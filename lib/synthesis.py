@@ -7,7 +7,7 @@ turned and scaled a little before each step, so that only patterns that survive 
 section 10).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,7 @@ def synthesise(
     learning_rate: float = 0.05,
     n_recorded: int = 9,
     progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """One image per feature and seed that makes the feature large; one batch, each with its own objective.
 
@@ -106,6 +107,7 @@ def synthesise(
         In standard deviations of the cohort's colours.
     n_recorded : int
         Points of the curve, the first and the last step included.
+    on_step : called after each step with the number of steps done; what it raises ends the work
 
     Returns
     -------
@@ -162,6 +164,8 @@ def synthesise(
             value_t = objectives(_moved(images_t, moves_t[step]))
             parameter_t.grad = _ascent(value_t, parameter_t, rows)
             optimiser.step()
+            if on_step is not None:
+                on_step(step + 1)
     with torch.no_grad():
         images_t = _image(parameter_t, spread_t, colour, input_px)
     images = (images_t * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -100,6 +100,12 @@ ALLOWED = {
     "choosing": {"conditional", "permutations", "representatives", "significance"},
     "cards": {"attribution", "representatives", "synthesis"},
     "on_nuclei": {"attribution", "ihc"},
+    "closeup": {"attribution", "representatives", "synthesis"},
+    # the inspector joins the two halves, as notebooks do
+    "inspector": {"closeup", "correlation", "lookup", "networks", "pictures", "plots", "representatives"}
+    | {"slides", "store", "tissue"},
+    "table": set(),
+    "panel": {"closeup", "inspector", "lookup", "table"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},

@@ -1,0 +1,258 @@
+"""The inspector as a person uses it: notebook 11 in JupyterLab, in a real browser."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import SMALL
+
+from lib.config import ROOT, parse_setting
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+QUIET_SETTINGS = '{"fetchNews": "false", "checkForUpdates": false}'
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(finished, tmp_path_factory):
+    """The address of a JupyterLab of its own, whose folder holds notebook 11 set to the small cohort."""
+    folder, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("jupyter")
+    notebook = nbformat.read(ROOT / "notebooks" / "11_inspect.ipynb", as_version=4)
+    overrides = dict(parse_setting(text) for text in SMALL)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    parameters.source = f'cohort = "demo"\narchitecture = ""\noverrides = {overrides!r}'
+    nbformat.write(notebook, folder / "11_inspect.ipynb")
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(QUIET_SETTINGS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
+    own = {
+        "HISTOCORR_ROOT": str(finished[0]),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | own, cwd=folder, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api?token={token}"), 60, "JupyterLab to start")
+        yield f"http://127.0.0.1:{port}/lab/tree/11_inspect.ipynb?token={token}"
+    finally:
+        server.terminate()  # it ends its kernels first
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1700"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds, what):
+    """The first true value of `condition`, asked again and again; what was waited for, in the failure."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            value = condition()
+        except StaleElementReferenceException:  # redrawn while it was read: ask again
+            value = None
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def one(browser, css):
+    found = browser.find_elements("css selector", css)
+    return found[0] if found else None
+
+
+def picture(browser, which):
+    """Address of the picture an image widget shows; a new one for each new picture."""
+    shown = one(browser, f"img.inspect-{which}")
+    return shown.get_attribute("src") if shown else ""
+
+
+def picture_bytes(browser, which):
+    """The picture itself, from the browser."""
+    return browser.execute_async_script(
+        "const done = arguments[1], img = document.querySelector('img.inspect-' + arguments[0]);"
+        "fetch(img.src).then(r => r.arrayBuffer())"
+        ".then(b => done(Array.from(new Uint8Array(b)).join(',')), e => done('' + e))",
+        which,
+    )
+
+
+def titles(browser):
+    """What the two lists of correlates say they are of."""
+    return [e.text for e in browser.find_elements("css selector", ".inspect-title") if e.text]
+
+
+@pytest.fixture(scope="module")
+def panel(lab, browser):
+    """Notebook 11 run from top to bottom in the browser, its panel in view."""
+    browser.get(lab)
+    kernel = "return window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
+    wait_for(lambda: browser.execute_script(kernel) == "idle", 60, "the kernel of the notebook")
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "jupyterapp.commands.execute('application:toggle-left-area');"
+        "jupyterapp.commands.execute('notebook:run-all-cells').then(() => done(), e => done('' + e))"
+    )
+    errors = (
+        "return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=stderr], .jp-RenderedText"
+    )
+    errors += "[data-mime-type$=error]')].map(e => e.innerText).join('')"
+
+    def shown():
+        assert "Traceback" not in (browser.execute_script(errors) or "")
+        return picture(browser, "pair").startswith("blob:")
+
+    wait_for(shown, 120, "the panel")
+    browser.execute_script("document.querySelector('.inspect-search').scrollIntoView()")
+    return browser
+
+
+def look_up(panel, text):
+    """Type into the search box and press Enter, as a person does."""
+    from selenium.webdriver.common.keys import Keys
+
+    box = one(panel, ".inspect-search input")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(text, Keys.ENTER)
+
+
+def rows(panel, kind):
+    """Rows of the table of features or genes; the second word of each is the name."""
+    return panel.find_elements("css selector", f".inspect-{kind} tbody tr")
+
+
+def name(row):
+    return row.find_elements("css selector", "td")[1].text
+
+
+def keep_screenshot(panel, name):
+    folder = ROOT / "tests" / "artefacts"
+    folder.mkdir(exist_ok=True)
+    panel.save_screenshot(str(folder / name))
+
+
+def test_another_gene_gives_another_figure(panel):
+    before, words = picture(panel, "pair"), one(panel, ".inspect-words").text
+    drawn = picture_bytes(panel, "pair")
+    assert drawn.startswith("137,80,78,71,"), "a PNG file"
+    other = next(symbol for symbol in map(name, rows(panel, "genes")) if symbol not in words)
+    look_up(panel, other.lower())
+    wait_for(lambda: picture(panel, "pair") not in ("", before), 20, "another figure")
+    wait_for(lambda: other in one(panel, ".inspect-words").text, 5, "the words about the gene")
+    assert picture_bytes(panel, "pair") != drawn
+    assert other in titles(panel)[0]
+    keep_screenshot(panel, "inspector.png")
+
+
+def test_a_row_leads_on(panel):
+    """A feature chosen on the left fills the genes on the right; a gene there, the features on the left."""
+    before, feature_before = titles(panel), one(panel, ".inspect-words").text
+    row = next(r for r in rows(panel, "features") if name(r) not in feature_before)
+    feature = name(row)
+    row.click()
+    wait_for(lambda: feature in titles(panel)[1], 20, "the genes of the feature")
+    assert titles(panel)[0] == before[0], "the gene stays"
+    row = next(r for r in rows(panel, "genes") if name(r) not in titles(panel)[0])
+    gene = name(row)
+    row.click()
+    wait_for(lambda: gene in titles(panel)[0], 20, "the features of the gene")
+    assert feature in titles(panel)[1], "the feature stays"
+    one(panel, ".inspect-back").click()
+    wait_for(lambda: titles(panel)[0] == before[0], 20, "the gene before, by Back")
+
+
+def test_arrow_keys_move_through_the_rows(panel):
+    from selenium.webdriver.common.keys import Keys
+
+    first, second = rows(panel, "features")[:2]
+    first.click()
+    wait_for(lambda: name(first) in titles(panel)[1], 20, "the first feature")
+    one(panel, ".inspect-features .correlates").send_keys(Keys.ARROW_DOWN)
+    wait_for(lambda: name(second) in titles(panel)[1], 20, "the second feature")
+
+
+def test_headings_sort(panel):
+    def column(k):
+        return [row.find_elements("css selector", "td")[k].text for row in rows(panel, "features")[:20]]
+
+    panel.find_elements("css selector", ".inspect-features th button")[1].click()  # r
+    wait_for(
+        lambda: one(panel, ".inspect-features th[aria-sort]").text.startswith("r ▼"), 20, "the other order"
+    )
+    sizes = [abs(float(text)) for text in column(2)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
+    before = picture(panel, "pair")
+    look_up(panel, "SYN00O1")
+    told = wait_for(lambda: one(panel, ".inspect-error"), 20, "a message")
+    assert "SYN00O1" in told.text
+    assert "Nearest: SYN0001" in told.text
+    assert picture(panel, "pair") == before
+    keep_screenshot(panel, "inspector_unknown_gene.png")
+    look_up(panel, "SYN0001")
+    wait_for(lambda: not one(panel, ".inspect-error"), 20, "the message to go away")
+    wait_for(lambda: "SYN0001" in titles(panel)[0], 20, "the gene itself")
+
+
+def test_the_network_is_asked_on_demand(panel):
+    """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
+    chosen = rows(panel, "features")[7]
+    chosen.click()
+    wait_for(lambda: name(chosen) in titles(panel)[1], 20, "the eighth feature")
+    wait_for(lambda: not one(panel, "img.inspect-closeup").is_displayed(), 20, "the other feature")
+    one(panel, ".inspect-closer").click()
+    wait_for(lambda: one(panel, "img.inspect-closeup").is_displayed(), 90, "the closeup")
+    assert picture_bytes(panel, "closeup").startswith("137,80,78,71,")
+    one(panel, ".inspect-mapper").click()
+    wait_for(lambda: one(panel, "img.inspect-map").is_displayed(), 60, "the slide")
+    keep_screenshot(panel, "inspector_closeup.png")

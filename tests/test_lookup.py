@@ -1,0 +1,237 @@
+"""Correlates of one gene or feature against numpy, scipy and the tables of pairs; the search for a name."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lib import conditional, correlation, lookup, permutations, significance
+
+N = 60
+
+
+def tables(seed=0, n_genes=40, n_features=25):
+    """Expression, features, tissues of samples and the genes' table; every third gene marks a tissue."""
+    rng = np.random.default_rng(seed)
+    ids = [f"s{i:02d}" for i in range(N)]
+    tissues = pd.Series(np.array(["Liver", "Lung", "Skin", "Heart"])[np.arange(N) % 4], index=ids)
+    genes = rng.normal(5, 1, (n_genes, N))
+    genes[::3] += 3 * (tissues == "Liver").to_numpy()
+    features = rng.normal(0, 1, (n_features, N))
+    features[::5] += 2 * (tissues == "Liver").to_numpy()
+    features[1] += 1.5 * genes[1]
+    names = [f"ENSG{i:011d}.{i % 7}" for i in range(n_genes)]
+    log_df = pd.DataFrame(genes, index=names, columns=ids)
+    features_df = pd.DataFrame(features, index=[f"{k // 8}_{k % 8}" for k in range(n_features)], columns=ids)
+    genes_df = correlation.highest_median(log_df, tissues, pd.DataFrame({"symbol": "SYM"}, index=[]))
+    genes_df["symbol"] = [f"GENE{i}" for i in range(n_genes)]
+    return log_df, features_df, tissues, genes_df
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return tables()
+
+
+@pytest.fixture(scope="module")
+def table(cohort):
+    return lookup.build(*cohort, n_permutations=200, seed=3)
+
+
+def residual(row, tissues):
+    values = pd.Series(row.to_numpy(), index=tissues.index)
+    return values - values.groupby(tissues).transform("mean")
+
+
+def test_features_of_a_gene_are_all_of_them_with_their_r(cohort, table):
+    log_df, features_df, tissues, _ = cohort
+    gene = log_df.index[1]
+    found_df = lookup.features_of(table, gene)
+    assert set(found_df.index) == set(features_df.index)
+    for feature in features_df.index:
+        r = stats.pearsonr(log_df.loc[gene], features_df.loc[feature])[0]
+        given = stats.pearsonr(
+            residual(log_df.loc[gene], tissues), residual(features_df.loc[feature], tissues)
+        )[0]
+        assert found_df.loc[feature, "r"] == pytest.approx(r, abs=1e-12)
+        assert found_df.loc[feature, "r_tissues"] == pytest.approx(given, abs=1e-12)
+        assert found_df.loc[feature, "p_tissues"] == pytest.approx(conditional.ci_test(given, N, 3))
+    assert found_df["r_tissues"].abs().is_monotonic_decreasing
+    assert found_df.index[0] == "0_1"
+
+
+def test_genes_of_a_feature_are_the_same_pairs_from_the_other_side(cohort, table):
+    log_df = cohort[0]
+    of_feature_df = lookup.genes_of(table, "0_5")
+    assert set(of_feature_df.index) == set(log_df.index)
+    for gene in log_df.index[:6]:
+        one, other = of_feature_df.loc[gene], lookup.features_of(table, gene).loc["0_5"]
+        assert one["pattern"] == other["pattern"]
+        for column in ("r", "r_tissues", "p_tissues"):
+            assert one[column] == pytest.approx(other[column], abs=1e-12)
+
+
+def test_patterns_are_those_of_table_7(cohort, table):
+    """Every gene with one feature, against `pairs_conditional`; more than one pattern occurs."""
+    log_df, features_df, tissues, genes_df = cohort
+    pairs_df = pd.DataFrame({"gene": log_df.index, "feature": "0_5", "tissue": genes_df["tissue"].to_numpy()})
+    samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
+    expected_df = conditional.pairs_conditional(log_df, features_df, pairs_df, samples_df).set_index("gene")
+    found_df = lookup.genes_of(table, "0_5")
+    assert found_df["pattern"].nunique() > 2
+    pd.testing.assert_series_equal(
+        found_df["pattern"].sort_index(), expected_df["pattern_0.05"].sort_index(), check_names=False
+    )
+
+
+def test_q_is_joined_where_the_pair_was_tested(cohort):
+    log_df, features_df, tissues, genes_df = cohort
+    gene, other = log_df.index[2], log_df.index[9]
+    known_df = pd.DataFrame(
+        {"gene": [gene, other], "feature": ["0_3", "0_3"], "q_within_tissue": [0.25, 0.5], "p_free": 0.1}
+    )
+    table = lookup.build(log_df, features_df, tissues, genes_df, significance_df=known_df, n_permutations=50)
+    found_df = lookup.features_of(table, gene)
+    assert found_df.loc["0_3", "q_within_tissue"] == 0.25
+    assert found_df["q_within_tissue"].notna().sum() == 1
+    q = lookup.genes_of(table, "0_3")["q_within_tissue"]
+    assert q.dropna().to_dict() == {gene: 0.25, other: 0.5}
+    assert lookup.ordered(lookup.genes_of(table, "0_3"), "q_within_tissue").index[:2].tolist() == [
+        gene,
+        other,
+    ]
+
+
+def test_p_within_tissues_is_that_of_the_table_of_pairs(cohort, table):
+    log_df, features_df, tissues, _ = cohort
+    samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
+    shuffles = permutations.draw("within_tissue", 200, samples_df, 3)
+    gene, feature = log_df.index[1], "0_1"
+    for genes, features in (
+        ([gene] * len(features_df), features_df.index.tolist()),
+        (log_df.index.tolist(), [feature] * len(log_df)),
+    ):
+        pairs_df = pd.DataFrame({"gene": genes, "feature": features})
+        pairs_df["r"] = correlation.r_of_pairs(log_df, features_df, pairs_df)
+        expected = significance.pair_p(log_df, features_df, pairs_df, shuffles, progress=False)
+        assert len(set(expected)) > 5
+        np.testing.assert_allclose(lookup.within_tissue_p(table, genes, features), expected, rtol=0, atol=0)
+
+
+def test_spearman_ranks_r_but_not_what_is_given_the_tissues(cohort):
+    log_df, features_df, tissues, genes_df = cohort
+    table = lookup.build(
+        log_df, features_df, tissues, genes_df, method="spearman", n_permutations=50, alpha=0.01
+    )
+    gene = log_df.index[4]
+    found_df = lookup.features_of(table, gene)
+    rho = stats.spearmanr(log_df.loc[gene], features_df.loc["1_1"])[0]
+    given = stats.pearsonr(residual(log_df.loc[gene], tissues), residual(features_df.loc["1_1"], tissues))[0]
+    assert found_df.loc["1_1", "r"] == pytest.approx(rho, abs=1e-12)
+    assert found_df.loc["1_1", "r_tissues"] == pytest.approx(given, abs=1e-12)
+
+
+def test_constant_rows_have_no_correlates_and_are_nobodys(cohort):
+    log_df, features_df, tissues, genes_df = (frame.copy() for frame in cohort)
+    log_df.iloc[5], features_df.iloc[7] = 2.0, 0.0
+    table = lookup.build(log_df, features_df, tissues, genes_df, n_permutations=50)
+    with pytest.raises(ValueError, match=r"gene 'ENSG00000000005\.5' has one value in all 60 test samples"):
+        lookup.features_of(table, log_df.index[5])
+    with pytest.raises(ValueError, match="feature '0_7' has one value"):
+        lookup.genes_of(table, "0_7")
+    assert "0_7" not in lookup.features_of(table, log_df.index[0]).index
+    assert log_df.index[5] not in lookup.genes_of(table, "0_0").index
+
+
+def test_a_gene_that_only_marks_tissues_is_undefined_given_them(cohort):
+    log_df, features_df, tissues, genes_df = (frame.copy() for frame in cohort)
+    log_df.iloc[5] = (tissues == "Liver").to_numpy() * 3.0
+    table = lookup.build(log_df, features_df, tissues, genes_df, n_permutations=50)
+    found_df = lookup.features_of(table, log_df.index[5])
+    assert found_df["r"].notna().all()
+    assert found_df[["r_tissues", "p_tissues"]].isna().all(axis=None)
+
+
+def test_one_tissue_gives_plain_r_and_no_pattern(cohort):
+    log_df, features_df, _, genes_df = cohort
+    tissues = pd.Series("Liver", index=log_df.columns)
+    table = lookup.build(log_df, features_df, tissues, genes_df.assign(tissue="Liver"), n_permutations=50)
+    found_df = lookup.features_of(table, log_df.index[3])
+    np.testing.assert_allclose(found_df["r"], found_df["r_tissues"], atol=1e-12)
+    assert set(found_df["pattern"]) == {"none"}
+
+
+def test_one_sample_per_tissue_leaves_no_within(cohort):
+    log_df, features_df, _, genes_df = cohort
+    tissues = pd.Series(log_df.columns.to_numpy(), index=log_df.columns)
+    table = lookup.build(log_df, features_df, tissues, genes_df.assign(tissue="s00"), n_permutations=50)
+    found_df = lookup.features_of(table, log_df.index[3])
+    assert found_df["r_tissues"].isna().all()
+    assert np.isnan(lookup.within_tissue_p(table, [log_df.index[3]], ["0_0"])).all()
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "name"),
+    [
+        ("GENE7", "gene", "ENSG00000000007.0"),
+        (" gene7 ", "gene", "ENSG00000000007.0"),
+        ("ensg00000000008.1", "gene", "ENSG00000000008.1"),
+        ("ENSG00000000008", "gene", "ENSG00000000008.1"),
+        ("GENE7 · ENSG00000000007.0", "gene", "ENSG00000000007.0"),
+        ("1_3", "feature", "1_3"),
+    ],
+)
+def test_find(table, typed, kind, name):
+    assert lookup.find(table, typed) == (kind, name)
+
+
+def test_what_is_misspelt_finds_its_neighbours(table):
+    with pytest.raises(LookupError, match=r"no gene or feature 'GNEE12' here\. Nearest: .*GENE12 ·"):
+        lookup.find(table, "GNEE12")
+    assert lookup.suggest(table, "GNEE12", 3)[0].startswith("GENE12 ")
+    with pytest.raises(LookupError, match="Nearest: none"):
+        lookup.find(table, "§§§")
+    with pytest.raises(LookupError, match="''"):
+        lookup.find(table, "  ")
+
+
+def test_suggestions_begin_with_what_was_typed_shortest_first(table):
+    shown = [text.split(" ")[0] for text in lookup.suggest(table, "gene1", 5)]
+    assert shown[:2] == ["GENE1", "GENE10"]
+    assert all(word.startswith("GENE1") for word in shown)
+    assert lookup.suggest(table, "", 5) == []
+    assert "2_0" in lookup.suggest(table, "2_", 5)
+
+
+def test_a_symbol_of_two_genes_asks_for_the_id(cohort):
+    log_df, features_df, tissues, genes_df = cohort
+    genes_df = genes_df.assign(symbol=["TWIN", "TWIN", *genes_df["symbol"][2:]])
+    table = lookup.build(log_df, features_df, tissues, genes_df, n_permutations=50)
+    with pytest.raises(LookupError, match=r"'twin' names 2 genes: ENSG00000000000\.0, ENSG00000000001\.1"):
+        lookup.find(table, "twin")
+
+
+def test_default_pair(cohort, table):
+    log_df = cohort[0]
+    best_df = pd.DataFrame(
+        {"feature": ["0_2", "0_3", "0_4"], "statistic": [5.0, 9.0, 7.0], "q": [0.5, 0.01, 0.01]},
+        index=log_df.index[:3],
+    )
+    assert lookup.default_pair(table, "", best_df) == (log_df.index[1], "0_3")
+    gene, feature = lookup.default_pair(table, "GENE1", best_df)
+    assert (gene, feature) == (log_df.index[1], "0_1")
+    assert lookup.default_pair(table, "0_1", best_df) == (log_df.index[1], "0_1")
+    gene, feature = lookup.default_pair(table, "", best_df.iloc[:0])
+    assert gene == cohort[3]["max_median_log2"].idxmax()
+    with pytest.raises(LookupError, match="Nearest"):
+        lookup.default_pair(table, "GENEX", best_df)
+
+
+def test_bad_tables_are_refused(cohort):
+    log_df, features_df, tissues, genes_df = cohort
+    with pytest.raises(ValueError, match=r"1 samples have no tissue, first \['s00'\]"):
+        lookup.build(log_df, features_df, tissues.drop("s00"), genes_df)
+    with pytest.raises(ValueError, match="same samples"):
+        lookup.build(log_df, features_df.drop(columns="s00"), tissues, genes_df)
+    with pytest.raises(KeyError, match="no gene 'nobody'"):
+        lookup.features_of(lookup.build(log_df, features_df, tissues, genes_df, n_permutations=9), "nobody")
