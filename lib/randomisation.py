@@ -32,7 +32,7 @@ def randomisation_check(
     """How far a map survives when the weights it should depend on are replaced by random ones.
 
     Adebayo et al. 2018 (arXiv:1810.03292): a map that hardly changes shows the image, not the network.
-    Modules are re-initialised on a copy (He normal weights, zero biases, fresh batch norm), from the
+    Modules are re-initialised on a copy (He normal weights, zero biases, fresh norms), from the
     feature's own down to the input ("cascading", at `n_steps` evenly spaced depths, the last with every
     module random), or all at once ("full"). A draw that leaves the feature dead or not finite is drawn again,
     up to 20 times.
@@ -163,8 +163,10 @@ def _randomised(model: torch.nn.Module, names: Sequence[str], seed: int) -> torc
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()
             continue
-        for parameter in module.parameters(recurse=False):
-            if parameter.dim() < 2:
+        for own_name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() < 2 and own_name in ("weight", "gamma"):  # the scale of a layer norm
+                torch.nn.init.ones_(parameter)
+            elif parameter.dim() < 2:
                 torch.nn.init.zeros_(parameter)
             else:
                 sd = (

@@ -173,6 +173,12 @@ def name(row):
     return row.find_elements("css selector", "td")[1].text
 
 
+def choose(panel, row):
+    """Click a row where it can be seen, not below the heading that stays on top of the list."""
+    panel.execute_script("arguments[0].scrollIntoView({block: 'center'})", row)
+    row.click()
+
+
 def keep_screenshot(panel, name):
     folder = ROOT / "tests" / "artefacts"
     folder.mkdir(exist_ok=True)
@@ -197,12 +203,12 @@ def test_a_row_leads_on(panel):
     before, feature_before = titles(panel), one(panel, ".inspect-words").text
     row = next(r for r in rows(panel, "features") if name(r) not in feature_before)
     feature = name(row)
-    row.click()
+    choose(panel, row)
     wait_for(lambda: feature in titles(panel)[1], 20, "the genes of the feature")
     assert titles(panel)[0] == before[0], "the gene stays"
     row = next(r for r in rows(panel, "genes") if name(r) not in titles(panel)[0])
     gene = name(row)
-    row.click()
+    choose(panel, row)
     wait_for(lambda: gene in titles(panel)[0], 20, "the features of the gene")
     assert feature in titles(panel)[1], "the feature stays"
     one(panel, ".inspect-back").click()
@@ -213,7 +219,7 @@ def test_arrow_keys_move_through_the_rows(panel):
     from selenium.webdriver.common.keys import Keys
 
     first, second = rows(panel, "features")[:2]
-    first.click()
+    choose(panel, first)
     wait_for(lambda: name(first) in titles(panel)[1], 20, "the first feature")
     one(panel, ".inspect-features .correlates").send_keys(Keys.ARROW_DOWN)
     wait_for(lambda: name(second) in titles(panel)[1], 20, "the second feature")
@@ -247,7 +253,7 @@ def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
 def test_the_network_is_asked_on_demand(panel):
     """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
     chosen = rows(panel, "features")[7]
-    chosen.click()
+    choose(panel, chosen)
     wait_for(lambda: name(chosen) in titles(panel)[1], 20, "the eighth feature")
     wait_for(lambda: not one(panel, "img.inspect-closeup").is_displayed(), 20, "the other feature")
     one(panel, ".inspect-closer").click()

@@ -169,3 +169,16 @@ def test_bad_input_is_refused(model, tile):
         randomisation.randomisation_check(model, "vgg11", "9_0", tile, method=dies, mode="full")
     with pytest.raises(ValueError, match="more than 10 px"):
         randomisation.structural_similarity(np.zeros((8, 32)), np.zeros((8, 32)))
+
+
+def test_a_random_transformer_is_alive(tile):
+    """Layer norms keep their scale: at zero they would silence every block."""
+    pytest.importorskip("timm")
+    name = "timm:test_vit"
+    torch.manual_seed(0)
+    network = networks.build(name, 4).eval()
+    layer = networks.feature_names(name)[-1].split("_")[0]
+    method = attribution.METHODS["plain gradient"]
+    found_df, maps = randomisation.randomisation_check(network, name, f"{layer}_3", tile, method=method)
+    assert any("norm" in module for module in found_df["module"])
+    assert all(gradient.any() for gradient in maps)
