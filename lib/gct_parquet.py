@@ -1,6 +1,11 @@
-"""A text expression table of any size to parquet, in memory that does not grow with the number of genes."""
+"""A text expression table of any size to parquet, in memory that does not grow with the number of genes.
 
+`python -m lib.gct_parquet table.gct.gz table.parquet [--columns ids.txt]`
+"""
+
+import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -106,3 +111,24 @@ def _row_groups(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple
                 group, other, names = other, group, [[], [], []]
     if names[0]:
         yield group[: len(names[0])], names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lib.gct_parquet", description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, help=".gct, .csv or .tsv, also .gz")
+    parser.add_argument("parquet", type=Path, help="file to write")
+    parser.add_argument("--columns", type=Path, metavar="FILE", help="sample ids wanted, one on each line")
+    options = parser.parse_args(arguments)
+    try:
+        wanted = options.columns.read_text(encoding="utf-8").split() if options.columns else None
+        found = convert_to_parquet(options.table, options.parquet, wanted)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.parquet}: " + "; ".join(f"{count:,} {what}" for what, count in found.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -393,3 +393,15 @@ def test_real_extract_with_a_lying_header():
     )
     np.testing.assert_array_equal(expression_df.to_numpy(), oracle_df[ids[-3:]].to_numpy(np.float32))
     assert genes_df.loc["ENSG00000117118.9", "symbol"] == "SDHB"
+
+
+def test_command_converts_the_samples_asked_for(tmp_path, capsys):
+    path, out, ids = make_gct(tmp_path, ROWS), tmp_path / "x.parquet", tmp_path / "ids.txt"
+    ids.write_text("b\na\n")
+    assert gct_parquet.main([str(path), str(out), "--columns", str(ids)]) == 0
+    assert pd.read_parquet(out).columns.tolist() == ["gene", "symbol", "biotype", "b", "a"]
+    assert "genes" in capsys.readouterr().out
+    ids.write_text("nobody\n")
+    assert gct_parquet.main([str(path), str(tmp_path / "y.parquet"), "--columns", str(ids)]) == 1
+    assert "nobody" in capsys.readouterr().err
+    assert not (tmp_path / "y.parquet").exists()
