@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lib import closeup, correlation, lookup, networks, pictures, plots, representatives, slides, tissue
 from lib.store import Store
@@ -184,21 +184,21 @@ def render(
             ax.scatter(values, jitter, s=6, c=shade, linewidths=0)
             medians = [np.median(values[place == i]) for i in range(len(order))]
             ax.vlines(medians, np.arange(len(order)) - 0.4, np.arange(len(order)) + 0.4, color="black", lw=1)
-            ax.grid(axis="y", color="#eeeeee", linewidth=0.5)
-            ax.set_axisbelow(True)
+            # Lines and words, not ticks: 39 tissues' ticks on two axes took half the time of the picture.
+            across = ax.get_yaxis_transform()
+            ax.hlines(np.arange(len(order)), 0, 1, transform=across, color="#eeeeee", lw=0.5, zorder=0)
+            ax.tick_params(axis="y", left=False, labelleft=False)
+            ax.yaxis.set_major_locator(NullLocator())
             ax.xaxis.set_major_locator(MaxNLocator(4))
-        counts = np.bincount(place)
-        labels = [f"{plain(name)} ({counts[i]})" for i, name in enumerate(order)]
-        of_gene.set_yticks(np.arange(len(order)), labels)
+        for i, (name, n) in enumerate(zip(order, np.bincount(place), strict=True)):
+            words = {"ha": "right", "va": "center", "fontsize": "small", "color": _dark(colours[name])}
+            of_gene.text(-0.03, i, f"{plain(name)} ({n})", transform=of_gene.get_yaxis_transform(), **words)
         of_gene.set_ylim(-0.7, len(order) - 0.3)
-        of_feature.tick_params(axis="y", labelleft=False)
         gene_label = f"{plain(_short(gene))}, log₂(1 + {unit})"
         scatter.set(xlabel=f"feature {plain(feature)}", ylabel=gene_label)
         of_gene.set(xlabel=gene_label)
         of_feature.set(xlabel=f"feature {plain(feature)}")
         figure.text(0.06, 1 - 0.1 / height, _heading(gene, feature, facts, len(x)), va="top", fontsize=9)
-        for tick, name in zip(of_gene.get_yticklabels(), order, strict=True):
-            tick.set_color(_dark(colours[name]))
     return figure
 
 

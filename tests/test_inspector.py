@@ -106,7 +106,7 @@ def test_render_draws_every_sample_and_a_line_within_each_tissue(pair):
         slope, level = np.polyfit(x[tissues == name], y[tissues == name], 1)
         assert start[1] == pytest.approx(slope * start[0] + level)
         assert end[1] == pytest.approx(slope * end[0] + level)
-    assert [t.get_text() for t in of_gene.get_yticklabels()] == [
+    assert [t.get_text() for t in of_gene.texts] == [
         f"{name} (8)" for name in y.groupby(tissues).median().sort_values().index
     ]
     assert "log₂(1 + CPM)" in scatter.get_ylabel()
