@@ -253,7 +253,8 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     if len(r_mean):
         axes.legend()
     else:
-        axes.text(0, 0.5, "every sample has the same number of tiles", ha="center", fontsize=7)
+        words = "every sample has the same number of tiles"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", fontsize=7)
     return figure
 
 
