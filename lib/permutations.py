@@ -57,14 +57,15 @@ def draw(
     ----------
     scheme :
         `free`: any slide with any other (the paper's).
-        `within_tissue`: slides of one tissue. Exact if slides are independent given their tissue.
+        `within_tissue`: slides of one tissue. Exact if slides are independent given their tissue, which
+        neighbouring spots of one slide are not.
         `within_donor_block`: all slides of a donor change place with those of another donor that gave the
         same tissues (whole-block exchange; Winkler et al. 2015). Exact with donor effects, but donors of a
         unique set stay where they are. `donor_signs`: the tissue residuals of a donor change sign together
         (wild cluster bootstrap; Cameron, Gelbach and Miller 2008). Holds with donor effects and any sets
         of tissues, approximately: it needs some twenty donors.
     samples_df : sample_id, tissue, and donor for the last two; one row per slide, in the order of the
-        analysis.
+        analysis. Where there is a slide_id, `notes` say if several samples share one.
 
     Raises
     ------
@@ -177,6 +178,11 @@ def _notes(
         )
     if scheme == "donor_signs" and samples_df["donor"].nunique() < FEW_DONORS:
         notes.append(f"{samples_df['donor'].nunique()} donors are few for donor_signs: its p are rough")
+    if scheme != "free" and "slide_id" in samples_df and samples_df["slide_id"].duplicated().any():
+        notes.append(
+            "several samples lie on one slide: neighbours resemble each other, which shuffling them does not "
+            "know, so these p are too small; trust what returns on other slides"
+        )
     if n_possible - 1 <= asked:
         notes.append(
             f"{asked:,} rearrangements were asked for, {n_possible:,} are possible: all of them are used "

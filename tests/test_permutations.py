@@ -1,6 +1,7 @@
 """Which rearrangements each scheme draws, and what it says about them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_cohort import N, make_samples, small_cohort
 from scipy import stats
@@ -53,6 +54,19 @@ def test_places_are_uniform():
     drawn = permutations.draw("within_tissue", 2000, samples_df, 0).order
     observed = np.bincount(drawn[:, 0], minlength=4)[:4]
     assert stats.chisquare(observed).pvalue > 0.001
+
+
+def test_spots_of_one_slide_are_said_not_to_be_independent():
+    spots_df = pd.DataFrame(
+        {"sample_id": list("abcdef"), "tissue": list("xxxyyy"), "slide_id": list("sssttt")}
+    )
+    notes = permutations.draw("within_tissue", 10, spots_df, 0).notes
+    assert any("several samples lie on one slide" in note for note in notes)
+    assert not any("one slide" in note for note in permutations.draw("free", 10, spots_df, 0).notes)
+    whole_df = spots_df.assign(slide_id=spots_df["sample_id"])
+    assert not any(
+        "several samples" in note for note in permutations.draw("within_tissue", 10, whole_df, 0).notes
+    )
 
 
 def test_notes_on_single_slides_and_few_permutations():
