@@ -23,21 +23,8 @@ SPLIT_ALIASES = {"train": "train", "training": "train", "test": "test", "testing
 # ---------------------------------------------------------------------------------------------- ids
 
 
-def check_id(text: str, what: str = "sample_id") -> str:
-    r"""Return `text` if it can name a file and a table row; otherwise say what is wrong with it.
-
-    Raises
-    ------
-    ValueError
-        Empty, surrounding blanks, `/`, `\`, `:`, `..`, control characters, or longer than 150 characters.
-    """
-    problem = _id_problem(text)
-    if problem:
-        raise ValueError(f"{what} {text!r} {problem}. Ids become file names; rename it in the samples table.")
-    return text
-
-
-def _id_problem(text: str) -> str:
+def id_problem(text: object) -> str:
+    """What keeps an id from naming a file and a table row, to follow it in a sentence; "" if nothing does."""
     if not isinstance(text, str) or not text:
         return "is empty"
     if text != text.strip():
@@ -162,7 +149,7 @@ def _as_text(column: pd.Series, name: str, source: str) -> pd.Series:
 
 def _check_values(samples_df: pd.DataFrame, source: str) -> None:
     for column in ("sample_id", "slide_id"):
-        problems = samples_df[column].drop_duplicates().map(_id_problem)
+        problems = samples_df[column].drop_duplicates().map(id_problem)
         bad = problems[problems != ""]
         if len(bad):
             raise ValueError(

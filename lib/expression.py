@@ -314,9 +314,3 @@ def protein_coding(genes_df: pd.DataFrame) -> pd.Index:
             "No gene has a biotype. Give genes_file (a GENCODE csv) or set protein_coding_only = false."
         )
     return genes_df.index[genes_df["biotype"] == "protein_coding"]
-
-
-def shared_symbols(genes_df: pd.DataFrame) -> pd.DataFrame:
-    """Symbols that several gene ids carry. Returns columns symbol, n_genes, genes (ids joined by blanks)."""
-    several = genes_df[genes_df["symbol"].duplicated(keep=False)].reset_index().groupby("symbol")["gene"]
-    return several.agg(n_genes="size", genes=" ".join).reset_index()

@@ -17,19 +17,13 @@ from torch import nn
 from torchvision.models.vgg import cfgs as vgg_plans
 from torchvision.models.vgg import make_layers
 
-from lib.architectures import ARCHITECTURES, MINIMUM_PX, PAPER_NAMES, check_name, check_px
+from lib.architectures import ARCHITECTURES, MINIMUM_PX, check_name, check_px
 from lib.inception import inception_v3
 from lib.layers import Layer, chain_layers, numbered_layers, trace, watch
 from lib.weights import check_facts, fill, imagenet_state, misfit, read_weights
 
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def paper_name(architecture: str) -> str:
-    """The paper's spelling of an architecture of Table 1; other encoders keep their name."""
-    check_architecture(architecture)
-    return PAPER_NAMES.get(architecture, architecture)
 
 
 def check_architecture(architecture: str) -> None:

@@ -130,8 +130,3 @@ def test_gene_names(tmp_path):
     path.write_text("gene_id,length\na,1\n")
     with pytest.raises(ValueError, match="needs gene_id"):
         expression.read_gene_table(path)
-
-
-def test_shared_symbols():
-    genes_df = pd.DataFrame({"symbol": ["A", "B", "A"]}, index=pd.Index(["g1", "g2", "g3"], name="gene"))
-    assert expression.shared_symbols(genes_df).to_numpy().tolist() == [["A", 2, "g1 g3"]]

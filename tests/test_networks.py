@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from lib import networks
+from lib.architectures import PAPER_NAMES
 from lib.inception import fold_input_transform
 from lib.layers import Call, Layer, trace, watch
 from lib.weights import fingerprint
@@ -47,7 +48,7 @@ def small():
 
 @pytest.mark.parametrize("architecture", networks.ARCHITECTURES)
 def test_table_1(architecture):
-    n_features, n_parameters = TABLE_1[networks.paper_name(architecture)]
+    n_features, n_parameters = TABLE_1[PAPER_NAMES[architecture]]
     parameters = on_meta(architecture).parameters()
     assert sum(p.numel() for p in parameters if p.requires_grad) == n_parameters
     table_df = networks.feature_table(architecture)
@@ -57,7 +58,7 @@ def test_table_1(architecture):
 
 
 def test_thirteen_with_the_papers_spelling():
-    assert [networks.paper_name(name) for name in networks.ARCHITECTURES] == list(TABLE_1)
+    assert [PAPER_NAMES[name] for name in networks.ARCHITECTURES] == list(TABLE_1)
 
 
 @pytest.mark.parametrize("features", networks.FEATURE_SETS)
