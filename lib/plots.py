@@ -83,18 +83,21 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
 @themed
 def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
     """Which tissues each donor gave, coloured by the set they are in; above how many each donor gave, at the
-    right how many donors each tissue has.
+    right how many donors each tissue has. A colour of their own for those with samples in several sets.
     """
-    codes = {split: i + 1 for i, split in enumerate(SPLIT_COLOURS)}
-    grid_df = (
-        samples_df.assign(code=samples_df["split"].map(codes))
-        .pivot_table(index="tissue", columns="donor", values="code", aggfunc="max")
-        .fillna(0)
-    )
-    sets, n_tissues = grid_df.max(), (grid_df > 0).sum()
+    colour_of = SPLIT_COLOURS | {"several sets": ACCENT}
+    codes = {split: i + 1 for i, split in enumerate(colour_of)}
+    coded_df = samples_df.assign(code=samples_df["split"].map(codes))
+
+    def one_or_several(found: pd.Series) -> float:
+        return found.min() if found.nunique() == 1 else codes["several sets"]
+
+    grid_df = coded_df.pivot_table(index="tissue", columns="donor", values="code", aggfunc=one_or_several)
+    sets = coded_df.groupby("donor")["code"].agg(one_or_several)[grid_df.columns]
+    grid_df, n_tissues = grid_df.fillna(0), grid_df.notna().sum()
     grid_df = grid_df.iloc[:, np.lexsort((-n_tissues, sets))]
     sets, n_tissues = sets[grid_df.columns], n_tissues[grid_df.columns]
-    colours = ["#ffffff", *SPLIT_COLOURS.values()]
+    colours = ["#ffffff", *colour_of.values()]
     height = 0.18 * max(4, len(grid_df))
     figure, ((above, corner), (axes, right)) = plt.subplots(
         *(2, 2), figsize=(PAGE_IN, 1.5 + height), height_ratios=(0.7, height), width_ratios=(6, 1)
@@ -102,7 +105,7 @@ def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
     corner.axis("off")
     x, y = np.arange(grid_df.shape[1]) + 0.5, np.arange(len(grid_df)) + 0.5
     shades = plt.matplotlib.colors.ListedColormap(colours)
-    axes.pcolormesh(grid_df.to_numpy(), cmap=shades, vmin=-0.5, vmax=3.5, rasterized=True)
+    axes.pcolormesh(grid_df.to_numpy(), cmap=shades, vmin=-0.5, vmax=len(codes) + 0.5, rasterized=True)
     axes.set_yticks(y, grid_df.index)
     axes.set(ylim=(len(grid_df), 0), xticks=[])
     axes.set_xlabel(f"donors (n = {grid_df.shape[1]:,}), grouped by set")
@@ -111,9 +114,10 @@ def tissues_per_donor(samples_df: pd.DataFrame) -> Figure:
     above.yaxis.get_major_locator().set_params(integer=True)
     right.barh(y, (grid_df > 0).sum(axis=1), color=QUIET)
     right.set(ylim=(len(grid_df), 0), yticks=[], xlabel="donors")
-    for split, colour in SPLIT_COLOURS.items():
-        above.scatter([], [], marker="s", color=colour, label=split)
-    above.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for split, colour in colour_of.items():
+        if split in SPLIT_COLOURS or (sets == codes[split]).any():
+            above.scatter([], [], marker="s", color=colour, label=split)
+    above.legend(ncols=len(codes), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

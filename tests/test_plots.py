@@ -55,3 +55,19 @@ def test_a_feature_with_one_value_on_all_tiles_can_be_drawn(curves):
     curves_df, values_df = curves
     figure = plots.synthesis_curves(curves_df, values_df.assign(**{"1_0": 0.0}))
     assert np.isfinite(figure.axes[0].lines[0].get_ydata()).all()
+
+
+def test_a_donor_in_several_sets_has_a_colour_of_its_own():
+    samples_df = pd.DataFrame(
+        {
+            "donor": list("aabbc"),
+            "tissue": ["Liver", "Lung", "Liver", "Liver", "Lung"],
+            "split": ["train", "train", "train", "test", "validation"],
+        }
+    )
+    above = plots.tissues_per_donor(samples_df).axes[0]
+    assert [text.get_text() for text in above.get_legend().get_texts()][-1] == "several sets"
+    shades = [bar.get_facecolor()[:3] for bar in above.patches]
+    assert shades[-1] == plots.plt.matplotlib.colors.to_rgb(plots.ACCENT), "b, in train and test, stands last"
+    tidy = plots.tissues_per_donor(samples_df[samples_df["donor"] != "b"]).axes[0]
+    assert "several sets" not in [text.get_text() for text in tidy.get_legend().get_texts()]
