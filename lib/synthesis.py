@@ -122,7 +122,7 @@ def synthesise(
     ValueError
         For unknown features, no feature or seed, or settings out of range.
     RuntimeError
-        If a feature's gradient vanishes or is not finite; if the model is in training mode.
+        If a feature's gradient is not finite; if the model is in training mode.
     """
     seeds = [seed] if isinstance(seed, int | np.integer) else list(seed)
     _check_settings(features, seeds, n_steps, n_recorded, jitter_px, input_px, scale_range)
@@ -261,25 +261,28 @@ def _ascent(
 ) -> torch.Tensor:
     """Gradient of minus the objectives, for Adam to descend; each image's own has unit root mean square.
 
-    For an image whose feature is dead, a ReLU that passes nothing back lets everything through, so that the
-    feature can be woken.
+    For an image that passes nothing back (its feature is dead, or constant behind dead ones), a ReLU that is
+    closed throughout lets everything through, so that the feature can be woken. What nothing wakes stays 0.
     """
-    dead_t = value_t.detach() == 0
+    gradient_t = torch.autograd.grad(value_t.sum(), parameter_t, retain_graph=True)[0]
+    asleep_t = gradient_t.flatten(1).abs().amax(1) == 0
 
-    def open_if_dead(passed: tuple, arriving: tuple) -> tuple:
-        closed_t = dead_t & (passed[0].flatten(1).abs().sum(1) == 0)
+    def open_if_asleep(passed: tuple, arriving: tuple) -> tuple:
+        closed_t = asleep_t & (passed[0].flatten(1).abs().sum(1) == 0)
         return (torch.where(closed_t.reshape(-1, *[1] * (passed[0].dim() - 1)), arriving[0], passed[0]),)
 
-    nodes = reachable([value_t.grad_fn]) if dead_t.any() else []
-    handles = [node.register_hook(open_if_dead) for node in nodes if node.name() == "ReluBackward0"]
-    try:
-        gradient_t = torch.autograd.grad(value_t.sum(), parameter_t)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
+    if asleep_t.any():
+        relus = [node for node in reachable([value_t.grad_fn]) if node.name() == "ReluBackward0"]
+        handles = [node.register_hook(open_if_asleep) for node in relus]
+        try:
+            gradient_t = torch.autograd.grad(value_t.sum(), parameter_t)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
     rms_t = gradient_t.flatten(1).square().mean(1).sqrt()
-    wrong = ~(torch.isfinite(rms_t) & (rms_t > 0))
+    wrong = ~torch.isfinite(rms_t)
     if wrong.any():
         feature, seed = rows[int(wrong.nonzero()[0])]
-        raise RuntimeError(f"the gradient of {feature} (seed {seed}) is zero or not finite; try another seed")
+        raise RuntimeError(f"the gradient of {feature} (seed {seed}) is not finite; try another seed")
+    rms_t = torch.where(rms_t > 0, rms_t, 1)
     return -gradient_t / rms_t.reshape(-1, *[1] * (gradient_t.dim() - 1))

@@ -116,6 +116,31 @@ def test_a_feature_dead_on_noise_is_woken():
     assert curve_df["objective"].iloc[-1] > 0
 
 
+def test_a_constant_behind_dead_relus_is_woken_too():
+    model = built("vgg11")
+    with torch.no_grad():
+        model.features[3].bias.fill_(-3.0)  # nothing passes the ReLU after it
+        model.features[6].bias[0] = 1.0
+    how = QUIET | {"learning_rate": 0.3}
+    _, curve_df = synthesis.synthesise(model, "vgg11", ["7_0", "7_1"], n_steps=30, **how)
+    constant = curve_df.loc[curve_df["image"] == 0, "objective"]
+    assert constant.iloc[0] == pytest.approx(12 * 12), "1 at each of 12 x 12 positions"
+    assert constant.iloc[-1] != constant.iloc[0]
+
+
+def test_what_nothing_wakes_stays_noise_and_stops_no_other():
+    model = built("vgg11")
+    with torch.no_grad():
+        model.features[6].weight[0] = 0.0
+        model.features[6].bias[0] = 1.0
+    images, curve_df = synthesis.synthesise(model, "vgg11", ["7_0", "7_1"], n_steps=8, **QUIET)
+    flat, rising = (df["objective"] for _, df in curve_df.groupby("image"))
+    assert flat.nunique() == 1
+    assert rising.iloc[-1] > rising.iloc[0]
+    (noise,), _ = synthesis.synthesise(model, "vgg11", ["7_0"], n_steps=1, **QUIET)
+    np.testing.assert_array_equal(images[0], noise)
+
+
 def networks_input(images_t: torch.Tensor) -> torch.Tensor:
     return networks.normalise((images_t * 255).to(torch.uint8).permute(0, 2, 3, 1))
 
@@ -196,7 +221,7 @@ def test_bad_input_is_refused(vgg):
         synthesis.synthesise(built("vgg11").train(), "vgg11", ["6_0"], **QUIET)
     broken = built("vgg11")
     broken.features[0].weight.data.fill_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"gradient of 6_0 \(seed 0\) is zero or not finite"):
+    with pytest.raises(RuntimeError, match=r"gradient of 6_0 \(seed 0\) is not finite"):
         synthesis.synthesise(broken, "vgg11", ["6_0"], **QUIET)
     with pytest.raises(ValueError, match="uint8 n x H x W x 3 RGB"):
         synthesis.colour_decorrelation(np.zeros((2, 8, 8, 3)))
