@@ -171,7 +171,9 @@ def render(
     place = of_sample.map({name: i for i, name in enumerate(order)}).to_numpy()
     shade = [colours[name] for name in of_sample]
     with plt.rc_context(plots.THEME):
-        figure = Figure(figsize=(WIDTH_IN, height), layout="none")
+        # Made and closed by pyplot, whose first figure tells a notebook how to show figures.
+        figure = plt.figure(figsize=(WIDTH_IN, height), layout="none")
+        plt.close(figure)
         bottom, tall = 0.48 / height, 1 - 0.95 / height
         scatter_tall = min(tall, 3.4 / height)
         scatter = figure.add_axes((0.06, 1 - 0.47 / height - scatter_tall, 0.33, scatter_tall))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +46,20 @@ def test_every_notebook_ran_and_left_its_pages(finished):
     assert "synthetic" in index, "drawn data must be called so"
     for page in [index, *[p.read_text() for p in (root / "figures/demo/notebooks").glob("*.html")]]:
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css)', page), "pages must not fetch anything"
+
+
+def test_figures_of_executed_notebooks_are_pictures(finished):
+    root, _ = finished
+    n_pictures = 0
+    for path in (root / "figures/demo/notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+                if str(data.get("text/plain", "")).startswith("<Figure"):
+                    assert "image/png" in data, (
+                        f"{path.name} names a figure and does not show it:\n{cell.source}"
+                    )
+                    n_pictures += 1
+    assert n_pictures > 20
 
 
 def test_pairs_are_the_correlations_they_say(finished):
