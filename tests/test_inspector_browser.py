@@ -90,13 +90,13 @@ def answers(url):
 
 def wait_for(condition, seconds, what):
     """The first true value of `condition`, asked again and again; what was waited for, in the failure."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             value = condition()
-        except StaleElementReferenceException:  # redrawn while it was read: ask again
+        except (ElementClickInterceptedException, StaleElementReferenceException):  # redrawn meanwhile
             value = None
         if value:
             return value
@@ -125,9 +125,25 @@ def picture_bytes(browser, which):
     )
 
 
+def texts(browser, css):
+    """Words of all elements at once: read one by one, some may be redrawn meanwhile."""
+    read = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())"
+    return browser.execute_script(read, css)
+
+
+def words(browser):
+    """What the panel says of the pair."""
+    return " ".join(texts(browser, ".inspect-words"))
+
+
 def titles(browser):
     """What the two lists of correlates say they are of."""
-    return [e.text for e in browser.find_elements("css selector", ".inspect-title") if e.text]
+    return [text for text in texts(browser, ".inspect-title") if text]
+
+
+def names(browser, kind):
+    """Names in the table of features or genes, from the top."""
+    return texts(browser, f".inspect-{kind} tbody tr td:nth-child(2)")
 
 
 @pytest.fixture(scope="module")
@@ -164,19 +180,18 @@ def look_up(panel, text):
     box.send_keys(text, Keys.ENTER)
 
 
-def rows(panel, kind):
-    """Rows of the table of features or genes; the second word of each is the name."""
-    return panel.find_elements("css selector", f".inspect-{kind} tbody tr")
+def choose(panel, kind, wanted):
+    """Click the first row wanted, where it can be seen; returns its name. A redrawn list is asked again."""
 
+    def clicked():
+        at = next(i for i, name in enumerate(names(panel, kind)) if wanted(i, name))
+        row = panel.find_elements("css selector", f".inspect-{kind} tbody tr")[at]
+        chosen = row.find_elements("css selector", "td")[1].text
+        panel.execute_script("arguments[0].scrollIntoView({block: 'center'})", row)
+        row.click()
+        return chosen
 
-def name(row):
-    return row.find_elements("css selector", "td")[1].text
-
-
-def choose(panel, row):
-    """Click a row where it can be seen, not below the heading that stays on top of the list."""
-    panel.execute_script("arguments[0].scrollIntoView({block: 'center'})", row)
-    row.click()
+    return wait_for(clicked, 20, f"a row of the {kind} to click")
 
 
 def keep_screenshot(panel, name):
@@ -186,29 +201,25 @@ def keep_screenshot(panel, name):
 
 
 def test_another_gene_gives_another_figure(panel):
-    before, words = picture(panel, "pair"), one(panel, ".inspect-words").text
+    before, said = picture(panel, "pair"), words(panel)
     drawn = picture_bytes(panel, "pair")
     assert drawn.startswith("137,80,78,71,"), "a PNG file"
-    other = next(symbol for symbol in map(name, rows(panel, "genes")) if symbol not in words)
+    other = next(symbol for symbol in names(panel, "genes") if symbol not in said)
     look_up(panel, other.lower())
     wait_for(lambda: picture(panel, "pair") not in ("", before), 20, "another figure")
-    wait_for(lambda: other in one(panel, ".inspect-words").text, 5, "the words about the gene")
+    wait_for(lambda: other in words(panel), 20, "the words about the gene")
     assert picture_bytes(panel, "pair") != drawn
-    assert other in titles(panel)[0]
+    wait_for(lambda: other in titles(panel)[0], 20, "the title of its features")
     keep_screenshot(panel, "inspector.png")
 
 
 def test_a_row_leads_on(panel):
     """A feature chosen on the left fills the genes on the right; a gene there, the features on the left."""
-    before, feature_before = titles(panel), one(panel, ".inspect-words").text
-    row = next(r for r in rows(panel, "features") if name(r) not in feature_before)
-    feature = name(row)
-    choose(panel, row)
+    before, feature_before = titles(panel), words(panel)
+    feature = choose(panel, "features", lambda _, text: text not in feature_before)
     wait_for(lambda: feature in titles(panel)[1], 20, "the genes of the feature")
     assert titles(panel)[0] == before[0], "the gene stays"
-    row = next(r for r in rows(panel, "genes") if name(r) not in titles(panel)[0])
-    gene = name(row)
-    choose(panel, row)
+    gene = choose(panel, "genes", lambda _, text: text not in titles(panel)[0])
     wait_for(lambda: gene in titles(panel)[0], 20, "the features of the gene")
     assert feature in titles(panel)[1], "the feature stays"
     one(panel, ".inspect-back").click()
@@ -218,43 +229,38 @@ def test_a_row_leads_on(panel):
 def test_arrow_keys_move_through_the_rows(panel):
     from selenium.webdriver.common.keys import Keys
 
-    first, second = rows(panel, "features")[:2]
-    choose(panel, first)
-    wait_for(lambda: name(first) in titles(panel)[1], 20, "the first feature")
+    first = choose(panel, "features", lambda i, _: i == 0)
+    wait_for(lambda: first in titles(panel)[1], 20, "the first feature")
+    second = names(panel, "features")[1]
     one(panel, ".inspect-features .correlates").send_keys(Keys.ARROW_DOWN)
-    wait_for(lambda: name(second) in titles(panel)[1], 20, "the second feature")
+    wait_for(lambda: second in titles(panel)[1], 20, "the second feature")
 
 
 def test_headings_sort(panel):
-    def column(k):
-        return [row.find_elements("css selector", "td")[k].text for row in rows(panel, "features")[:20]]
-
     panel.find_elements("css selector", ".inspect-features th button")[1].click()  # r
-    wait_for(
-        lambda: one(panel, ".inspect-features th[aria-sort]").text.startswith("r ▼"), 20, "the other order"
-    )
-    sizes = [abs(float(text)) for text in column(2)]
+    sorted_by = ".inspect-features th[aria-sort]"
+    wait_for(lambda: texts(panel, sorted_by)[0].startswith("r ▼"), 20, "the other order")
+    sizes = [abs(float(text)) for text in texts(panel, ".inspect-features tbody tr td:nth-child(3)")[:20]]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
     before = picture(panel, "pair")
     look_up(panel, "SYN00O1")
-    told = wait_for(lambda: one(panel, ".inspect-error"), 20, "a message")
-    assert "SYN00O1" in told.text
-    assert "Nearest: SYN0001" in told.text
+    told = wait_for(lambda: " ".join(texts(panel, ".inspect-error")), 20, "a message")
+    assert "SYN00O1" in told
+    assert "Nearest: SYN0001" in told
     assert picture(panel, "pair") == before
     keep_screenshot(panel, "inspector_unknown_gene.png")
     look_up(panel, "SYN0001")
     wait_for(lambda: not one(panel, ".inspect-error"), 20, "the message to go away")
-    wait_for(lambda: "SYN0001" in titles(panel)[0], 20, "the gene itself")
+    wait_for(lambda: "SYN0001" in " ".join(titles(panel)[:1]), 20, "the gene itself")
 
 
 def test_the_network_is_asked_on_demand(panel):
     """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
-    chosen = rows(panel, "features")[7]
-    choose(panel, chosen)
-    wait_for(lambda: name(chosen) in titles(panel)[1], 20, "the eighth feature")
+    chosen = choose(panel, "features", lambda i, _: i == 7)
+    wait_for(lambda: chosen in titles(panel)[1], 20, "the eighth feature")
     wait_for(lambda: not one(panel, "img.inspect-closeup").is_displayed(), 20, "the other feature")
     one(panel, ".inspect-closer").click()
     wait_for(lambda: one(panel, "img.inspect-closeup").is_displayed(), 90, "the closeup")
