@@ -124,8 +124,12 @@ def test_search_narrows_the_table_and_a_card_opens(finished, browser):
 
 
 def test_table_sorts_by_the_column_chosen(finished, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     root, _ = finished
     browser.get((root / "figures/demo/index.html").as_uri())
+    # The page may be the one of the test before, still being left: get can return too early then.
+    WebDriverWait(browser, 20).until(lambda b: len(b.find_elements("css selector", "#pairs th")) > 3)
     column = (
         "return [...document.querySelectorAll('#pairs tbody tr')].map(r => Number(r.cells[3].textContent))"
     )
