@@ -189,7 +189,6 @@ def render(
             # Lines and words, not ticks: 39 tissues' ticks on two axes took half the time of the picture.
             across = ax.get_yaxis_transform()
             ax.hlines(np.arange(len(order)), 0, 1, transform=across, color="#eeeeee", lw=0.5, zorder=0)
-            ax.tick_params(axis="y", left=False, labelleft=False)
             ax.yaxis.set_major_locator(NullLocator())
             ax.xaxis.set_major_locator(MaxNLocator(4))
         for i, (name, n) in enumerate(zip(order, np.bincount(place), strict=True)):

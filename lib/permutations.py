@@ -178,7 +178,7 @@ def _notes(
         )
     if scheme == "donor_signs" and samples_df["donor"].nunique() < FEW_DONORS:
         notes.append(f"{samples_df['donor'].nunique()} donors are few for donor_signs: its p are rough")
-    if scheme != "free" and "slide_id" in samples_df and samples_df["slide_id"].duplicated().any():
+    if scheme == "within_tissue" and "slide_id" in samples_df and samples_df["slide_id"].duplicated().any():
         notes.append(
             "several samples lie on one slide: neighbours resemble each other, which shuffling them does not "
             "know, so these p are too small; trust what returns on other slides"

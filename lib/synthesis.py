@@ -160,9 +160,9 @@ def synthesise(
                 values = objectives(_image(parameter_t, spread_t, colour, input_px)).tolist()
             curve += [(i, *row, step, value) for i, (row, value) in enumerate(zip(rows, values, strict=True))]
         if step < n_steps:
-            images_t = _image(parameter_t, spread_t, colour, input_px)
-            value_t = objectives(_moved(images_t, moves_t[step]))
-            parameter_t.grad = _ascent(value_t, parameter_t, rows)
+            images_t = _moved(_image(parameter_t, spread_t, colour, input_px), moves_t[step])
+            # The objectives get no name here: it would keep their graph through the next forward pass.
+            parameter_t.grad = _ascent(objectives(images_t), parameter_t, rows)
             optimiser.step()
             if on_step is not None:
                 on_step(step + 1)

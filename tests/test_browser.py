@@ -31,6 +31,15 @@ def browser():
     driver.quit()
 
 
+def open_report(browser, root):
+    """Leave the page before (`get` of the same one can return too early), open it, wait for its table."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get("data:,")
+    browser.get((root / "figures/demo/index.html").as_uri())
+    WebDriverWait(browser, 20).until(lambda b: b.find_elements("css selector", "#pairs tbody tr"))
+
+
 def requests_that_leave(browser):
     """Addresses asked for over the network since the last call."""
     import json
@@ -46,7 +55,7 @@ def errors(browser):
 
 def test_index_shows_its_figures_and_fetches_nothing(finished, browser):
     root, _ = finished
-    browser.get((root / "figures/demo/index.html").as_uri())
+    open_report(browser, root)
     browser.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     browser.execute_async_script(
         "const done = arguments[0];"
@@ -64,7 +73,7 @@ def test_index_is_readable_on_a_phone(finished, browser):
     root, _ = finished
     phone = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    browser.get((root / "figures/demo/index.html").as_uri())
+    open_report(browser, root)
     widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
     page, window = browser.execute_script(widths)
     assert window == 400
@@ -85,7 +94,7 @@ def shown_symbols(browser):
 
 def test_search_narrows_the_table_and_a_card_opens(finished, browser):
     root, _ = finished
-    browser.get((root / "figures/demo/index.html").as_uri())
+    open_report(browser, root)
     everything = shown_symbols(browser)
     assert len(everything) > 5
     one = everything[-1]
@@ -124,12 +133,8 @@ def test_search_narrows_the_table_and_a_card_opens(finished, browser):
 
 
 def test_table_sorts_by_the_column_chosen(finished, browser):
-    from selenium.webdriver.support.ui import WebDriverWait
-
     root, _ = finished
-    browser.get((root / "figures/demo/index.html").as_uri())
-    # The page may be the one of the test before, still being left: get can return too early then.
-    WebDriverWait(browser, 20).until(lambda b: len(b.find_elements("css selector", "#pairs th")) > 3)
+    open_report(browser, root)
     column = (
         "return [...document.querySelectorAll('#pairs tbody tr')].map(r => Number(r.cells[3].textContent))"
     )

@@ -91,7 +91,7 @@ def test_portal_and_phenotypes_agree():
 # ----------------------------------------------------------------------------------------- the join
 def test_steps_duplicates_and_endings(portal_df):
     rna_ids = [
-        rna("GTEX-1AB0-0126"), rna("GTEX-1AB0-0126", "SM-XXXXX"), rna("GTEX-1AB1-0126"),
+        rna("GTEX-1AB0-0126"), rna("GTEX-1AB0-0126", "SM-9WYT2"), rna("GTEX-1AB1-0126"),
         rna("GTEX-1AB2-0125"), rna("GTEX-1AB0-0226"), rna("GTEX-1AB0-0011-R11a"), rna("GTEX-1AB0-0005"),
         rna("GTEX-9ZZZ-0126"),
     ]  # fmt: skip

@@ -58,11 +58,17 @@ def test_places_are_uniform():
 
 def test_spots_of_one_slide_are_said_not_to_be_independent():
     spots_df = pd.DataFrame(
-        {"sample_id": list("abcdef"), "tissue": list("xxxyyy"), "slide_id": list("sssttt")}
+        {
+            "sample_id": list("abcdef"),
+            "tissue": list("xxyxyy"),
+            "slide_id": list("sssttt"),
+            "donor": list("dddeee"),
+        }
     )
     notes = permutations.draw("within_tissue", 10, spots_df, 0).notes
     assert any("several samples lie on one slide" in note for note in notes)
-    assert not any("one slide" in note for note in permutations.draw("free", 10, spots_df, 0).notes)
+    for scheme in ("free", "donor_signs"):  # signs keep all spots of a donor together
+        assert not any("one slide" in note for note in permutations.draw(scheme, 10, spots_df, 0).notes)
     whole_df = spots_df.assign(slide_id=spots_df["sample_id"])
     assert not any(
         "several samples" in note for note in permutations.draw("within_tissue", 10, whole_df, 0).notes
