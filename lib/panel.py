@@ -10,7 +10,6 @@ import html
 import io
 import itertools
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -23,11 +22,11 @@ from PIL import Image
 
 from lib import closeup, inspector, lookup
 from lib.inspector import Inspection
+from lib.search_box import SearchBox
 from lib.table import Table
 
 N_ROWS = 200  # of correlates listed; sorting is over all of them
 N_SUGGESTED = 6  # names offered while one is typed
-LATE_LETTERS_S = 1.0  # what arrives so soon after Enter was typed before it
 # Column of a table of correlates -> heading, and what it is, in words.
 COLUMNS = {
     "rank": ("#", "place in this order"),
@@ -163,7 +162,6 @@ class Panel(widgets.VBox):
         self.inspection = inspection
         self.gene, self.feature = "", ""
         self.history: list[tuple[str, str]] = []
-        self.entered_at = -LATE_LETTERS_S  # when Enter was last pressed, by time.monotonic
         self.stop = threading.Event()
         self.work: threading.Thread | None = None
         self._make_widgets()
@@ -171,14 +169,9 @@ class Panel(widgets.VBox):
         self.go(*inspection.start)
 
     def _make_widgets(self) -> None:
-        self.search = widgets.Text(
-            placeholder="gene symbol, gene id, or feature such as 8_40", continuous_update=True
+        self.search = SearchBox(
+            self._typed, self._find, placeholder="gene symbol, gene id, or feature such as 8_40"
         )
-        self.search.layout = widgets.Layout(width="330px")
-        self.search.observe(self._typed, "value")
-        self.search.on_msg(self._key)
-        self.find = widgets.Button(description="Look up", tooltip="show this gene or feature")
-        self.find.on_click(self._submitted)
         self.suggestions = [
             widgets.Button(layout={"width": "auto", "display": "none"}) for _ in range(N_SUGGESTED)
         ]
@@ -220,7 +213,7 @@ class Panel(widgets.VBox):
         )
         return [
             widgets.HTML(STYLE),
-            widgets.HBox([self.search, self.find, self.back], layout=wrapped),
+            widgets.HBox([self.search, self.back], layout=wrapped),
             widgets.HBox(self.suggestions, layout=wrapped),
             self.message,
             self.words,
@@ -307,12 +300,8 @@ class Panel(widgets.VBox):
     # -- callbacks ----------------------------------------------------------------------------------------
 
     @reported
-    def _typed(self, change: dict) -> None:
-        # A browser sends Enter at once but letters one by one, so the last of them may come after it.
-        if time.monotonic() - self.entered_at < LATE_LETTERS_S:
-            self._look_up(change["new"])
-        else:
-            self._suggest(change["new"])
+    def _typed(self, text: str) -> None:
+        self._suggest(text)
 
     def _suggest(self, text: str) -> None:
         found = lookup.suggest(self.inspection.lookup, text, N_SUGGESTED)
@@ -322,17 +311,12 @@ class Panel(widgets.VBox):
 
     @reported
     def _picked(self, button: widgets.Button) -> None:
-        self.search.value = button.description
+        self.search.put(button.description)
         self._look_up(button.description)
 
-    def _key(self, _: Any, content: dict, __: Any) -> None:
-        if content.get("event") == "submit":  # the Enter key
-            self._submitted(None)
-            self.entered_at = time.monotonic()
-
     @reported
-    def _submitted(self, _: Any) -> None:
-        self._look_up(self.search.value)
+    def _find(self, text: str) -> None:
+        self._look_up(text)
 
     def _look_up(self, text: str) -> None:
         self._suggest(text)

@@ -105,7 +105,8 @@ ALLOWED = {
     "inspector": {"closeup", "correlation", "lookup", "networks", "pictures", "plots", "representatives"}
     | {"slides", "store", "tissue"},
     "table": set(),
-    "panel": {"closeup", "inspector", "lookup", "table"},
+    "search_box": set(),
+    "panel": {"closeup", "inspector", "lookup", "search_box", "table"},
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},

@@ -257,6 +257,24 @@ def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
     wait_for(lambda: "SYN0001" in " ".join(titles(panel)[:1]), 20, "the gene itself")
 
 
+def test_a_suggestion_is_taken_with_a_click(panel):
+    from selenium.webdriver.common.keys import Keys
+
+    box = one(panel, ".inspect-search input")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys("syn000")
+    offered = wait_for(
+        lambda: [t for t in texts(panel, ".inspect-suggestion") if "SYN0002" in t], 20, "names"
+    )
+    next(
+        b for b in panel.find_elements("css selector", ".inspect-suggestion") if b.text == offered[0]
+    ).click()
+    wait_for(lambda: "SYN0002" in " ".join(titles(panel)[:1]), 20, "the gene")
+    assert box.get_attribute("value") == offered[0]
+    names_offered = panel.find_elements("css selector", ".inspect-suggestion")
+    wait_for(lambda: not any(b.is_displayed() for b in names_offered), 20, "the other names to go away")
+
+
 def test_the_network_is_asked_on_demand(panel):
     """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
     chosen = choose(panel, "features", lambda i, _: i == 7)
