@@ -19,8 +19,8 @@ except ImportError:
 SYMBOL_COLUMNS = ("description", "symbol", "gene_name", "gene_symbol")
 BIOTYPE_COLUMNS = ("biotype", "gene_biotype", "gene_type")
 TEXT_KINDS = ("gct", "csv", "tsv", "txt")
-# Text inflated and parsed at a time. Blocks of this size are recycled by the allocator; each of 4 MiB is fresh
-# memory, which costs more than to parse it.
+# Text inflated and parsed at a time. Blocks of this size are recycled by the allocator; each of 4 MiB is
+# fresh memory, which costs more than to parse it.
 BLOCK_BYTES = 1 << 20
 
 
