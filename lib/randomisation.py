@@ -15,6 +15,8 @@ from scipy import ndimage, stats
 
 from lib.attribution import feature_sums, guided_backpropagation, magnitude, network_input, reachable
 
+N_DRAWS = 20  # of random weights, until one leaves the feature alive
+
 Method = Callable[[torch.nn.Module, str, str, np.ndarray], np.ndarray]
 
 
@@ -35,7 +37,7 @@ def randomisation_check(
     Modules are re-initialised on a copy (He normal weights, zero biases, fresh norms), from the
     feature's own down to the input ("cascading", at `n_steps` evenly spaced depths, the last with every
     module random), or all at once ("full"). A draw that leaves the feature dead or not finite is drawn again,
-    up to 20 times.
+    up to 20 times; if none is alive, the map of that step is zero and its similarities are NaN.
 
     Parameters
     ----------
@@ -56,8 +58,6 @@ def randomisation_check(
     ------
     ValueError
         If the map of the network as given is zero everywhere (a dead feature), or mode is unknown.
-    RuntimeError
-        If no draw left the feature alive.
     """
     if mode not in ("cascading", "full"):
         raise ValueError(f'mode is {mode!r}; choose "cascading" or "full"')
@@ -71,8 +71,10 @@ def randomisation_check(
     maps, rows = [original], [("", 0, len(names), 1.0, 1.0, 1.0)]
     for n_random in counts:
         random_map = _map_of_random_copy(model, names[:n_random], seed, (method, architecture, feature, tile))
-        maps.append(random_map)
-        rows.append((names[n_random - 1], int(n_random), len(names), *similarity(original, random_map)))
+        alive = random_map is not None
+        maps.append(random_map if alive else np.zeros_like(original))
+        alike = similarity(original, random_map) if alive else (np.nan,) * 3
+        rows.append((names[n_random - 1], int(n_random), len(names), *alike))
     columns = ["module", "n_random", "n_modules", "rank_correlation", "rank_correlation_magnitude", "ssim"]
     return pd.DataFrame(rows, columns=columns).rename_axis("step"), maps
 
@@ -81,7 +83,11 @@ def step_titles(check_df: pd.DataFrame) -> list[str]:
     """What stands below the map of each step of `randomisation_check`."""
     return [
         (f"{row.n_random} of {row.n_modules} random" if row.n_random else "as trained")
-        + f"\nrank corr. {row.rank_correlation_magnitude:.2f}"
+        + (
+            f"\ndead in {N_DRAWS} draws"
+            if np.isnan(row.rank_correlation_magnitude)
+            else f"\nrank corr. {row.rank_correlation_magnitude:.2f}"
+        )
         for row in check_df.itertuples()
     ]
 
@@ -141,17 +147,16 @@ def modules_below(model: torch.nn.Module, architecture: str, feature: str, tile:
     return sorted(depth, key=depth.__getitem__, reverse=True)
 
 
-def _map_of_random_copy(model: torch.nn.Module, names: Sequence[str], seed: int, what: tuple) -> np.ndarray:
+def _map_of_random_copy(
+    model: torch.nn.Module, names: Sequence[str], seed: int, what: tuple
+) -> np.ndarray | None:
+    """The map of the first draw that leaves the feature alive; None if there is none."""
     method, architecture, feature, tile = what
-    n_draws = 20
-    for draw in range(n_draws):
+    for draw in range(N_DRAWS):
         random_map = method(_randomised(model, names, seed + 1000 * draw), architecture, feature, tile)
         if np.isfinite(random_map).all() and random_map.any():
             return random_map
-    raise RuntimeError(
-        f"{feature} is dead in each of {n_draws} draws with {len(names)} random modules (down to "
-        f"{names[-1]}); try another seed, or a feature before the ReLU"
-    )
+    return None
 
 
 def _randomised(model: torch.nn.Module, names: Sequence[str], seed: int) -> torch.nn.Module:

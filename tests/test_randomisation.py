@@ -161,14 +161,18 @@ def test_bad_input_is_refused(model, tile):
 
     with pytest.raises(ValueError, match="9_0 has no gradient on this tile"):
         randomisation.randomisation_check(model, "vgg11", "9_0", tile, method=nothing)
+    with pytest.raises(ValueError, match="more than 10 px"):
+        randomisation.structural_similarity(np.zeros((8, 32)), np.zeros((8, 32)))
 
+
+def test_a_step_whose_draws_are_all_dead_has_no_likeness(model, tile):
     def dies(given, architecture, feature, tile):
         return np.ones((64, 64, 3), dtype=np.float32) * (given is model)
 
-    with pytest.raises(RuntimeError, match="dead in each of 20 draws with 4 random modules"):
-        randomisation.randomisation_check(model, "vgg11", "9_0", tile, method=dies, mode="full")
-    with pytest.raises(ValueError, match="more than 10 px"):
-        randomisation.structural_similarity(np.zeros((8, 32)), np.zeros((8, 32)))
+    found_df, maps = randomisation.randomisation_check(model, "vgg11", "9_0", tile, method=dies, mode="full")
+    assert found_df.loc[1, ["rank_correlation", "rank_correlation_magnitude", "ssim"]].isna().all()
+    assert not maps[1].any()
+    assert randomisation.step_titles(found_df)[1] == "4 of 4 random\ndead in 20 draws"
 
 
 def test_a_random_transformer_is_alive(tile):
