@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
-from lib import architectures
+from lib import architectures, scorecard
 from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
 from lib.store import NOTEBOOKS, Store, write_json
 
@@ -69,8 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     if code == 0:
         from lib import report
 
-        for store in {step.store.config.run_name: step.store for step in steps}.values():
-            _print_scorecard(store)
+        own = Config.load(steps[0].parameters["cohort"]).run_name
+        tested = {step.store.config.run_name for step in steps if step.notebook == "06_significance"}
+        for name, store in {step.store.config.run_name: step.store for step in steps}.items():
+            code = max(code, _print_scorecard(store, name in tested & {own}))
         index = report.build(steps[0].store)
         print(f"\nReport: {index}")
     return code
@@ -302,12 +304,24 @@ def _print_table(outcomes: list[Outcome]) -> None:
             print(f"\n{outcome.label} failed in {detail}", file=sys.stderr)
 
 
-def _print_scorecard(store: Store) -> None:
-    card_df = store.saved_table("scorecard") if store.config.synthetic_data else None
-    if card_df is not None:
-        print(f"\nAgainst the planted truth, {store.config.run_name}:")
-        for measure, row in card_df.iterrows():
-            print(f"  {measure:45s} {row['value']:6.1%}  ({row['detail']})")
+def _print_scorecard(store: Store, own: bool) -> int:
+    """Print a drawn cohort's scorecard; 1 where it misses what the cohort asks for, else 0.
+
+    It asks of its own network only, not of others that a person compares with it.
+    """
+    config = store.config
+    card_df = store.saved_table("scorecard") if config.synthetic_data else None
+    if card_df is None:
+        return 0
+    print(f"\nAgainst the planted truth, {config.run_name}:")
+    for measure, row in card_df.iterrows():
+        print(f"  {measure:45s} {row['value']:6.1%}  ({row['detail']})")
+    if not own:
+        return 0
+    missed = scorecard.missed(card_df, config.least_precision, config.least_recall)
+    for sentence in missed:
+        print(f"missed: {sentence}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

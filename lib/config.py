@@ -43,7 +43,7 @@ class Config(BaseModel):
     id_rule: Literal["exact", "gtex"] = "exact"  # how RNA samples find their slide (METHOD section 1)
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
-    covariates: tuple[str, ...] = ()  # columns of the samples table used as technical covariates
+    covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles
     split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list: sample id, dataset; wins over split_by
@@ -104,6 +104,7 @@ class Config(BaseModel):
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    quantify_train: bool = False  # the training slides too: the scorecard needs slides that no test has used
     features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
@@ -120,6 +121,9 @@ class Config(BaseModel):
     n_permutations: PositiveInt = 1000
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
+    # What the scorecard of a drawn cohort must reach over all pairs, or the run fails; 0 asks for nothing.
+    least_precision: Annotated[float, Field(ge=0, le=1)] = 0.0
+    least_recall: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     # -- seeing (notebook 10) ---------------------------------------------------------------------------
     show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best of each tissue

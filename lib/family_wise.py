@@ -6,6 +6,7 @@ that p depends on neither device, blocks nor threads. Variables are rows, slides
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -113,6 +114,27 @@ def max_statistic(
         genes_df, tested_df, null, overall, statistic, signed,
         log_expression_df.index[~x_varies].tolist(), features_df.index[~y_varies].tolist(),
     )  # fmt: skip
+
+
+def larger_p(results: Sequence[MaxStatistic]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """genes_df and tested_df of the first result with the largest p of all: to pass is to pass each.
+
+    The p holds wherever one of the schemes does (an intersection-union test; Berger 1982).
+
+    Parameters
+    ----------
+    results : of the same genes, features and pairs under schemes with the same groups.
+    """
+    first, *others = results
+    genes_df, tested_df = first.genes_df.copy(), None if first.tested_df is None else first.tested_df.copy()
+    for other in others:
+        if not other.genes_df.index.equals(genes_df.index):
+            raise ValueError("the results are not of the same genes: were the schemes of other groups?")
+        for mine_df, their_df in ((genes_df, other.genes_df), (tested_df, other.tested_df)):
+            if mine_df is not None:
+                for column in ("p_gene", "p_overall"):
+                    mine_df[column] = np.maximum(mine_df[column], their_df[column])
+    return genes_df, tested_df
 
 
 def _varying(

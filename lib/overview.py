@@ -9,6 +9,7 @@ import pandas as pd
 from lib.cohort import SPLITS, first
 
 NO_RNA = "no RNA in the expression table"
+TILE_COUNT = "n_tiles"  # a covariate that the samples table need not have: notebook 04 counts
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -125,15 +126,18 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
     Raises
     ------
     ValueError
-        A covariate is not a column of the table, or has no value in some samples.
+        A covariate is neither a column of the table nor TILE_COUNT, or has no value in some samples.
     """
-    if absent := [name for name in covariates if name not in samples_df]:
+    if absent := [name for name in covariates if name not in samples_df and name != TILE_COUNT]:
         raise ValueError(
             f"covariates {absent} are not columns of the samples table: {', '.join(samples_df.columns)}."
             " Add them to the table, or name others in `covariates`."
         )
     rows = {}
     for name in covariates:
+        if name == TILE_COUNT and name not in samples_df:
+            rows[name] = {"kind": "number", "categories": "counted in notebook 04"}
+            continue
         column = samples_df[name].replace("", np.nan)
         lacks = samples_df["sample_id"][column.isna()]
         if len(lacks):

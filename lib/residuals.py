@@ -60,7 +60,9 @@ def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
     df, names = samples_df.set_index("sample_id"), list(names)
     unknown = [c for c in names if c not in df]
     if unknown:
-        raise ValueError(f"covariates {unknown} are not columns of the samples table")
+        raise ValueError(
+            f"covariates {unknown} are not columns of the samples table: {', '.join(df.columns)}"
+        )
     missing = df[names].isna().sum()
     if missing.any():
         raise ValueError(

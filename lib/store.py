@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +98,9 @@ ARTEFACTS: dict[str, Artefact] = {
     "accuracy": Artefact(
         "{network}/accuracy.parquet", "03_classify", ("predictions", "samples"), ("merged_tissues", "seed")
     ),
+    "features_train": Artefact(  # only where `quantify_train` asks for it
+        "{network}/features_train.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
+    ),
     "features_validation": Artefact(
         "{network}/features_validation.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
     ),
@@ -180,7 +183,9 @@ NOTEBOOKS: dict[str, Notebook] = {
     ),
     "06_significance": Notebook(
         "Which of these pairs can be believed?",
-        ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
+        ("pairs_significance", "gene_significance", "accuracy", "features_validation", "features_train"),
+        True,
+        ("least_precision", "least_recall"),
     ),
     "07_conditional": Notebook(
         "Is a correlation direct, or does it run through the tissue?",
@@ -405,6 +410,13 @@ class Store:
         sidecar = self._sidecar(name)
         return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
 
+    def samples_of(self, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """Rows of the samples table in this order, with n_tiles beside them where tiles were cut."""
+        samples_df = self.load("samples").set_index("sample_id").loc[list(sample_ids)]
+        if not self.config.features_file and "n_tiles" not in samples_df:
+            samples_df = samples_df.join(self.load("tile_counts"))
+        return samples_df.reset_index()
+
     # -- staleness --------------------------------------------------------------------------------------
 
     def is_current(self, name: str) -> bool:
@@ -565,9 +577,10 @@ class Store:
 
     def why_rerun(self, notebook: str, source: Path) -> str | None:
         """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
+        absent = {"source"} if self.config.source == "files" else set()  # inputs that the user brings
+        absent |= set() if self.config.quantify_train else {"features_train"}
         for name in ARTEFACTS:
-            is_theirs = name == "source" and self.config.source == "files"
-            if self.artefact(name).notebook == notebook and not is_theirs:
+            if self.artefact(name).notebook == notebook and name not in absent:
                 why = self.why_stale(name)
                 if why:
                     return f"{name!r} {why}"
