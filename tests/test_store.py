@@ -247,6 +247,20 @@ def test_go_files_as_configured_or_found(make_store, tmp_path, monkeypatch):
         make_store(go_obo_file="/x/a.obo").go_files()
 
 
+def test_partial_go_files_are_not_whole_ones(make_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    folder = tmp_path / "data/raw/go"
+    folder.mkdir(parents=True)
+    for name in ("go-basic.obo", "goa_human.gaf.gz.part", "goa_human.gaf.gz.part.json"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() is None
+    for name in ("goa_human.gaf.gz", "goa_human.gaf.gz.unusable", "go-basic.obo.part"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() == (folder / "go-basic.obo", folder / "goa_human.gaf.gz")
+    (folder / "go-basic.obo").rename(folder / "go.obo.gz")
+    assert make_store().go_files()[0] == folder / "go.obo.gz"
+
+
 def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_store):
     gtex = make_store(source="gtex")
     gtex.save("source", {"steps": []})
