@@ -81,8 +81,8 @@ def portal(monkeypatch):
         "attributes.txt": ATTRIBUTES.encode(),
         "phenotypes.txt": PHENOTYPES.encode(),
         "genes.gtf": GTF.encode(),
-        "go-basic.obo": b"obo",
-        "goa_human.gaf.gz": b"gaf",
+        "go-basic.obo": b"format-version: 1.2\n",
+        "goa_human.gaf.gz": gzip.compress(b"!gaf-version: 2.1\n"),
     }
     server.pages, server.fail_pages, server.promised = [], {}, len(RECORDS)
     monkeypatch.setitem(gtex_fetch.RELEASES, "v7", gtex_fetch.Release(*(base + name for name in names)))
@@ -230,6 +230,65 @@ def test_tables_command(portal, tmp_path, capsys):
         *("GTExPortal.csv", "attributes.txt", "genes.gtf", "phenotypes.txt", "tpm.gct.gz"),
     ]
     assert sorted(p.name for p in (tmp_path / "raw" / "go").iterdir()) == ["go-basic.obo", "goa_human.gaf.gz"]
+
+
+def test_go_command_fetches_that_alone(portal, tmp_path, capsys):
+    assert gtex.main(["go", "--folder", str(tmp_path / "go"), "--interval", "0"]) == 0
+    assert "2 downloaded" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["go-basic.obo", "goa_human.gaf.gz"]
+
+
+ERROR_PAGES = {
+    "json": b'{"error": "rate limit"}',
+    "xml": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "comment": b"<!-- portal --><html><body>maintenance</body></html>",
+    "bom": b"\xef\xbb\xbf<!DOCTYPE html><html><title>x</title>",
+    "empty": b"",
+    "cut off": gzip.compress(GCT.encode())[:60],
+    "another table": gzip.compress(b"Name\tDescription\n"),
+}
+
+
+@pytest.mark.parametrize("kind", ERROR_PAGES)
+def test_what_is_no_table_does_not_get_its_name(portal, tmp_path, kind):
+    portal.files |= dict.fromkeys(portal.files, ERROR_PAGES[kind])
+    settings = gtex_fetch.download.Settings(1, 0.0, 1, 0.01)
+    for url in (*gtex_fetch.RELEASES["v7"], *gtex_fetch.GO):
+        if kind == "cut off" and not url.endswith(".gz"):
+            continue
+        with pytest.raises(RuntimeError, match=r"fetching it failed: .*(not usable|empty file|web page)"):
+            gtex_fetch.table(url, [tmp_path], settings)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith((".part", ".part.json"))] == []
+
+
+def test_a_wrong_file_that_is_here_is_named(portal, tmp_path):
+    (tmp_path / "tpm.gct.gz").write_bytes(ERROR_PAGES["json"])
+    with pytest.raises(ValueError, match=r"tpm\.gct\.gz: it is not gzip; it begins with .*Delete it"):
+        gtex_fetch.table(gtex_fetch.RELEASES["v7"].tpm, [tmp_path])
+    assert gtex.main(["tables", "--folder", str(tmp_path), "--interval", "0"]) == 0
+    assert (tmp_path / "tpm.gct.gz.unusable").is_file()
+    assert gzip.decompress((tmp_path / "tpm.gct.gz").read_bytes()) == GCT.encode()
+
+
+def test_a_list_that_is_not_there_is_not_the_whole_portal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    write_portal(tmp_path / "GTExPortal.csv", portal_rows())
+    typed = ["download", "--list", str(tmp_path / "wantd.csv"), "--tissue", "Liver", "--dry-run"]
+    assert gtex.main(typed) == 2
+    assert f"--list {tmp_path / 'wantd.csv'}: no such file" in capsys.readouterr().err
+    assert gtex.main(["download", "--dry-run"]) == 2
+    assert "slides_wanted.csv is not there" in capsys.readouterr().err
+    (tmp_path / "data/raw/gtex").mkdir(parents=True)
+    (tmp_path / "data/raw/gtex/slides_wanted.csv").write_text("sample_id,tissue\n")
+    assert gtex.main(["download"]) == 0
+    assert "nothing to fetch" in capsys.readouterr().out
+
+
+def test_a_relative_mirror_starts_at_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", "../shared/data")
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert gtex._folders() == list(Store(Config(cohort="gtex")).gtex_folders)
 
 
 def test_download_takes_the_prepared_list(tmp_path, capsys, monkeypatch):

@@ -36,9 +36,10 @@ ALLOWED = {
     "download": {"resume"},
     "gtex_ids": set(),
     "gtex_samples": {"gtex_ids", "gtex_tables"},
-    "gtex_fetch": {"download"},
+    "gtex_check": set(),
+    "gtex_fetch": {"download", "gtex_check"},
     "gtex_source": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "expression", "splits"},
-    "gtex": {"gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "download"},
+    "gtex": {"gtex_check", "gtex_fetch", "gtex_ids", "gtex_samples", "gtex_tables", "download"},
     "ontology": set(),
     # the demo cohort
     "drawing": set(),
