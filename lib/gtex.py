@@ -20,7 +20,7 @@ from lib import download, gtex_fetch
 from lib.gtex_check import check_table
 from lib.gtex_ids import match_tissue
 from lib.gtex_samples import counts_text, within_cap
-from lib.gtex_tables import TISSUE_SAMPLE, read_portal
+from lib.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SLIDE_URL = "https://brd.nci.nih.gov/brd/imagedownload/"
@@ -124,7 +124,7 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
     if options.list and not wanted.is_file():
         raise FileNotFoundError(f"--list {wanted}: no such file. Notebook 00 prepares the list of a cohort.")
     if wanted.is_file() and not options.portal:
-        source, chosen_df = wanted, pd.read_csv(wanted, dtype=str, keep_default_na=False)
+        source, chosen_df = wanted, read_text_table(wanted, "a list with sample_id and tissue")
         if absent := [name for name in ("sample_id", "tissue") if name not in chosen_df]:
             raise ValueError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}.")
     else:
