@@ -223,9 +223,11 @@ def _missing_slides(store: Store) -> str:
         return ""  # the notebook says so itself; or the slides have been cut already
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
-    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
-    if strangers["n"]:
-        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
+    *others_df, strangers = overview.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
+    for row in others_df:
+        print(f"{row.what}: {row.n} ({row.examples})")
+    if strangers.n:
+        print(f"{strangers.n} slide files belong to no sample and are not used: {strangers.examples}")
     if not missing:
         return ""
     text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"

@@ -224,7 +224,7 @@ class Config(BaseModel):
     @property
     def gtex_choice(self) -> dict[str, Any]:
         """Arguments of gtex_source.prepare for this cohort, beyond folders."""
-        same = ("expression_file", "genes_file", "slides_dir", "covariates")
+        same = ("expression_file", "genes_file", "covariates")
         names = ("release", "portal_file", "tissues", "max_slides", "min_slides")
         split_file = ROOT / self.split_file if self.split_file else ""
         parameters = {name: getattr(self, f"gtex_{name}") for name in names} | {"split_file": split_file}

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -264,6 +264,15 @@ class Store:
         mirror = os.environ.get("DATA_MIRROR", "")
         return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
 
+    @property
+    def gtex_places(self) -> dict[str, Any]:
+        """Arguments of gtex_source.prepare: where GTEx's tables are looked for, and where the Gene Ontology
+        is fetched to (None: it is here, or configured).
+        """
+        configured = self.config.go_obo_file or self.config.go_gaf_file
+        go_folder = None if configured or self._found_go_files() else self.root / "data" / "raw" / "go"
+        return {"folders": self.gtex_folders, "go_folder": go_folder}
+
     def go_files(self) -> tuple[Path, Path] | None:
         """The Gene Ontology and its human annotation: as configured, else from data/raw/go, else from the
         mirror (the newest by name); None when there is none.
@@ -275,9 +284,14 @@ class Store:
             return self.repository_path(named[0]), self.repository_path(named[1])
         if any(named):
             raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        return self._found_go_files()
+
+    def _found_go_files(self) -> tuple[Path, Path] | None:
         mirror = os.environ.get("DATA_MIRROR", "")
         for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
-            obo, gaf = sorted(folder.glob("go[-_.]*obo*")), sorted(folder.glob("goa_human*.gaf*"))
+            # whole names only: partial and unusable downloads have another ending
+            obo = sorted(path for end in ("", ".gz") for path in folder.glob(f"go[-_.]*obo{end}"))
+            gaf = sorted(path for end in ("", ".gz") for path in folder.glob(f"goa_human*.gaf{end}"))
             if obo and gaf:
                 return obo[-1], gaf[-1]
         return None
@@ -315,14 +329,22 @@ class Store:
         path = ROOT / "data" / "reference" / f"{name}.csv"
         return pd.read_csv(path) if path.is_file() else None
 
-    def slide_path(self, slide_id: str) -> Path:
-        """The slide's file, whichever known suffix it has; the expected .svs path when there is none."""
+    def slide_path(self, slide_id: str, claimed: Collection[str] = ()) -> Path:
+        """The slide's file, whichever known suffix it has; the expected .svs path when there is none.
+
+        Slide files of GTEx may end in 5 where the id ends in 6 (METHOD section 1): such a file is the slide's
+        where none has its exact name and its id is not `claimed` by another slide.
+        """
         folder = self.raw_path("slides_dir")
         if Path(slide_id).name != slide_id or slide_id in {"", ".", ".."}:
             raise ValueError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
-        for suffix in SLIDE_SUFFIXES:
-            if (folder / f"{slide_id}{suffix}").exists():
-                return folder / f"{slide_id}{suffix}"
+        names = [slide_id]
+        if self.config.id_rule == "gtex" and slide_id.endswith("6"):
+            names += {slide_id[:-1] + "5"} - set(claimed)
+        for name in names:
+            for suffix in SLIDE_SUFFIXES:
+                if (folder / f"{name}{suffix}").exists():
+                    return folder / f"{name}{suffix}"
         return folder / f"{slide_id}.svs"
 
     def ihc_path(self, *names: str) -> Path | None:
@@ -335,7 +357,8 @@ class Store:
 
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
-        return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
+        slide_ids = samples_df["slide_id"].unique()
+        return {slide_id: self.slide_path(slide_id, set(slide_ids)) for slide_id in slide_ids}
 
     def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
         """Slides of the samples table that have no file."""
@@ -567,6 +590,9 @@ class Store:
             "reads": {name: self.fingerprint(name) for name in NOTEBOOKS[notebook].reads},
             "fields": {field: dumped[field] for field in NOTEBOOKS[notebook].fields},
         }
+        found = self._found_go_files() if "go_obo_file" in record["fields"] else None
+        if found and not self.config.synthetic_data:  # Table 6 is made once they are here
+            record["go"] = [path.name for path in found]
         of_networks = NOTEBOOKS[notebook].of_networks
         if of_networks:
             record["networks"] = {

@@ -133,6 +133,19 @@ def test_slide_suffixes(make_store):
     assert store.slide_path("nowhere").name == "nowhere.svs"
 
 
+def test_a_slide_file_of_gtex_may_end_in_5(make_store):
+    store, folder = make_store(id_rule="gtex"), make_store().raw / "slides"
+    (folder / "GTEX-1A-0525.svs").write_bytes(b"slide")
+    assert store.slide_path("GTEX-1A-0526").name == "GTEX-1A-0525.svs"
+    assert make_store().slide_path("GTEX-1A-0526").name == "GTEX-1A-0526.svs"
+    samples_df = pd.DataFrame({"slide_id": ["GTEX-1A-0526", "GTEX-1B-0526"]})
+    assert store.missing_slides(samples_df) == ["GTEX-1B-0526"]
+    both_df = pd.DataFrame({"slide_id": ["GTEX-1A-0525", "GTEX-1A-0526"]})
+    assert store.missing_slides(both_df) == ["GTEX-1A-0526"]
+    (folder / "GTEX-1A-0526.svs").write_bytes(b"slide")
+    assert store.slide_path("GTEX-1A-0526").name == "GTEX-1A-0526.svs"
+
+
 def test_figures_and_tables_carry_captions(make_store):
     store = make_store()
     figure, axes = plt.subplots()
@@ -245,6 +258,34 @@ def test_go_files_as_configured_or_found(make_store, tmp_path, monkeypatch):
     assert [str(path) for path in named] == ["/x/a.obo", "/x/b.gaf"]
     with pytest.raises(ValueError, match="give both or none"):
         make_store(go_obo_file="/x/a.obo").go_files()
+
+
+def test_partial_go_files_are_not_whole_ones(make_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    folder = tmp_path / "data/raw/go"
+    folder.mkdir(parents=True)
+    for name in ("go-basic.obo", "goa_human.gaf.gz.part", "goa_human.gaf.gz.part.json"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() is None
+    for name in ("goa_human.gaf.gz", "goa_human.gaf.gz.unusable", "go-basic.obo.part"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() == (folder / "go-basic.obo", folder / "goa_human.gaf.gz")
+    (folder / "go-basic.obo").rename(folder / "go.obo.gz")
+    assert make_store().go_files()[0] == folder / "go.obo.gz"
+
+
+def test_go_files_are_fetched_where_there_are_none_and_table6_then_made(make_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    source, folder = tmp_path / "05.ipynb", tmp_path / "data/raw/go"
+    source.write_text("{}")
+    assert make_store().gtex_places == {"folders": make_store().gtex_folders, "go_folder": folder}
+    before = make_store().notebook_record("05_correlate", source)
+    folder.mkdir(parents=True)
+    for name in ("go-basic.obo", "goa_human.gaf.gz"):
+        (folder / name).write_bytes(b"")
+    assert make_store().gtex_places["go_folder"] is None
+    assert make_store().notebook_record("05_correlate", source) != before
+    assert "go" not in make_store(synthetic_data=True).notebook_record("05_correlate", source)
 
 
 def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_store):
