@@ -13,6 +13,10 @@ import pandas as pd
 KINDS = ("direct", "marker", "covariate", "null")
 # What a pair truly is; of a direct gene's pairs it depends on how the feature follows the gene's quantity.
 PAIR_KINDS = ("direct", "weak", "unrelated", "marker", "covariate", "null")
+# q of a pair -> what its test is called here.
+TESTS = {
+    "q_within_tissue": "within tissue", "q_shuffled": "shuffling alone", "q_covariates": "covariates out",
+}  # fmt: skip
 FOLLOWS = 0.5  # |r| within tissues: the quantity makes at least a quarter of the feature's variance there
 
 
@@ -176,6 +180,35 @@ def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
         "precision": right / called.clip(lower=1), "recall": right / max(n_direct, 1), "right": right,
         "called": called, "direct": n_direct, "weak": score_df.loc["weak", tests],
     })  # fmt: skip
+
+
+def score_calls(
+    q_df: pd.DataFrame,
+    n_over: int,
+    truth_df: pd.DataFrame,
+    r_df: pd.DataFrame,
+    ignores: float,
+    threshold: float,
+) -> list[pd.DataFrame]:
+    """All tables of a run's pairs, `score_pairs` of: every pair; those over R_T; every pair, truth shuffled.
+
+    Parameters
+    ----------
+    q_df : gene, feature and the q of each test (a key of TESTS); the first n_over rows are the pairs over
+        R_T, the others every pair.
+    truth_df, r_df, ignores : as in `pair_kinds`.
+    threshold : q at or below which a pair is called.
+    """
+    tests = [name for name in TESTS if name in q_df]
+    called_df = (q_df[tests] <= threshold).rename(columns=TESTS)
+    over, every = slice(n_over), slice(n_over, None)
+    kinds = pair_kinds(q_df, truth_df, r_df, ignores)
+    no_truth = pair_kinds(q_df[every], shuffled(truth_df), r_df, ignores)
+    return [
+        score_pairs(kinds[every], called_df[every]),
+        score_pairs(kinds[over], called_df[over].iloc[:, :1].add_suffix(", over R_T")),
+        score_pairs(no_truth, called_df[every][["shuffling alone"]].add_suffix(", truth shuffled")),
+    ]
 
 
 def shuffled(truth_df: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
