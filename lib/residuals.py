@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib import variation
 from lib.permutations import Permutations
 
 EXPLAINED = 1e-10  # a smaller share of a row's squares is what rounding leaves, not variation
@@ -35,12 +36,11 @@ def within_groups(df: pd.DataFrame, names: Sequence, permutations: Permutations,
     if not np.isfinite(rows).all():
         i, s = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(f"{what} {names[i]!r} is {rows[i, s]} in sample {ids[s]!r}: every value is needed")
-    scale = np.abs(rows).max(axis=1)
+    scale = variation.largest(rows)
     for group in np.unique(permutations.groups):
         members = permutations.groups == group
         rows[:, members] -= rows[:, members].mean(axis=1, keepdims=True)
-    # what rounding leaves of a row that is constant in every group is not variation
-    rows[np.abs(rows).max(axis=1) <= 1e-12 * scale] = 0
+    rows[~variation.varies(rows, scale)] = 0
     return rows
 
 
