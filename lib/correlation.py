@@ -22,7 +22,7 @@ class Correlation(NamedTuple):
 
     pairs_df : one row per pair with |r| >= r_threshold, in gene then feature order: gene, symbol, feature,
         layer, channel, r (float64), tissue, max_median_log2. `pairs_df.attrs["r_threshold"]` holds the
-        threshold.
+        threshold, `attrs["negative"]` whether pairs with r <= -r_threshold were kept.
     histogram_df : one row per bin of r: r_low, r_high, count (int64, all layers), then `layer_<l>` for
         each layer. A bin is [r_low, r_high), the last one closed.
     n_pairs : pairs tested = n_genes * n_features = sum of count.
@@ -165,8 +165,8 @@ def standardise(
     """Rows with mean 0 and length 1, so that r is a plain product.
 
     Returns (rows [n_varying, n_slides], varying [n_rows] bool): rows that are constant but for rounding
-    (`lib.variation`) are left out. Computed in float64 whatever dtype is asked. ValueError on NaN or infinity,
-    naming the row and the sample.
+    (`lib.variation`) are left out. Computed in float64 whatever dtype is asked. ValueError on NaN or
+    infinity, naming the row and the sample.
     """
     if method not in ("pearson", "spearman"):
         raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
