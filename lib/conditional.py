@@ -410,19 +410,16 @@ def _categorical(x, y, g, f, r_gf, basis, whole, n, level) -> tuple[dict, np.nda
     result["p_t_gf_t"] = ci_test(r["gf_t"], n, k, "t")
     result["low_gf_t"], result["high_gf_t"] = interval(r["gf_t"], n, k, level)
     df = n - k - 2  # of the residual once the other variable is in as well
-    result["n_conditions"] = np.full(len(g), k)
-    if n_tissue == 0:  # the tissues say nothing that the covariates do not: no variance of t is left
-        for name in ("ft_g", "gt_f"):
-            result |= {f"r_{name}": np.zeros(len(g)), f"p_{name}": np.ones(len(g))}
-            result[f"p_t_{name}"] = np.ones(len(g))
-        return result, defined
     for name, left in (("ft_g", left_y[f]), ("gt_f", left_x[g])):
-        # residual sums of squares without and with the tissues, the other variable being in both
-        without = np.where(defined, 1 - r_gf**2, 1.0)
-        with_tissues = np.where(defined, left * (1 - r["gf_t"] ** 2), 1.0)
-        explained = np.clip(1 - with_tissues / without, 0, 1)
-        p = stats.f.sf(explained / n_tissue / np.maximum((1 - explained) / df, 1e-300), n_tissue, df)
+        explained, p = np.zeros(len(g)), np.ones(len(g))
+        if n_tissue:  # else the tissues say nothing that the covariates do not: t has no variance left
+            # residual sums of squares without and with the tissues, the other variable being in both
+            without = np.where(defined, 1 - r_gf**2, 1.0)
+            with_tissues = np.where(defined, left * (1 - r["gf_t"] ** 2), 1.0)
+            explained = np.clip(1 - with_tissues / without, 0, 1)
+            p = stats.f.sf(explained / n_tissue / np.maximum((1 - explained) / df, 1e-300), n_tissue, df)
         result[f"r_{name}"], result[f"p_{name}"], result[f"p_t_{name}"] = np.sqrt(explained), p, p.copy()
+    result["n_conditions"] = np.full(len(g), k)
     return result, defined
 
 
