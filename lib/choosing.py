@@ -80,7 +80,8 @@ def measured(
 ) -> pd.DataFrame:
     """Asked pairs with their numbers: those of `pairs_with_tests`, or computed here below the threshold.
 
-    Such a pair was not tested with the others, so it has no q and no pattern.
+    Such a pair was not tested with the others, so it has no q and no pattern; and no partial r where the
+    slides are too few for one.
 
     Parameters
     ----------
@@ -100,6 +101,8 @@ def measured(
         new_df = new_df.assign(r=r)
         found_df.loc[new, "r"] = r
         for column, given in (("r_given_own", "indicator"), ("r_partial", "categorical")):
+            if conditional.degrees_of_freedom(samples_df, tissue=given) < conditional.MIN_DF:
+                continue
             given_df = conditional.pairs_conditional(
                 log_expression_df, features_df, new_df, samples_df, tissue=given
             )

@@ -69,7 +69,7 @@ def draw(
 
     Raises
     ------
-    ValueError : unknown scheme, missing column or value, no slide that can move.
+    ValueError : unknown scheme, missing column or value, a sample_id given twice, no slide that can move.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}: one of {', '.join(SCHEMES)}")
@@ -145,6 +145,13 @@ def _check_columns(samples_df: pd.DataFrame, columns: list[str]) -> None:
         if samples_df[c].isna().any():
             first = samples_df.loc[samples_df[c].isna(), "sample_id"].tolist()[:3]
             raise ValueError(f"{int(samples_df[c].isna().sum())} samples have no {c}, first {first}")
+    twice = samples_df["sample_id"].duplicated()
+    if twice.any():
+        first = samples_df.loc[twice, "sample_id"].unique().tolist()[:3]
+        raise ValueError(
+            f"{int(twice.sum())} of {len(samples_df)} rows of the samples table repeat a sample_id, first "
+            f"{first}: keep one row per slide"
+        )
 
 
 def _exchangeable(scheme: str, samples_df: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:

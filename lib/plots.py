@@ -358,7 +358,7 @@ def pair_scatter(
 ) -> Figure:
     """Scatter of chosen pairs over samples, coloured by tissue, a line through each tissue's own points.
 
-    `pairs` are mappings with gene, symbol, feature, r and optionally r_partial.
+    `pairs` are mappings with gene, symbol, feature, r and optionally r_partial (NaN: not known).
     """
     columns = min(len(pairs), 3)
     rows = -(-len(pairs) // columns)
@@ -377,7 +377,8 @@ def pair_scatter(
                 slope, intercept = np.polyfit(x[at].astype(float), y[at].astype(float), 1)
                 ends = np.array([x[at].min(), x[at].max()])
                 ax.plot(ends, slope * ends + intercept, color=colours[tissue], linewidth=0.8)
-        partial = f", given tissue {pair['r_partial']:.2f}" if "r_partial" in pair else ""
+        known = pd.notna(pair.get("r_partial"))
+        partial = f", given tissue {pair['r_partial']:.2f}" if known else ""
         ax.set_title(f"{pair['symbol']}\nr = {pair['r']:.2f}{partial}", fontsize=7)
         ax.set(xlabel=f"feature {pair['feature']}", ylabel=f"log$_2$(1 + {unit})")
     handles, labels = axes.flat[0].get_legend_handles_labels()

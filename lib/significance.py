@@ -27,7 +27,7 @@ def pair_p(
 
     Parameters
     ----------
-    pairs_df : gene, feature and, for `same_sign`, r.
+    pairs_df : gene, feature and, for `same_sign`, r, whose sign decides the tail.
     alternative : `two_sided` counts |c*| >= |c| on the covariance c of the residuals, whose mean under the
         shuffles is 0. With the groups of `within_tissue` that is the test of the partial correlation given
         all tissues. `same_sign` counts r* >= r for r > 0 and r* <= r for r < 0: the paper's, with its
@@ -39,9 +39,15 @@ def pair_p(
     Returns
     -------
     float64 [n_pairs]. Sums run in float64 and ties count as reached, so block size and threads do not matter.
+
+    Raises
+    ------
+    ValueError : a column that is not there, an r that is missing, genes, features or samples that do not
+        match, missing values.
     """
     if alternative not in ("same_sign", "two_sided"):
         raise ValueError(f"alternative is 'same_sign' or 'two_sided', got {alternative!r}")
+    _check_pairs(pairs_df, alternative)
     gene_names, g = np.unique(pairs_df["gene"].to_numpy(dtype=object), return_inverse=True)
     feature_names, f = np.unique(pairs_df["feature"].to_numpy(dtype=object), return_inverse=True)
     x = within_groups(log_expression_df, gene_names, permutations, "gene")
@@ -69,6 +75,20 @@ def pair_p(
             above, below = (null >= observed - TIE).sum(axis=0), (null <= observed + TIE).sum(axis=0)
             reached[pairs] = np.where(upper[pairs], above, below)
     return (1 + reached) / (1 + len(permutations.order))
+
+
+def _check_pairs(pairs_df: pd.DataFrame, alternative: str) -> None:
+    needed = ["gene", "feature"] + (["r"] if alternative == "same_sign" else [])
+    lacking = [c for c in needed if c not in pairs_df]
+    if lacking:
+        raise ValueError(f"the pairs lack the columns {lacking}: {alternative!r} needs {needed}")
+    if alternative == "same_sign" and pairs_df["r"].isna().any():
+        unknown_df = pairs_df[pairs_df["r"].isna()]
+        gene, feature = unknown_df[["gene", "feature"]].iloc[0]
+        raise ValueError(
+            f"{len(unknown_df)} of {len(pairs_df)} pairs have no r, first {gene!r} with {feature!r}: its "
+            "sign decides the tail; drop them or ask for 'two_sided'"
+        )
 
 
 def survival_table(

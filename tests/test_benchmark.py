@@ -32,6 +32,7 @@ def test_every_comparison_is_there(rows):
     for work in (
         "40 genes x 80 features, 6 permutations, z",
         "peak memory of correlate",
+        "peak memory of the max statistic of 120 genes with covariates, 12 permutations, 78 slides",
         "validation against",
     ):
         assert work in works

@@ -1,5 +1,7 @@
 """Largest statistics against brute force; ties; independence of blocks and threads."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,6 +190,49 @@ def test_covariates_match_an_explicit_second_projection(small, scheme, statistic
     ])  # fmt: skip
     r = moved @ y[f] / (np.linalg.norm(moved @ again, axis=1) / np.linalg.norm(moved, axis=1))
     assert p[3] == (1 + (np.abs(r) >= abs(x[g] @ y[f]) - 1e-9).sum()) / 41
+
+
+@pytest.fixture(scope="module")
+def many_genes():
+    """1,500 genes: more than fit one block of what works through them."""
+    rng = np.random.default_rng(4)
+    samples_df = make_samples(np.repeat(list("abc"), 5).tolist())
+    x, y = rng.normal(size=(1500, 15)), rng.normal(size=(6, 15))
+    x[::7, :10] = np.round(x[::7, :10])  # ties
+    return samples_df, *make_frames(x, y, samples_df), covariates_of(samples_df, *rng.normal(size=(2, 15)))
+
+
+@pytest.mark.parametrize("scheme", ["within_tissue", "donor_signs"])
+def test_genes_do_not_change_the_p_of_their_neighbours(many_genes, scheme):
+    samples_df, log_df, features_df, covariates_df = many_genes
+    perms = permutations.draw(scheme, 150, samples_df, 0)
+    how = {"covariates_df": covariates_df, "progress": False}
+    whole = family_wise.max_statistic(log_df, features_df, perms, **how)
+    parts = [
+        family_wise.max_statistic(log_df.iloc[rows], features_df, perms, **how)
+        for rows in (slice(0, 700), slice(700, 1500))
+    ]
+    apart_df = pd.concat([part.genes_df for part in parts])
+    columns = ["feature", "statistic", "p_gene"]
+    pd.testing.assert_frame_equal(whole.genes_df[columns], apart_df[columns], rtol=1e-12)
+    assert whole.genes_df["p_gene"].equals(apart_df["p_gene"])
+    overall = np.maximum(*(part.null_overall for part in parts))
+    np.testing.assert_allclose(whole.null_overall, overall, rtol=1e-12)
+    np.testing.assert_allclose(whole.null_gene.max(axis=1), overall, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_covariates", [False, True])
+def test_memory_is_that_of_the_maxima_alone(many_genes, with_covariates):
+    """No other table of rearrangements x genes is made besides the float32 maxima that are returned."""
+    samples_df, log_df, features_df, covariates_df = many_genes
+    log_df = pd.concat([log_df.add_prefix(f"{k}_", axis=0) for k in range(10)])
+    perms = permutations.draw("within_tissue", 1000, samples_df, 0)
+    given = covariates_df if with_covariates else None
+    tracemalloc.start()
+    result = family_wise.max_statistic(log_df, features_df, perms, covariates_df=given, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.0 * result.null_gene.nbytes, peak / result.null_gene.nbytes
 
 
 def test_covariate_driven_genes_disappear():

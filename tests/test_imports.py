@@ -79,11 +79,12 @@ ALLOWED = {
     "features": {"networks", "slide_sums", "weights"},
     # statistics
     "blocks": set(),
+    "variation": set(),
     "pair_scan": {"blocks"},
-    "correlation": {"pair_scan"},
+    "correlation": {"pair_scan", "variation"},
     "pair_tables": set(),
     "permutations": set(),
-    "residuals": {"permutations"},
+    "residuals": {"permutations", "variation"},
     "significance": {"permutations", "residuals"},
     "pair_statistic": {"permutations"},
     "maxima": {"blocks", "pair_statistic", "permutations"},
@@ -91,7 +92,7 @@ ALLOWED = {
     "false_discovery": set(),
     "calibration": {"conditional", "correlation", "permutations", "significance"},
     "conditional": {"residuals"},
-    "reproducibility": {"blocks"},
+    "reproducibility": {"blocks", "variation"},
     # seeing
     "attribution": {"networks"},
     "randomisation": {"attribution", "networks"},

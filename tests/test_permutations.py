@@ -99,6 +99,10 @@ def test_bad_schemes():
         permutations.draw("within_tissue", 10, make_samples(["a", "a", "b", None]), 0)
     with pytest.raises(ValueError, match=r"lacks the columns \['donor'\]"):
         permutations.draw("donor_signs", 10, make_samples(list("aabb")).drop(columns="donor"), 0)
+    twice_df = pd.concat([make_samples(list("aabbb")), make_samples(list("aa"))])
+    for scheme in permutations.SCHEMES:
+        with pytest.raises(ValueError, match=r"2 of 7 rows .* repeat a sample_id, first \['s0', 's1'\]"):
+            permutations.draw(scheme, 10, twice_df, 0)
 
 
 def test_which_schemes_a_link_must_pass():

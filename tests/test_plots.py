@@ -29,6 +29,17 @@ def test_tissues_keep_their_colour_whatever_is_shown():
     assert len({str(colour) for colour in mine.values()}) == 3
 
 
+def test_scatter_of_pairs_says_r_given_tissue_where_it_is_known():
+    samples = list("stuv")
+    log_df = pd.DataFrame([[0.0, 1, 2, 3]], index=["a"], columns=samples)
+    features_df = pd.DataFrame([[0.0, 2, 1, 3]], index=["0_1"], columns=samples)
+    pair = {"gene": "a", "symbol": "A", "feature": "0_1", "r": 0.8}
+    pairs = [pair | {"r_partial": 0.31}, pair | {"r_partial": np.nan}, pair]
+    figure = plots.pair_scatter(log_df, features_df, pairs, pd.Series("x", index=samples), {"x": "red"})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["A\nr = 0.80, given tissue 0.31", "A\nr = 0.80", "A\nr = 0.80"]
+
+
 @pytest.fixture
 def curves():
     steps = [0, 10, 20]

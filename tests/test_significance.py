@@ -83,6 +83,22 @@ def test_pair_p_bad_input(small):
     covariates_df = pd.DataFrame({"rin": np.nan, "age": 1.0}, index=samples_df["sample_id"])
     with pytest.raises(ValueError, match=r"missing values: \{'rin': 72\}"):
         significance.pair_p(log_df, features_df, pairs_df, perms, covariates_df=covariates_df, progress=False)
+    tables = log_df, features_df
+    with pytest.raises(
+        ValueError, match=r"lack the columns \['r'\]: 'same_sign' needs \['gene', 'feature', 'r'\]"
+    ):
+        significance.pair_p(*tables, pairs_df.drop(columns="r"), perms, progress=False)
+    with pytest.raises(ValueError, match=r"lack the columns \['feature'\]: 'two_sided' needs"):
+        significance.pair_p(*tables, pairs_df[["gene"]], perms, alternative="two_sided", progress=False)
+    unknown_df = pairs_df.assign(r=pairs_df["r"].where(np.arange(len(pairs_df)) > 1))
+    gene, feature = pairs_df[["gene", "feature"]].iloc[0]
+    with pytest.raises(
+        ValueError, match=f"2 of {len(pairs_df)} pairs have no r, first '{gene}' with '{feature}'"
+    ):
+        significance.pair_p(*tables, unknown_df, perms, progress=False)
+    run = {"alternative": "two_sided", "progress": False}
+    p = significance.pair_p(*tables, unknown_df.drop(columns="r"), perms, **run)
+    np.testing.assert_array_equal(p, significance.pair_p(*tables, pairs_df, perms, **run))
 
 
 def test_survival_table():
