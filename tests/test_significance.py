@@ -87,7 +87,9 @@ def test_pair_p_bad_input(small):
     with pytest.raises(
         ValueError, match=r"lack the columns \['r'\]: 'same_sign' needs \['gene', 'feature', 'r'\]"
     ):
-        significance.pair_p(*tables, pairs_df.drop(columns="r"), perms, progress=False)
+        significance.pair_p(
+            *tables, pairs_df.drop(columns="r"), perms, alternative="same_sign", progress=False
+        )
     with pytest.raises(ValueError, match=r"lack the columns \['feature'\]: 'two_sided' needs"):
         significance.pair_p(*tables, pairs_df[["gene"]], perms, alternative="two_sided", progress=False)
     unknown_df = pairs_df.assign(r=pairs_df["r"].where(np.arange(len(pairs_df)) > 1))
@@ -95,7 +97,7 @@ def test_pair_p_bad_input(small):
     with pytest.raises(
         ValueError, match=f"2 of {len(pairs_df)} pairs have no r, first '{gene}' with '{feature}'"
     ):
-        significance.pair_p(*tables, unknown_df, perms, progress=False)
+        significance.pair_p(*tables, unknown_df, perms, alternative="same_sign", progress=False)
     run = {"alternative": "two_sided", "progress": False}
     p = significance.pair_p(*tables, unknown_df.drop(columns="r"), perms, **run)
     np.testing.assert_array_equal(p, significance.pair_p(*tables, pairs_df, perms, **run))
