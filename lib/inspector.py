@@ -51,7 +51,8 @@ def load(store: Store) -> Inspection:
     config = store.config
     features_df, genes_df = store.load("features_test"), store.load("gene_significance")
     log_df = correlation.log2_expression(store.load("expression")[features_df.columns])
-    samples_df = store.load("samples").set_index("sample_id", drop=False).loc[features_df.columns]
+    all_df = store.load("samples").set_index("sample_id", drop=False)
+    samples_df = all_df.loc[features_df.columns]
     table = lookup.build(
         log_df,
         features_df,
@@ -75,7 +76,7 @@ def load(store: Store) -> Inspection:
         store.stack_files(tiles_df),
         store.slide_paths(samples_df),
         store.load("slides").set_index("slide_id")["mpp"],
-        plots.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues")),
+        plots.tissue_colours(all_df["tissue"], store.reference("gtex_tissues")),
         config.expression_unit,
         config.architecture,
         store.load("network"),
@@ -341,5 +342,6 @@ def slides_by_value(inspection: Inspection, feature: str) -> pd.Series:
 def png(figure: Figure, dpi: int = 100) -> bytes:
     """The figure as a PNG file, drawn once and packed quickly."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    with plt.rc_context({"text.hinting": "none"}):  # a quarter of the time of a figure with 39 tissues' names
+        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()

@@ -10,6 +10,7 @@ import torch
 from slide_factory import MPP, write_slide
 
 from lib import closeup, correlation, inspector, lookup, networks, panel, plots
+from lib.config import Config
 
 ODD = "<b>A$b$&"  # what a user's ids may hold
 N = 24
@@ -274,6 +275,55 @@ def test_samples_without_tiles(run):
         inspector.look_closely(none, "2_0")
     with pytest.raises(ValueError, match="slide 's0' has no tiles"):
         inspector.slide_values(none, "0_0", "s0")
+
+
+class FinishedRun:
+    """What `inspector.load` asks of a store, from tables."""
+
+    def __init__(self, tables, stacks, folder):
+        self.tables, self.stacks, self.folder = tables, stacks, folder
+        self.config = Config(cohort="mine", n_permutations=20)
+
+    def load(self, name):
+        return self.tables[name]
+
+    def reference(self, name):
+        return pd.DataFrame({"tissue": ["Lung"], "color": ["#123456"]})
+
+    def stack_files(self, tiles_df):
+        return self.stacks
+
+    def slide_paths(self, samples_df):
+        return {}
+
+    def work_folder(self, name, artefact):
+        return self.folder
+
+
+def test_tissues_have_the_colours_of_all_samples(run, tmp_path):
+    """As in the report: a tissue without a test sample moves no other tissue's colour."""
+    elsewhere_df = run.samples_df.iloc[:2].assign(sample_id=["x", "y"], tissue=["Adrenal", "Lung"])
+    samples_df = pd.concat([run.samples_df, elsewhere_df], ignore_index=True)
+    pairs_df = pd.DataFrame({"gene": ["ENSG2"], "feature": ["1_1"], "q_within_tissue": [0.2]})
+    tables = {
+        "features_test": run.lookup.features_df,
+        "gene_significance": run.genes_df,
+        "expression": 2 ** run.lookup.log_df.clip(lower=0) - 1,
+        "samples": samples_df,
+        "gene_medians": run.lookup.genes_df,
+        "pairs_significance": pairs_df,
+        "tiles": run.tiles_df,
+        "slides": pd.DataFrame({"slide_id": ["s0"], "mpp": [MPP]}),
+        "network": run.network_file,
+    }
+    store = FinishedRun(tables, run.stack_files, tmp_path)
+    found = inspector.load(store)
+    assert found.colours == plots.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
+    assert found.colours["Liver"] != plots.tissue_colours(run.samples_df["tissue"])["Liver"]
+    assert found.samples_df["sample_id"].tolist() == run.samples_df["sample_id"].tolist()
+    assert found.sample_tiles_df["sample_id"].is_unique
+    assert found.start == ("ENSG2", "1_1")
+    assert not panel.Panel(found).message.value
 
 
 # -- the panel ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import inspect
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +28,16 @@ def test_tissues_keep_their_colour_whatever_is_shown():
     mine = plots.tissue_colours(["b", "a", "Liver"], known_df)
     assert mine["Liver"] == all_colours["Liver"]
     assert len({str(colour) for colour in mine.values()}) == 3
+
+
+def test_colours_come_from_all_samples_in_every_notebook():
+    """From the test samples alone, a tissue missing among them would move the colours of the others."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            found += [line for line in cell.source.splitlines() if "tissue_colours(" in line]
+    assert len(found) >= 2
+    assert all('tissue_colours(store.load("samples")["tissue"], ' in line for line in found), found
 
 
 @pytest.fixture
