@@ -56,7 +56,7 @@ def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None)
     would move the colours of the others. `known_df` (columns tissue, color) gives GTEx's published colours;
     tissues without one take, in alphabetical order, a palette that colour-blind readers can tell apart, up to
     ten of them. More take hues evenly spaced, which nobody can tell apart without a name beside them; nor are
-    GTEx's colours made for colour-blind readers. So the inspector names tissues in place, and Fig 3 has its table.
+    GTEx's colours made for colour-blind readers. So the inspector names them in place.
     """
     known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["color"], strict=True))
     names = sorted(set(tissues))

@@ -145,6 +145,34 @@ def saving_order(folder: Path) -> list[tuple[str, re.Pattern]]:
     return order
 
 
+def forget_unwritten(store: Store, notebook: str, since: float) -> list[str]:
+    """Remove the figures and tables that a notebook saved before `since` and not after: no longer its result.
+
+    Of a notebook that ran to its end, for this network and the cohort. Only what `Store` saved with a caption
+    is removed.
+
+    Parameters
+    ----------
+    since : when the run began, in seconds since the epoch, by the clock of the disk that holds the figures
+
+    Returns
+    -------
+    Names of the files removed, PDFs and captions apart.
+    """
+    order, removed = saving_order(ROOT / "notebooks"), []
+    for sidecar in sorted([*store.figures.glob("*.png.json"), *store.figures.glob("*.csv.json")]):
+        path = sidecar.with_suffix("")
+        stem, _, network = path.stem.partition("__")
+        if network not in ("", store.config.run_name) or _place(stem, order)[1] != notebook:
+            continue
+        if sidecar.stat().st_mtime < since:
+            also = [path.with_suffix(".pdf")] if path.suffix == ".png" else []
+            for file in (path, *also, sidecar):
+                file.unlink(missing_ok=True)
+            removed.append(path.name)
+    return removed
+
+
 def _place(stem: str, order: Sequence[tuple[str, re.Pattern]]) -> tuple[int, str]:
     """Where in the running order a file was saved, and by which notebook."""
     for at, (notebook, pattern) in enumerate(order):

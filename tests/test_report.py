@@ -1,6 +1,7 @@
 """The report: grouped in running order, numbers from the artefacts, ids of the user escaped."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -81,6 +82,31 @@ def test_every_saved_stem_is_found_in_the_notebooks():
     assert found == {name for name, source in text.items() if re.search("save_(figure|table)", source)}
     n_calls = sum(len(re.findall(r"save_(?:figure|table)\(", source)) for source in text.values())
     assert len(order) >= 0.9 * n_calls, "names that are not literal fall among the further files"
+
+
+def test_what_a_notebook_no_longer_saves_is_removed(store):
+    """Twelve pairs had two figures; two pairs have one, and the second is of another run."""
+    vgg16 = store.config.run_name
+    for stem in ("fig4_6_pairs_1", "fig4_6_pairs_2", "tab5_thresholds", "notes_of_mine"):
+        store.save_table(stem, pd.DataFrame({"a": [1]}), "Old.")
+    store.save_table("s1_table", pd.DataFrame({"a": [1]}), "Old.", per_network=False)
+    a_picture(store.figures / f"fig4_6_pairs_3__{vgg16}.png")
+    (store.figures / f"fig4_6_pairs_3__{vgg16}.pdf").write_text("pdf")
+    (store.figures / f"fig4_6_pairs_3__{vgg16}.png.json").write_text('{"caption": "Old."}')
+    a_picture(store.figures / f"fig4_6_pairs_4__{vgg16}.png")  # nothing says that a run saved it
+    other = store.with_network("alexnet")
+    other.save_table("fig4_6_pairs_2", pd.DataFrame({"a": [1]}), "Another network's.")
+    for path in store.figures.iterdir():
+        os.utime(path, (1000, 1000))
+    store.save_table("fig4_6_pairs_1", pd.DataFrame({"a": [2]}), "New.")
+    removed = report.forget_unwritten(store, "10_visualize", 2000)
+    assert removed == [f"fig4_6_pairs_2__{vgg16}.csv", f"fig4_6_pairs_3__{vgg16}.png"]
+    left = {path.name for path in store.figures.iterdir()}
+    assert not [name for name in left if name.startswith(("fig4_6_pairs_2__" + vgg16, "fig4_6_pairs_3"))]
+    assert {f"fig4_6_pairs_1__{vgg16}.csv", "fig4_6_pairs_2__alexnet.csv", "s1_table.csv"} <= left
+    assert {f"tab5_thresholds__{vgg16}.csv", f"notes_of_mine__{vgg16}.csv"} <= left
+    assert f"fig4_6_pairs_4__{vgg16}.png" in left
+    assert report.forget_unwritten(store, "01_tiles", 2000) == ["s1_table.csv"]
 
 
 def test_figures_leave_the_page_when_it_grows_large(store, monkeypatch):
