@@ -79,10 +79,14 @@ def network_numbers(store: Store) -> list[tuple[str, str]]:
     config, numbers = store.config, []
     if store.is_current("accuracy"):
         accuracy_df = store.load("accuracy")
+        shared_slides = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
         for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
-            interval = f" ({row.low:.0%} to {row.high:.0%})" if pd.notna(row.low) else ""
-            words = f"of {row.n:,} test {row.level}s named rightly (95 % interval over donors)"
-            numbers.append((words, f"{row.accuracy:.1%}{interval}"))
+            level = "sample" if row.level == "slide" and shared_slides else row.level
+            words, number = f"of {row.n:,} test {level}s named rightly", f"{row.accuracy:.1%}"
+            if pd.notna(row.low):
+                words += " (95 % interval over donors)"
+                number += f" ({row.low:.0%} to {row.high:.0%})"
+            numbers.append((words, number))
     if store.is_current("pairs"):
         expressed = store.load("pairs")["max_median_log2"] >= config.e_threshold
         words = (

@@ -168,6 +168,32 @@ def test_rows_are_plain_json():
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
 
 
+def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_none(store, monkeypatch):
+    accuracy_df = pd.DataFrame({
+        "level": ["tile", "slide"], "split": "test", "n": [900, 184], "accuracy": [0.4, 0.511],
+        "low": [0.35, np.nan], "high": [0.45, np.nan],
+    })  # fmt: skip
+    samples_df = pd.DataFrame({"slide_id": ["A1", "A1", "B1"]})
+    tables = {"accuracy": accuracy_df, "samples": samples_df}
+    monkeypatch.setattr(Store, "is_current", lambda self, name: name == "accuracy")
+    monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
+    assert report.network_numbers(store) == [
+        ("of 900 test tiles named rightly (95 % interval over donors)", "40.0% (35% to 45%)"),
+        ("of 184 test samples named rightly", "51.1%"),
+    ]
+    tables["samples"] = pd.DataFrame({"slide_id": ["A1", "A2", "B1"]})
+    assert report.network_numbers(store)[1][0] == "of 184 test slides named rightly"
+
+
+def test_the_page_says_how_to_read_a_gradient_and_a_pattern(store, monkeypatch):
+    monkeypatch.setattr(report_pairs, "payload", lambda of: {"network": "vgg16", "rows": []})
+    page = report.build(store).read_text()
+    before_the_table = page[: page.index('<table id="pairs"')]
+    for code in ("g-t-f", "f-g-t", "g-f-t"):
+        assert f"<em>{code}</em>:" in before_the_table
+    assert "mid grey is zero" in page
+
+
 def test_nothing_made_yet_is_a_page_all_the_same(store):
     page = report.build(store).read_text()
     assert "Parameters and versions" in page
