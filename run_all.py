@@ -244,16 +244,21 @@ def _missing_slides(store: Store) -> str:
 
 
 def execute(step: Step) -> str:
-    """Run one notebook through papermill and keep its executed copy and HTML page; "" or what went wrong."""
+    """Run one notebook through papermill and keep its executed copy and HTML page; "" or what went wrong.
+
+    Figures and tables that an earlier run of it left, and this one has not saved again, are removed.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import notebook_pages
+    from lib import notebook_pages, report
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    record_path.unlink(missing_ok=True)
+    record_path.touch()
+    begun = record_path.stat().st_mtime  # by the clock of the disk that the figures are on
+    record_path.unlink()
     started = time.perf_counter()
     problem = ""
     try:
@@ -275,6 +280,7 @@ def execute(step: Step) -> str:
     notebook_pages.tidy_executed(executed)
     notebook_pages.export_html(executed)
     if not problem:
+        report.forget_unwritten(step.store, step.notebook, begun)
         write_json(record_path, step.store.notebook_record(step.notebook, step.source))
         times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}
         write_json(step.store.notebook_times_path, times)

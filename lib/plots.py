@@ -52,8 +52,11 @@ def themed(function: Callable[..., Figure]) -> Callable[..., Figure]:
 def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
     """One fixed colour per tissue, the same in every figure of a cohort.
 
-    `known_df` (columns tissue, color) gives GTEx's published colours; tissues without one take, in
-    alphabetical order, a palette that colour-blind readers can tell apart.
+    `tissues` are those of all samples, whatever set they are in: from those shown alone, one that is missing
+    would move the colours of the others. `known_df` (columns tissue, color) gives GTEx's published colours;
+    tissues without one take, in alphabetical order, a palette that colour-blind readers can tell apart, up to
+    ten of them. More take hues evenly spaced, which nobody can tell apart without a name beside them; nor are
+    GTEx's colours made for colour-blind readers. So the inspector names them in place.
     """
     known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["color"], strict=True))
     names = sorted(set(tissues))

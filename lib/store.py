@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -347,13 +348,29 @@ class Store:
                     return folder / f"{name}{suffix}"
         return folder / f"{slide_id}.svs"
 
-    def ihc_path(self, *names: str) -> Path | None:
-        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none."""
+    def ihc_path(self, *names: Any) -> Path | None:
+        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none.
+
+        Upper and lower case are alike. An Ensembl id fits whatever its version, the same version first. Names
+        that are missing (NaN) are passed over.
+        """
+        known = [name.casefold() for name in names if isinstance(name, str) and name]
+        images = [path for path in self._ihc_files() if path.suffix.lower() in IMAGE_SUFFIXES]
+        for shorten in (str, _unversioned):
+            wanted = {shorten(name) for name in known}
+            fits = [path for path in images if shorten(path.stem.casefold()) in wanted]
+            if fits:
+                return fits[0]
+        return None
+
+    def unused_ihc(self, used: Iterable[Path | None]) -> list[str]:
+        """Names of the files in `ihc_dir` that are not among those used: of genes not shown, or misspelt."""
+        return [path.name for path in self._ihc_files() if path not in set(used)]
+
+    def _ihc_files(self) -> list[Path]:
         folder = self.raw_path("ihc_dir")
-        wanted = {name.casefold() for name in names if name}
         found = sorted(folder.iterdir()) if folder.is_dir() else []
-        fits = [p for p in found if p.stem.casefold() in wanted and p.suffix.lower() in IMAGE_SUFFIXES]
-        return fits[0] if fits else None
+        return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
@@ -625,6 +642,11 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _unversioned(name: str) -> str:
+    """ensg00000110245.7 as ensg00000110245; other names as they are. In lower case."""
+    return re.sub(r"^(ens\w+)\.\d+$", r"\1", name)
 
 
 def _write(path: Path, suffix: str, value: Any) -> None:

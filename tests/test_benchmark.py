@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib import benchmark, benchmark_statistics, benchmark_tiles, plots, timing
+from lib import benchmark, benchmark_inspector, benchmark_statistics, benchmark_tiles, plots, timing
 from lib.benchmark_statistics import Size
 
 TINY = Size(
@@ -65,6 +65,7 @@ def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
     for name in ("networks_rows", "gct_rows"):
         monkeypatch.setattr(benchmark, name, lambda *args, **kwargs: [])
     monkeypatch.setattr(benchmark_tiles, "tiles_rows", lambda quick: [])
+    monkeypatch.setattr(benchmark_inspector, "inspector_rows", lambda quick: [])
     monkeypatch.setattr(benchmark, "statistics_rows", lambda size: rows)
     monkeypatch.setattr(benchmark, "BENCHMARK_FILE", tmp_path / "benchmark.csv")
     benchmark.main(["--quick"])

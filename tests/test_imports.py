@@ -112,7 +112,11 @@ ALLOWED = {
     # timings: of whatever can be timed
     "timing": set(),
     "benchmark_networks": {"batches", "features", "networks", "steps", "timing"},
-    "benchmark": {"benchmark_gct", "benchmark_networks", "benchmark_statistics", "benchmark_tiles", "timing"},
+    "benchmark": {
+        *("benchmark_gct", "benchmark_inspector", "benchmark_networks", "benchmark_statistics"),
+        *("benchmark_tiles", "timing"),
+    },
+    "benchmark_inspector": {"benchmark_statistics", "inspector", "lookup", "panel", "plots", "timing"},
     "benchmark_tiles": {"staining", "svs", "tiles", "timing"},
     "benchmark_gct": {"gct", "gct_parquet", "timing"},
     "benchmark_statistics": {

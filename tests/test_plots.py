@@ -3,6 +3,7 @@
 import inspect
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +39,16 @@ def test_scatter_of_pairs_says_r_given_tissue_where_it_is_known():
     figure = plots.pair_scatter(log_df, features_df, pairs, pd.Series("x", index=samples), {"x": "red"})
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["A\nr = 0.80, given tissue 0.31", "A\nr = 0.80", "A\nr = 0.80"]
+
+
+def test_colours_come_from_all_samples_in_every_notebook():
+    """From the test samples alone, a tissue missing among them would move the colours of the others."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            found += [line for line in cell.source.splitlines() if "tissue_colours(" in line]
+    assert len(found) >= 2
+    assert all('tissue_colours(store.load("samples")["tissue"], ' in line for line in found), found
 
 
 @pytest.fixture

@@ -146,6 +146,37 @@ def test_a_slide_file_of_gtex_may_end_in_5(make_store):
     assert store.slide_path("GTEX-1A-0526").name == "GTEX-1A-0526.svs"
 
 
+def test_an_immunohistochemistry_image_is_found_by_symbol_or_id(make_store):
+    store = make_store()
+    assert store.ihc_path("AMY2A") is None
+    assert store.unused_ihc([]) == []
+    folder = store.raw_path("ihc_dir")
+    folder.mkdir()
+    for name in (
+        "amy2a.PNG",
+        "ENSG00000900162.png",
+        "ENSG7.3.jpg",
+        "ENSG7.tif",
+        "RP11-34P13.7.png",
+        "KLK3.txt",
+    ):
+        (folder / name).write_bytes(b"x")
+    (folder / ".hidden").write_bytes(b"x")
+    found = {
+        "amy2a.PNG": store.ihc_path("AMY2A", "ENSG1"),
+        "ENSG00000900162.png": store.ihc_path("LMO2", "ENSG00000900162.9"),
+        "ENSG7.3.jpg": store.ihc_path(float("nan"), "ENSG7.3"),
+        "ENSG7.tif": store.ihc_path(None, "ENSG7"),
+        "RP11-34P13.7.png": store.ihc_path("RP11-34P13.7"),
+    }
+    assert {name: path and path.name for name, path in found.items()} == {name: name for name in found}
+    assert store.ihc_path("X", "ENSG7.8").name == "ENSG7.3.jpg", "another version of the id"
+    for names in (("RP11-34P13", "ENSG2"), ("KLK3",), (pd.NA, ""), ()):
+        assert store.ihc_path(*names) is None
+    used = [found["amy2a.PNG"], None, found["ENSG7.tif"]]
+    assert store.unused_ihc(used) == ["ENSG00000900162.png", "ENSG7.3.jpg", "KLK3.txt", "RP11-34P13.7.png"]
+
+
 def test_figures_and_tables_carry_captions(make_store):
     store = make_store()
     figure, axes = plt.subplots()
