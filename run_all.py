@@ -138,7 +138,7 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
         if name.startswith(("timm:", "torchvision:")):
             from lib import networks  # takes seconds, and only these need it
 
-            networks.check_input_px(name, config.input_px)
+            networks.check_input_px(name, config.input_px, config.null_network != "untrained")
         else:
             architectures.check_name(name)
             architectures.check_px(name, config.input_px, architectures.MINIMUM_PX[name])

@@ -31,12 +31,12 @@ def predict_tiles(
     model: nn.Module,
     tiles_df: pd.DataFrame,
     *,
+    architecture: str,
     class_names: Sequence[str],
     batch_size: int = 256,
     device: str = "auto",
     mixed_precision: str | None = None,
     channels_last: bool = True,
-    normalisation: tuple[Sequence[float], Sequence[float]] = (networks.IMAGENET_MEAN, networks.IMAGENET_SD),
     n_workers: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -46,8 +46,9 @@ def predict_tiles(
     ----------
     tiles_df : columns file, stack_index, sample_id and, if present, tile_id
     class_names : tissues in the order of the model's outputs
+    architecture : what the model is, which says how pixels are normalised, as in training ("": ImageNet's
+        mean and sd)
     mixed_precision : None (float32) or "bf16"
-    normalisation : mean and sd per colour channel, pixels in 0 to 1
 
     Returns
     -------
@@ -64,6 +65,7 @@ def predict_tiles(
     taken = sorted(set(class_names) & set(_TILE_COLUMNS))
     if taken or len(set(class_names)) != len(class_names):
         raise ValueError(f"class names must differ from each other and from {_TILE_COLUMNS}: {taken}")
+    mean, sd = networks.normalisation(architecture)
     device_t = steps.choose_device(device)
     workers = batches.default_workers(device_t) if n_workers is None else n_workers
     loader = batches.tile_loader(tiles_df, batch_size, n_workers=workers, pin_memory=device_t.type == "cuda")
@@ -72,12 +74,13 @@ def predict_tiles(
     was_training, parts = model.training, []
     model.eval()
     bar = tqdm(total=len(tiles_df), unit="tile", disable=not progress)
-    explained = steps.out_of_memory_explained(batch_size, loader.dataset.input_px, device_t)
+    remedy = f"Try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
+    explained = steps.out_of_memory_explained(batch_size, loader.dataset.input_px, device_t, remedy)
     try:
         with bar, explained, torch.inference_mode():
             for batch in loader:
                 tiles_t = batch.tiles_t.to(device_t, non_blocking=True)
-                images_t = networks.normalise(tiles_t, *normalisation).contiguous(memory_format=layout)
+                images_t = networks.normalise(tiles_t, mean, sd).contiguous(memory_format=layout)
                 with torch.autocast(device_t.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
                     logits_t = model(images_t)
                 if logits_t.shape[1] != len(class_names):

@@ -120,8 +120,7 @@ def fit(
     class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if class_weighting else None
     how = {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compile}
     how |= {"n_classes": len(class_names), "device": device, "class_weights": class_weights}
-    if architecture:
-        how["normalisation"] = networks.normalisation(architecture)
+    how["normalisation"] = networks.normalisation(architecture)
     trainer = steps.prepare(model, **sgd, **how)
     history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
     if len(history) > epochs:
@@ -132,7 +131,11 @@ def fit(
     n_tiles = len(train_df) + len(validation_df)
     hidden = not progress or rank > 0
     bar = tqdm(total=epochs * n_tiles, initial=len(history) * n_tiles, unit="tile", disable=hidden)
-    with bar, steps.out_of_memory_explained(batch_size, about["input_px"], trainer.device):
+    remedy = (
+        f"Try batch_size {max(1, batch_size // 2)}, mixed_precision 'bf16', more GPUs (torchrun), or fewer "
+    )
+    remedy += "loader processes. Finished epochs are kept"
+    with bar, steps.out_of_memory_explained(batch_size, about["input_px"], trainer.device, remedy):
         for epoch in range(len(history) + 1, epochs + 1):
             epoch_lr = learning_rate(epoch, lr, lr_step_epochs, lr_gamma)
             history.append(_run_epoch(trainer, loaders, epoch, epoch_lr, augment, seed, bar))
@@ -166,7 +169,8 @@ def keep_untrained(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _, loader = _loaders(train_df, validation_df, batch_size, seed, steps.choose_device(device), None)
-    trainer = steps.prepare(model, n_classes=len(class_names), device=device)
+    how = {"n_classes": len(class_names), "device": device}
+    trainer = steps.prepare(model, **how, normalisation=networks.normalisation(architecture))
     started = time.perf_counter()
     with tqdm(total=len(validation_df), unit="tile", disable=True) as bar:
         loss, accuracy = steps.evaluate(trainer, loader, 0, bar=bar)

@@ -75,7 +75,7 @@ ALLOWED = {
     "classify": {"batches", "networks", "steps"},
     "comparison": {"architectures", "networks", "pair_tables"},
     "slide_sums": set(),
-    "features": {"networks", "slide_sums", "weights"},
+    "features": {"networks", "slide_sums", "steps", "weights"},
     # statistics
     "blocks": set(),
     "pair_scan": {"blocks"},

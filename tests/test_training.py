@@ -22,6 +22,7 @@ from lib import batches, checkpoints, networks, steps, training
 
 PX = 12
 CLASSES = ["Colon", "Liver", "Lung"]
+IMAGENET = networks.IMAGENET_MEAN, networks.IMAGENET_SD
 
 
 def textured_tiles(folder, n_samples=9, n_tiles=8, seed=0):
@@ -282,7 +283,7 @@ def test_two_processes_end_like_one(tmp_path):
 def test_batch_norm_over_cpu_processes_is_refused(monkeypatch):
     monkeypatch.setattr(steps, "rank_and_ranks", lambda: (0, 2))
     with pytest.raises(ValueError, match="batch norm is not synchronised"):
-        steps.prepare(small_model(norm=True), n_classes=3, device="cpu")
+        steps.prepare(small_model(norm=True), n_classes=3, device="cpu", normalisation=IMAGENET)
 
 
 def test_more_epochs_extend_a_run(splits, tmp_path):
@@ -387,7 +388,7 @@ def test_auxiliary_head_counts_with_four_tenths(splits):
             return InceptionOutputs(self.main(images_t), self.side(images_t))
 
     model = TwoHeads()
-    trainer = steps.prepare(model, n_classes=3, lr=0.0, device="cpu")
+    trainer = steps.prepare(model, n_classes=3, lr=0.0, device="cpu", normalisation=IMAGENET)
     images_t, labels_t = stored(splits[0].iloc[:10])
     loss = nn.CrossEntropyLoss()
     wanted = loss(model.main(images_t.float()), labels_t) + 0.4 * loss(model.side(images_t.float()), labels_t)
@@ -510,7 +511,7 @@ def test_losses_checked_late_still_name_their_batch():
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB")])
 def test_out_of_memory_says_batch_size_and_remedy(splits, tmp_path, error):
-    with pytest.raises(RuntimeError, match=r"batch_size 9 at 12 px\. Try batch_size 4") as caught:
+    with pytest.raises(RuntimeError, match=r"with 9 tiles of 12 px at a time\. Try batch_size 4,") as caught:
         fit(Interrupted(small_model(), 2, error), splits, tmp_path)
     assert caught.value.__cause__ is error
 
@@ -520,7 +521,7 @@ def test_exhausted_cpu_memory_is_recognised(splits, tmp_path):
         def forward(self, images_t):
             return super().forward(images_t) + torch.empty(1 << 50)
 
-    with pytest.raises(RuntimeError, match="out of memory on cpu with batch_size 9"):
+    with pytest.raises(RuntimeError, match="out of memory on cpu with 9 tiles"):
         fit(Greedy(*small_model()), splits, tmp_path)
 
 
@@ -554,7 +555,6 @@ def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
         *splits,
         class_names=CLASSES,
         run_dir=tmp_path / "null",
-        architecture="small",
         device="cpu",
         lr=0.1,
     )
