@@ -114,6 +114,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
+            if store.config.weights_file and not store.is_current("network"):
+                _ = store.weights  # FileNotFoundError now rather than in notebook 02
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
     chosen = _choose(options, Store(config))
     if config.features_file and len(networks) > 1:

@@ -118,7 +118,7 @@ def precision(device: str, dtype: str) -> Iterator[None]:
 
 
 def accumulator(device: str) -> torch.device:
-    """Where sums over tiles are added up in float64: the device itself, or the CPU where it has no float64."""
+    """Where sums over tiles are added up: the device itself, or the CPU where the device has no float64."""
     device_t = torch.device(device)
     return torch.device("cpu") if device_t.type == "mps" else device_t
 

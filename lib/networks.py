@@ -26,8 +26,8 @@ FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Sides of input, in px, at which other encoders are tried.
 TRIED_PX = (8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512)
-# torchvision's weights of these expect pixels scaled to [-1, 1]: with them it turns `transform_input` on, which
-# undoes ImageNet's normalisation. A network built here never has that switch and is given such input at once.
+# torchvision's weights of these expect pixels scaled to [-1, 1]: with them it turns `transform_input` on,
+# which undoes ImageNet's normalisation. A network built here never has that switch and is given such input.
 RESCALED = ("googlenet", "inception_v3")
 
 

@@ -214,7 +214,8 @@ def out_of_memory_explained(
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RuntimeError(
-            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time. {remedy} ({reason})"
+            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time. {remedy} "
+            f"({reason})"
         ) from error
 
 

@@ -188,7 +188,26 @@ def learning_rate(epoch: int, lr: float, lr_step_epochs: int, lr_gamma: float) -
     return float(lr * lr_gamma ** ((epoch - 1) // lr_step_epochs))
 
 
-def shuffle_labels(train_df: pd.DataFrame, seed: int) -> pd.DataFrame:
+def training_sets(
+    labelled_df: pd.DataFrame, null_network: str = "", seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tiles to train on, and those of known tissue to choose the epoch by.
+
+    For the null network "shuffled" the labels of both are permuted over samples, each set by itself: a choice
+    of the epoch by true labels would let the tissues in again.
+
+    Parameters
+    ----------
+    labelled_df : `batches.labelled_tiles`, with columns split and label
+    """
+    train_df = labelled_df[labelled_df["split"] == "train"]
+    validation_df = labelled_df[(labelled_df["split"] == "validation") & (labelled_df["label"] >= 0)]
+    if null_network == "shuffled":
+        return shuffle_labels(train_df, seed), shuffle_labels(validation_df, seed)
+    return train_df, validation_df
+
+
+def shuffle_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Labelled tiles with the labels of whole samples permuted, for a null network (METHOD section 11).
 
     All tiles of a sample share one label and each class keeps its number of samples, so that a network can
@@ -196,21 +215,21 @@ def shuffle_labels(train_df: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    train_df : columns sample_id, label and, if present, tissue (permuted along)
+    tiles_df : columns sample_id, label and, if present, tissue (permuted along)
 
     Raises
     ------
     ValueError
         A sample with tiles of two labels.
     """
-    columns = [name for name in ("label", "tissue") if name in train_df]
-    of_sample = train_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
+    columns = [name for name in ("label", "tissue") if name in tiles_df]
+    of_sample = tiles_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
     if of_sample.index.has_duplicates:
         twice = of_sample.index[of_sample.index.duplicated()].unique()
         raise ValueError(f"{len(twice)} samples have tiles of two labels, first {list(twice[:3])}")
     order = np.random.default_rng(seed).permutation(len(of_sample))
     permuted = of_sample.iloc[order].set_axis(of_sample.index)
-    return train_df.assign(**{name: train_df["sample_id"].map(permuted[name]) for name in columns})
+    return tiles_df.assign(**{name: tiles_df["sample_id"].map(permuted[name]) for name in columns})
 
 
 def _loaders(

@@ -107,8 +107,8 @@ def misfit(
 ) -> str:
     """Why a state dict cannot fill a network of these shapes, in words; "" when it can.
 
-    `head` names the tensors of the last layer; with `keep_head` False they are not needed, and a last layer of
-    another kind (vectors and matrices under its name) or Inception's auxiliary head may be left over.
+    `head` names the tensors of the last layer; with `keep_head` False they are not needed, and a last layer
+    of another kind (vectors and matrices under its name) or Inception's auxiliary head may be left over.
     """
     head = set(head)
     needed = [key for key in shapes if keep_head or key not in head]

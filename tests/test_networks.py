@@ -501,12 +501,12 @@ def test_widths_computed_with_tensors_are_no_obstacle():
 
 
 def test_the_input_itself_is_tried_in_training_too():
-    with pytest.raises(ValueError, match="vit_b_16 takes no input of 100 px; .* 96, 112"):
+    with pytest.raises(ValueError, match=r"vit_b_16 takes no input of 100 px; .* 96, 112"):
         networks.check_input_px("torchvision:vit_b_16", 100)
     with pytest.raises(ValueError, match="takes no input of 100 px"):
         networks.build("torchvision:vit_b_16", 3, input_px=100)
     networks.check_input_px("torchvision:inception_v3", 128)
-    with pytest.raises(ValueError, match="takes no input of 128 px in training; .* 299"):
+    with pytest.raises(ValueError, match=r"takes no input of 128 px in training; .* 299"):
         networks.check_input_px("torchvision:inception_v3", 128, training=True)
 
 

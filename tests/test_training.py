@@ -428,6 +428,32 @@ def test_shuffled_labels_move_whole_samples(splits):
         training.shuffle_labels(train_df.assign(label=[2, *train_df["label"][1:]]), seed=1)
 
 
+def test_labels_of_validation_are_shuffled_with_those_of_training(splits):
+    labelled_df = pd.concat(splits)
+    labelled_df = pd.concat([labelled_df, splits[1].iloc[:1].assign(label=-1, sample_id="stranger")])
+    train_df, validation_df = training.training_sets(labelled_df)
+    pd.testing.assert_frame_equal(train_df, splits[0])
+    pd.testing.assert_frame_equal(validation_df, splits[1])
+    null_train_df, null_validation_df = training.training_sets(labelled_df, "shuffled", seed=2)
+    pd.testing.assert_frame_equal(null_train_df, training.shuffle_labels(splits[0], 2))
+    pd.testing.assert_frame_equal(null_validation_df, training.shuffle_labels(splits[1], 2))
+    assert not null_validation_df["label"].equals(splits[1]["label"])
+
+
+def test_a_longer_run_is_dropped_and_a_shorter_one_kept(splits, tmp_path, capsys):
+    fit(small_model(), splits, tmp_path, epochs=2)
+    checkpoints.drop_longer(tmp_path, 2)
+    checkpoints.drop_longer(tmp_path / "nowhere", 2)
+    assert (tmp_path / "last.pt").exists()
+    assert capsys.readouterr().out == ""
+    checkpoints.drop_longer(tmp_path, 1)
+    assert "holds 2 finished epochs, more than 1: they are thrown away" in capsys.readouterr().out
+    fresh, again = small_model(), small_model()
+    fit(again, splits, tmp_path, epochs=1)
+    fit(fresh, splits, tmp_path / "fresh", epochs=1)
+    assert same_weights(again, fresh)
+
+
 def test_class_missing_from_training_is_named(splits, tmp_path):
     train_df, validation_df = splits
     with pytest.raises(ValueError, match=r"1 of 3 classes have no training tiles, \['Liver'\]"):
