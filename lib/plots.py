@@ -156,7 +156,7 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     """Each network's slide accuracy against its pairs, and against its genes found within tissues.
 
     table_df has columns architecture, network (trained, as it is, untrained, shuffled), slide_test_percent,
-    n_pairs, genes_within_tissue. Null networks are hollow; lines lead to the trained network of the same start.
+    n_pairs, genes_within_tissue. Null networks are hollow; lines lead to the one trained from that start.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
     names = list(dict.fromkeys(table_df["architecture"]))

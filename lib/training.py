@@ -1,14 +1,14 @@
 """Training a tissue classifier: the paper's schedule, best epoch, resume, several processes.
 
-    torchrun --nproc-per-node 4 -m lib.training --tiles tiles.parquet --architecture vgg16 --run-dir
-    runs/vgg16
+    torchrun --nproc-per-node 4 -m lib.training --cohort gtex --architecture vgg16
+
+The command is in `lib.training_run`.
 
 Everything random in an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone,
 and the learning rate follows from the epoch, so a run continued after its last finished epoch needs only
 weights and momentum to end where an uninterrupted one ends.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -292,37 +292,7 @@ def _count_classes(
     return n_of_class
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from a table of labelled tiles: `python -m lib.training --help`."""
-    parser = argparse.ArgumentParser(prog="lib.training", description="Train a tissue classifier.")
-    parser.add_argument("--tiles", required=True, help="parquet: file, stack_index, sample_id, tissue, split")
-    parser.add_argument("--architecture", required=True)
-    parser.add_argument("--run-dir", required=True)
-    parser.add_argument("--weights", help="imagenet, or the path of a checkpoint; default: random")
-    for name, value in {"epochs": 90, "batch-size": 40, "lr-step-epochs": 30, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    for name, value in {"lr": 0.01, "momentum": 0.9, "weight-decay": 1e-4, "lr-gamma": 0.1}.items():
-        parser.add_argument(f"--{name}", type=float, default=value)
-    parser.add_argument("--n-workers", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--mixed-precision", choices=["bf16"])
-    parser.add_argument("--augment", nargs="*", default=[], choices=batches.AUGMENTATIONS)
-    parser.add_argument("--shuffle-labels", action="store_true", help="permute over samples: a null network")
-    for name in ("compile", "class-weighting", "restart"):
-        parser.add_argument(f"--{name}", action="store_true")
-    options = vars(parser.parse_args(arguments))
-    tiles_df = pd.read_parquet(options.pop("tiles"))
-    class_names = sorted(tiles_df.loc[tiles_df["split"] == "train", "tissue"].unique())
-    tiles_df["label"] = pd.Index(class_names).get_indexer(tiles_df["tissue"])
-    train_df, validation_df = (tiles_df[tiles_df["split"] == split] for split in ("train", "validation"))
-    if options.pop("shuffle_labels"):
-        train_df = shuffle_labels(train_df, options["seed"])
-    with steps.process_group():
-        torch.manual_seed(options["seed"])
-        shape = {"weights": options["weights"], "input_px": batches.StoredTiles(train_df).input_px}
-        model = networks.build(options["architecture"], len(class_names), **shape)
-        fit(model, train_df, validation_df, class_names=class_names, **options)
+if __name__ == "__main__":  # a command joins the two halves, as notebooks do
+    from lib.training_run import main
 
-
-if __name__ == "__main__":
     main()

@@ -18,7 +18,9 @@ from torchvision.models.inception import InceptionOutputs
 from tqdm.auto import tqdm
 
 import lib
-from lib import batches, checkpoints, networks, steps, training
+from lib import batches, checkpoints, networks, steps, training, training_run
+from lib.config import ROOT, Config
+from lib.store import Store
 
 PX = 12
 CLASSES = ["Colon", "Liver", "Lung"]
@@ -556,14 +558,23 @@ def test_other_errors_pass_unchanged(splits, tmp_path):
         fit(Interrupted(small_model(), 2, RuntimeError("shapes do not fit")), splits, tmp_path)
 
 
-def test_command_line_trains_what_networks_loads(tmp_path, monkeypatch):
+def command(*arguments):
+    training_run.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tiles_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "PX", 32)
     splits = textured_tiles(tmp_path, n_samples=6, n_tiles=2)
     pd.concat(splits).drop(columns="label").to_parquet(tmp_path / "tiles.parquet")
+    return tmp_path / "tiles.parquet"
+
+
+def test_command_line_trains_what_networks_loads(tiles_file, tmp_path):
     architecture, run_dir = "torchvision:squeezenet1_1", tmp_path / "run"
-    options = ["--tiles", tmp_path / "tiles.parquet", "--architecture", architecture, "--run-dir", run_dir]
+    options = ["--tiles", tiles_file, "--architecture", architecture, "--run-dir", run_dir]
     options += ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--augment", "flip", "--shuffle-labels"]
-    training.main([str(option) for option in options])
+    command(*options)
     assert json.loads((run_dir / "recipe.json").read_text())["augment"] == ["flip"]
     model = networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES, input_px=32)
     best = torch.load(run_dir / "best.pt", weights_only=True)
@@ -571,6 +582,79 @@ def test_command_line_trains_what_networks_loads(tmp_path, monkeypatch):
     assert all(torch.equal(value, best["state_dict"][name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="classes"):
         networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES[::-1], input_px=32)
+    torch.rand(100)  # the command seeds the first weights itself
+    command(*options, "--restart")
+    again = torch.load(run_dir / "best.pt", weights_only=True)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in best["state_dict"].items())
+
+
+def test_command_line_takes_the_papers_batch_and_an_initialisation(tiles_file, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training, "fit", lambda model, *sets, **how: seen.update(how, model=model))
+    options = ["--tiles", tiles_file, "--run-dir", tmp_path / "run", "--initialisation", "vgg"]
+    monkeypatch.setattr(
+        networks, "check_input_px", lambda *_: None
+    )  # stripes of 32 px are too small for AlexNet
+    command(*options, "--architecture", "alexnet")
+    assert seen["batch_size"] == 256
+    assert all((m.bias == 0).all() for m in seen["model"].modules() if isinstance(m, nn.Linear))
+    command(*options, "--architecture", "vgg11")
+    assert seen["batch_size"] == 40
+
+
+def test_command_line_names_what_is_missing(tiles_file, tmp_path, capsys):
+    where = ["--architecture", "vgg11", "--run-dir", tmp_path / "run"]
+    pd.read_parquet(tiles_file).drop(columns=["split", "tissue"]).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"no column \['tissue', 'split'\].*--cohort"):
+        command("--tiles", tmp_path / "other.parquet", *where)
+    for arguments, words in (
+        (["--tiles", tiles_file], "--architecture and --run-dir"),
+        (["--cohort", "demo", "--lr", 0.1], "--lr goes with --tiles"),
+        (["--cohort", "demo", "--tiles", tiles_file], "not allowed with"),
+    ):
+        with pytest.raises(SystemExit):
+            command(*arguments)
+        assert words in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not trained"):
+        command("--cohort", "demo", "--set", "null_network=untrained")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_that_notebook_02_goes_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(
+        'architecture = "vgg16_avg1fc"\nepochs = 1\nbatch_size = 4\ninput_px = 32\nlearning_rate = 1e-4\n'
+    )
+    raw = tmp_path / "data/raw/mine"
+    raw.mkdir(parents=True)
+    for name in ("samples.csv", "expression.gct.gz"):
+        (raw / name).write_text("made up")
+    cohort = str(tmp_path / "mine.toml")
+    store = Store(Config.load(cohort))
+    stacks = store.path("stacks")
+    stacks.mkdir(parents=True)
+    tiles_df = pd.concat(textured_tiles(stacks, n_samples=6, n_tiles=2))
+    tiles_df["slide_id"] = tiles_df["file"].map(lambda file: Path(file).stem)
+    tiles_df["tile_id"] = tiles_df["slide_id"] + "_" + tiles_df["stack_index"].astype(str)
+    samples_df = tiles_df[["sample_id", "tissue", "split", "slide_id"]].drop_duplicates()
+    store.save("samples", samples_df.assign(donor=samples_df["sample_id"]))
+    store.save("tiles", tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(ROOT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "lib.training", "--cohort", cohort, "--set", "device=cpu"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best_path = store.path("training") / "best.pt"
+    before = best_path.read_bytes()
+    notebook = [sys.executable, str(ROOT / "run_all.py"), "--cohort", cohort, "--only", "02"]
+    done = subprocess.run(
+        notebook, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert best_path.read_bytes() == before == store.load("network").read_bytes()
+    assert len(store.load("history")) == 1
 
 
 def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
