@@ -48,7 +48,9 @@ class Config(BaseModel):
     split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list: sample id, dataset; wins over split_by
-    merged_tissues: dict[str, tuple[str, ...]] = {}  # name -> tissues, beside the paper's own five groups
+    merged_tissues: dict[
+        str, tuple[str, ...]
+    ] = {}  # name -> tissues as spelt, beside the paper's five groups
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
     synthetic_slides_per_tissue: PositiveInt = 30

@@ -1,5 +1,6 @@
 """Votes, accuracies and intervals against loops; the merged tissues; predictions against plain PyTorch."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -339,6 +340,27 @@ def test_merging_own_groups():
     assert classify.merge_tissues(["Colon", "Lung", "stomach"], groups).tolist() == ["Gut", "Lung", "Gut"]
     with pytest.raises(ValueError, match="in two groups"):
         classify.merge_tissues(["Colon"], {"A": ["Colon"], "B": ["Colon"]})
+
+
+def test_what_stands_in_brackets_tells_tissues_apart():
+    tumours = ["Tumour (primary)", "Tumour (metastatic)", "Necrosis"]
+    one = {"A": ["Tumour (primary)", "Necrosis"]}
+    assert classify.merge_tissues(tumours, one).tolist() == ["A", "Tumour (metastatic)", "A"]
+    two = {"A": ["Tumour (primary)"], "B": ["Tumour (metastatic)"]}
+    assert classify.merge_tissues(tumours, two).tolist() == ["A", "B", "Necrosis"]
+    assert classify.merge_tissues(tumours, {"A": ["Tumour"]}).tolist() == tumours, "it could be either"
+    assert classify.merge_tissues(["Tumour (primary)"], {"A": ["tumour"]}).tolist() == ["A"]
+    # the answer does not depend on which labels happen to occur
+    assert classify.merge_tissues(tumours[:1], {"A": ["Tumour"]}, tumours).tolist() == tumours[:1]
+
+
+def test_own_groups_must_name_tissues_and_the_papers_need_not():
+    tissues = ["Tumour (primary)", "Tumour (metastatic)", "Necrosis"]
+    groups = classify.merged_groups({"A": ["tumour (primary)", "Necrosis"]}, tissues)
+    assert groups == classify.MERGED_GTEX | {"A": ("tumour (primary)", "Necrosis")}
+    for member, nearest in (("Necrossis", "Necrosis"), ("Tumour", "Tumour (primary)")):
+        with pytest.raises(ValueError, match=rf"'{member}' of 'A' names no tissue .*{re.escape(nearest)}"):
+            classify.merged_groups({"A": [member]}, tissues)
 
 
 def test_merged_accuracy_forgives_confusion_within_a_group():
