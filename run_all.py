@@ -116,6 +116,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
+            if store.config.weights_file and not store.is_current("network"):
+                _ = store.weights  # FileNotFoundError now rather than in notebook 02
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
     chosen = _choose(options, Store(config))
     if config.features_file and len(networks) > 1:
@@ -140,7 +142,7 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
         if name.startswith(("timm:", "torchvision:")):
             from lib import networks  # takes seconds, and only these need it
 
-            networks.check_input_px(name, config.input_px)
+            networks.check_input_px(name, config.input_px, config.null_network != "untrained")
         else:
             architectures.check_name(name)
             architectures.check_px(name, config.input_px, architectures.MINIMUM_PX[name])

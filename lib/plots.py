@@ -158,8 +158,8 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
     """Each network's slide accuracy against its pairs, and against its genes found within tissues.
 
-    table_df has columns architecture, network (trained, untrained, shuffled), slide_test_percent, n_pairs,
-    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    table_df has columns architecture, network (trained, as it is, untrained, shuffled), slide_test_percent,
+    n_pairs, genes_within_tissue. Null networks are hollow; lines lead to the one trained from that start.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
     names = list(dict.fromkeys(table_df["architecture"]))
@@ -167,7 +167,8 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
         sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
     )
     colours = dict(zip(names, palette, strict=True))
-    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    markers = {"trained": "o", "as it is": "D", "untrained": "^", "shuffled": "s"}
+    filled = ("trained", "as it is")
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
         trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
@@ -179,7 +180,7 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
             )
             ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
         for row in table_df.itertuples():
-            face = colours[row.architecture] if row.network == "trained" else "white"
+            face = colours[row.architecture] if row.network in filled else "white"
             ax.scatter(
                 row.slide_test_percent,
                 getattr(row, column),
@@ -197,7 +198,7 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     for name in names:
         figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
     for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
-        face = QUIET if kind == "trained" else "white"
+        face = QUIET if kind in filled else "white"
         figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
     figure.legend(loc="outside right center", fontsize=7)
     return figure

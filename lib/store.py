@@ -52,7 +52,7 @@ _RECIPE = (
     ),
     *("lr_gamma", "momentum", "weight_decay", "augment", "class_weighting", "mixed_precision", "seed"),
 )
-_FEATURES = ("features", "p", "aggregate")
+_FEATURES = ("features", "p", "aggregate", "feature_precision")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
 _PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "correlation", "seed")
 _CARDS = (
@@ -92,8 +92,10 @@ ARTEFACTS: dict[str, Artefact] = {
     "genes": Artefact("{derived}/genes.parquet", "00_cohort", ("samples", *_COHORT), _RNA),
     "tiles": Artefact("{tiles}/tiles.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
     "slides": Artefact("{tiles}/slides.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
-    "network": Artefact("{network}/network.pt", "02_train", ("samples", "tiles"), _RECIPE),
-    "history": Artefact("{network}/history.parquet", "02_train", ("samples", "tiles"), _RECIPE),
+    "network": Artefact("{network}/network.pt", "02_train", ("samples", "tiles", "raw:weights"), _RECIPE),
+    "history": Artefact(
+        "{network}/history.parquet", "02_train", ("samples", "tiles", "raw:weights"), _RECIPE
+    ),
     "tile_predictions": Artefact("{network}/tile_predictions.parquet", "03_classify", ("network", "tiles")),
     "predictions": Artefact("{network}/predictions.parquet", "03_classify", ("tile_predictions", "samples")),
     "accuracy": Artefact(
@@ -256,8 +258,28 @@ class Store:
         )
 
     def raw_path(self, field: str) -> Path:
-        """Path of a raw input named by a config field, relative to data/raw/<cohort> or absolute."""
+        """Path of a raw input named by a config field, relative to data/raw/<cohort> (a checkpoint: to the
+        repository) or absolute.
+        """
+        if field == "weights":
+            return self.repository_path(self.config.weights)
         return self.raw / getattr(self.config, field)
+
+    @property
+    def weights(self) -> str | None:
+        """What a network begins with: None (random), "imagenet", or the path of a checkpoint.
+
+        Raises FileNotFoundError when there is no such checkpoint.
+        """
+        if not self.config.weights_file:
+            return self.config.weights or None
+        path = self.raw_path("weights")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights = {self.config.weights!r}: there is no checkpoint at {path}. Give 'imagenet', or a "
+                "path from the repository's root or absolute"
+            )
+        return str(path)
 
     @property
     def gtex_folders(self) -> tuple[Path, ...]:
@@ -303,15 +325,25 @@ class Store:
         return self.raw / "upstream"
 
     def work_folder(self, name: str, artefact: str) -> Path:
-        """Folder of resumable work towards `artefact`; emptied when begun for other inputs or parameters."""
+        """Folder of resumable work towards `artefact`; emptied when begun for other inputs or parameters,
+        which is said in a line. The number of epochs does not count: training goes on from a shorter run.
+        """
         folder = self.path(name)
         begun_path = folder / "begun.json"
         now = {
-            "config": self._fields(artefact),
+            "config": {field: value for field, value in self._fields(artefact).items() if field != "epochs"},
             "inputs": {i: self.fingerprint(i) for i in self._inputs(artefact)},
         }
-        begun = json.loads(begun_path.read_text(encoding="utf-8")) if begun_path.is_file() else None
+        begun = json.loads(begun_path.read_text(encoding="utf-8")) if begun_path.is_file() else {}
+        begun.get("config", {}).pop("epochs", None)  # of a folder from before this was left out
         if begun != now:
+            found = [path for path in folder.rglob("*") if path.is_file() and path != begun_path]
+            if found:
+                size = sum(path.stat().st_size for path in found) / 1e6
+                print(
+                    f"{name} begins anew ({_difference(begun, now)}): {len(found)} files of {folder} are "
+                    f"thrown away, {size:,.0f} MB"
+                )
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(begun_path, now)
@@ -497,9 +529,11 @@ class Store:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else "missing"
         return _file_hash(path) if path.exists() else "missing"
 
-    def with_network(self, architecture: str, null_network: str = "") -> "Store":
-        """The store of another network of this cohort, all other parameters the same."""
+    def with_network(self, architecture: str, null_network: str = "", weights: str | None = None) -> "Store":
+        """The store of another network of this cohort, other parameters the same (None: weights too)."""
         values = self.config.model_dump() | {"architecture": architecture, "null_network": null_network}
+        if weights is not None:
+            values["weights"] = weights
         return Store(Config.checked(values), self.root)
 
     def networks(self, names: tuple[str, ...]) -> dict[str, tuple["Store", str]]:
@@ -512,7 +546,8 @@ class Store:
         found = {}
         for sidecar in sorted(self.path("tiles").parent.glob("*/network.pt.json")):
             made_with = json.loads(sidecar.read_text(encoding="utf-8"))["config"]
-            store = self.with_network(made_with["architecture"], made_with["null_network"])
+            of = (made_with[field] for field in ("architecture", "null_network", "weights"))
+            store = self.with_network(*of)
             reasons = ((name, store.why_stale(name)) for name in names)
             why = next((f"{name!r} {reason}" for name, reason in reasons if reason), "")
             found[store.config.run_name] = (store, why)
@@ -538,8 +573,9 @@ class Store:
                 shutil.rmtree(self.path(name), ignore_errors=True)
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        inputs = self.artefact(name).inputs
-        return tuple(i for i in inputs if i != "source" or self.config.source != "files")
+        absent = {"source"} if self.config.source == "files" else set()
+        absent |= set() if self.config.weights_file else {"raw:weights"}
+        return tuple(i for i in self.artefact(name).inputs if i not in absent)
 
     def _fields(self, name: str) -> dict[str, Any]:
         dumped = self.config.model_dump(mode="json")
@@ -635,6 +671,18 @@ class Store:
         now = self.notebook_record(notebook, source)
         changed = [key for key in now if record.get(key) != now[key]]
         return f"its {' and '.join(changed)} changed" if changed else None
+
+
+def _difference(begun: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first parameter or input in which a folder's record differs from what is wanted now, in words."""
+    if not begun:
+        return "without a record of what it was begun for"
+    config = begun["config"]
+    for field, value in now["config"].items():
+        if config.get(field) != value:
+            return f"{field} was {config.get(field)!r}, is {value!r}"
+    changed = [name for name, value in now["inputs"].items() if begun["inputs"].get(name) != value]
+    return f"another {changed[0]!r}" if changed else "its record is of another kind"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -73,10 +73,12 @@ ALLOWED = {
     "steps": {"batches", "networks"},
     "checkpoints": set(),
     "training": {"batches", "checkpoints", "networks", "steps"},
+    # the command of training joins the two halves, as notebooks do
+    "training_run": {"batches", "checkpoints", "config", "networks", "steps", "store", "training"},
     "classify": {"batches", "networks", "steps"},
     "comparison": {"architectures", "networks", "pair_tables"},
     "slide_sums": set(),
-    "features": {"networks", "slide_sums", "weights"},
+    "features": {"networks", "slide_sums", "steps", "weights"},
     # statistics
     "blocks": set(),
     "variation": set(),
@@ -128,6 +130,7 @@ LIGHT = (
     "networks",
     "batches",
     "training",
+    "training_run",
     "classify",
     "features",
     "correlation",
@@ -141,7 +144,9 @@ MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem 
 
 
 def imported_of_ours(module):
+    """What importing the module imports of ours; its `if __name__ == "__main__"` is a command, no import."""
     tree = ast.parse((ROOT / "lib" / f"{module}.py").read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not ast.unparse(node).startswith("if __name__ ==")]
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "lib":

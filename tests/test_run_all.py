@@ -78,6 +78,18 @@ def test_other_encoders_are_known_by_name():
     assert [step.label for step in steps] == ["02_train timm_vit_tiny_patch16_224"]
 
 
+def test_an_encoder_that_cannot_train_at_this_input_is_refused_unless_it_is_not_trained():
+    arguments = ("--architectures", "torchvision:inception_v3", "--only", "02")
+    with pytest.raises(ValueError, match="no input of 128 px in training"):
+        labels(*arguments)
+    assert labels(*arguments, "--set", "null_network=untrained")
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_runs():
+    with pytest.raises(FileNotFoundError, match=r"weights = 'runs/none.pt': there is no checkpoint at"):
+        labels("--set", "weights=runs/none.pt")
+
+
 def test_from_and_to_bound_the_run():
     assert labels("--from", "03", "--to", "04") == ["03_classify alexnet", "04_features alexnet"]
     assert labels("--architectures", "alexnet,vgg11", "--from", "08", "--to", "09") == [

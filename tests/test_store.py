@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+import lib.store
 from lib.config import Config
 from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store, write_json
 
@@ -118,6 +119,67 @@ def test_forget_removes_artefacts_and_work(make_store):
     assert store.is_current("samples")
     assert not store.path("tiles").exists()
     assert not store.path("stacks").exists()
+
+
+def test_more_epochs_keep_the_work_and_another_recipe_throws_it_away(make_store, capsys):
+    def begun(**fields):
+        folder = make_store(**fields).work_folder("training", "network")
+        kept = (folder / "last.pt").exists()
+        (folder / "last.pt").write_bytes(b"x")
+        return kept
+
+    assert not begun(epochs=2)
+    assert capsys.readouterr().out == ""
+    assert begun(epochs=4)
+    assert begun(epochs=3)
+    assert not begun(epochs=3, learning_rate=0.5)
+    said = capsys.readouterr().out
+    assert "training begins anew (learning_rate was 0.01, is 0.5): 1 files of" in said
+    assert said.count("\n") == 1
+
+
+def test_a_record_that_still_names_epochs_keeps_the_work(make_store):
+    store = make_store()
+    folder = store.work_folder("training", "network")
+    (folder / "last.pt").write_bytes(b"x")
+    begun = json.loads((folder / "begun.json").read_text())
+    begun["config"]["epochs"] = 7
+    write_json(folder / "begun.json", begun)
+    assert (store.work_folder("training", "network") / "last.pt").exists()
+
+
+def test_weights_lie_in_the_repository_and_their_content_counts(make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.store, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "data")
+    assert make_store().weights is None
+    assert make_store(weights="imagenet").weights == "imagenet"
+    store = make_store(weights="runs/best.pt")
+    with pytest.raises(FileNotFoundError, match=r"weights = 'runs/best.pt': there is no checkpoint at /"):
+        _ = store.weights
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/best.pt").write_bytes(b"first")
+    assert store.weights == str(tmp_path / "runs/best.pt")
+    keep_network(store, tmp_path, names=())
+    folder = store.work_folder("training", "network")
+    (folder / "last.pt").write_bytes(b"x")
+    assert store.is_current("network")
+    (tmp_path / "runs/best.pt").write_bytes(b"another")
+    assert store.why_stale("network") == "was made from another 'raw:weights'"
+    assert not (store.work_folder("training", "network") / "last.pt").exists()
+    store.save("network", tmp_path / "weights.pt")
+    (tmp_path / "runs/best.pt").unlink()
+    assert store.is_current("network")  # it may be on another machine
+
+
+def test_networks_that_began_with_other_weights_are_others(make_store, tmp_path):
+    for fields in ({}, {"weights": "imagenet"}, {"weights": "imagenet", "null_network": "untrained"}):
+        keep_network(make_store(architecture="resnet34", **fields), tmp_path)
+    found = make_store().networks(("accuracy",))
+    names = ["resnet34", "resnet34__imagenet", "resnet34__imagenet__untrained"]
+    assert list(found) == names
+    assert [why for _, why in found.values()] == ["", "", ""]
+    kinds = [store.config.network_kind for store, _ in found.values()]
+    assert kinds == ["trained", "trained", "as it is"]
 
 
 @pytest.mark.parametrize("slide_id", ["../a", "a/b", "", "..", "/etc/passwd"])
