@@ -43,6 +43,7 @@ class Inspection(NamedTuple):
     device: str
     folder: Path  # where closeups are kept
     n_steps: int  # of synthetic images
+    p: float = 1.0  # exponent of the features
 
 
 def load(store: Store) -> Inspection:
@@ -80,6 +81,7 @@ def load(store: Store) -> Inspection:
         config.torch_device,
         store.work_folder("inspected", "features_test"),
         config.synthesis_steps,
+        config.p,
     )
 
 
@@ -103,6 +105,7 @@ def look_closely(inspection: Inspection, feature: str, on_step=None) -> closeup.
             inspection.samples_df,
             inspection.stack_files,
             n_steps=inspection.n_steps,
+            p=inspection.p,
             on_step=on_step,
         )
         closeup.keep(inspection.folder, feature, inspection.n_steps, made)
@@ -132,6 +135,7 @@ def slide_values(
             [feature],
             of_slide_df.reset_index(),
             inspection.stack_files,
+            p=inspection.p,
             progress=False,
             on_step=None if on_step is None else lambda done: on_step(done, len(of_slide_df)),
         )[feature]
