@@ -33,7 +33,7 @@ COLUMNS = {
     "name": ("name", "sort by name"),
     "r": ("r", "r over the test samples"),
     "r_tissues": ("r | t", "r given all tissues: what remains within them"),
-    "p_within": ("p | t", "one-sided p of shuffling within tissues; listed rows only: r | t orders alike"),
+    "p_within": ("p | t", "two-sided p of shuffling within tissues; listed rows only: r | t orders alike"),
     "q_within_tissue": (
         "q | t",
         "false discovery rate within tissues; only pairs over the threshold have one",
