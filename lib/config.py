@@ -189,6 +189,11 @@ class Config(BaseModel):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
+    def tile_um(self) -> float:
+        """Width of a tile, µm."""
+        return self.tile_px * self.tile_mpp
+
+    @property
     def synthetic_parameters(self) -> dict[str, Any]:
         """Arguments of synthetic.generate for this cohort."""
         return {

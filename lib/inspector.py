@@ -265,6 +265,8 @@ def render_strip(strip_df: pd.DataFrame, tiles: np.ndarray, feature: str) -> Fig
         f"{plain(row.sample_id)}\n{plain(row.tissue)}\n{row.value:.4g}" for row in strip_df.itertuples()
     ]
     heading = f"Feature {plain(feature)} from its lowest sample to its highest: a tile and the sample's value"
+    if strip_df["value"].nunique() == 1:
+        heading = f"Feature {plain(feature)} has one value in these samples: they stand in no order"
     return pictures.tile_strip(list(tiles), captions, heading=heading)
 
 
@@ -288,9 +290,13 @@ def render_closeup(made: closeup.Closeup, feature: str) -> Figure:
             if i == 0:
                 ax.set_ylabel("tile, value" if row == 0 else str(made.method), fontsize=7)
     ax = figure.add_subplot(grid[:, k:])
-    ax.imshow(made.synthetic)
     ax.axis("off")
     start, end = made.objective
+    if end > start:
+        ax.imshow(made.synthetic)
+    else:  # it is still noise
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        ax.text(0.5, 0.5, "no image: from noise\nthe feature did not rise", ha="center", va="center")
     ax.set_title(f"synthetic image\n{start:.4g} on noise, {end:.4g} on the image", fontsize=7)
     figure.suptitle(f"What raises feature {plain(feature)}", fontsize=9)
     return figure
