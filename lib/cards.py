@@ -108,9 +108,7 @@ def make_cards(
     return Cards(cards_df, shown_df, curves_df, stacked)
 
 
-def _strip(
-    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, n: int
-) -> tuple[pd.DataFrame, str]:
+def _strip(pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, n: int) -> tuple[pd.DataFrame, str]:
     """n tiles of a pair's tile tissue from the lowest to the highest value of its feature, and "".
 
     Tiles of one value have no order: then no tile, and the reason.
@@ -122,6 +120,31 @@ def _strip(
     files_df = here_df[["tile_id", "file", "tissue"]]
     strip_df = strip_df.head(0 if note else n).merge(files_df, on="tile_id", how="left")
     return strip_df.assign(kind="low to high"), note
+
+
+def strips(
+    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, n: int = 7
+) -> dict[str, tuple[pd.DataFrame, str, str]]:
+    """The tiles with the n highest values of a pair's feature, and n from low to high in its tile tissue.
+
+    Parameters
+    ----------
+    pair : with feature and tile_tissue, a row of the cards
+    values_df, tiles_df : as for `make_cards`
+
+    Returns
+    -------
+    dict: highest, graded -> tiles, with file and tissue; where they are of; why not to show them, or ""
+    """
+    one_df = values_df[[pair.feature]]
+    top_df = representatives.top_k(one_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=n)
+    top_df = top_df.merge(tiles_df[["tile_id", "file", "tissue"]], on="tile_id", how="left")
+    note = tied_note(top_df, one_df[pair.feature], "all tissues")
+    low_df, low_note = _strip(pair, values_df, tiles_df, n)
+    return {
+        "highest": (top_df, "all tissues", note),
+        "graded": (low_df, pair.tile_tissue, low_note),
+    }
 
 
 def tied_note(strip_df: pd.DataFrame, values: pd.Series, where: str) -> str:
@@ -189,6 +212,13 @@ def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
     ]
 
 
+def synthetic_titles(shown_df: pd.DataFrame) -> list[str]:
+    """What stands below each synthetic image: its feature and seed, and the value reached."""
+    return [
+        f"{image.feature}, seed {image.seed:.0f}\nvalue {image.value:.3g}" for image in shown_df.itertuples()
+    ]
+
+
 def panel_rows(
     cards_df: pd.DataFrame,
     shown_df: pd.DataFrame,
@@ -197,7 +227,8 @@ def panel_rows(
 ) -> list[dict[str, Any]]:
     """Rows for `pictures.attribution_panel`, one per card, with each pair's method and has_map.
 
-    cards_df also has finding (`choosing.finding`). ihc_images are uint8 [h, w, 3] by gene, where there are any; their central square is shown.
+    cards_df also has finding (`choosing.finding`). ihc_images are uint8 [h, w, 3] by gene, where there are
+    any; their central square is shown.
     """
     rows = []
     for pair in cards_df.itertuples():

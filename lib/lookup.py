@@ -75,8 +75,8 @@ def build(
     tissues : sample_id -> tissue.
     genes_df : index gene; symbol, tissue (of highest median), max_median_log2.
     significance_df : gene, feature, q_within_tissue of the pairs over the threshold, where there are any.
-    method : of all that is computed. "spearman" takes ranks over the samples first, and everything from these,
-        as notebooks 05 to 07 do (`correlation.on_scale`); `log_df` and `features_df` stay for figures.
+    method : of all that is computed. "spearman" takes ranks over the samples first, and everything from
+        these, as notebooks 05 to 07 do (`correlation.on_scale`); `log_df`, `features_df` stay for figures.
     alpha : level of the patterns.
     n_permutations, seed : of the shuffles within tissues: those of the significance table give its p again.
 

@@ -430,5 +430,7 @@ def strip_html(inspection: Inspection, feature: str) -> str:
         "a tile of each, and the value of the sample"
     )
     if strip_df["value"].nunique() == 1:
-        heading = f"<b>Feature {html.escape(feature)}</b> has one value in these samples: they stand in no order"
+        heading = (
+            f"<b>Feature {html.escape(feature)}</b> has one value in these samples: they stand in no order"
+        )
     return f'{heading}<div class="inspect-strip">{"".join(figures)}</div>'

@@ -183,8 +183,8 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     rows : sequence of mappings
         tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank with synthetic_label in it)
         ihc : uint8, h x w x 3, or None; ihc_label: what stands in the blank, or under the picture
-        symbol, feature, tissue (where the gene is highest), r; r_partial, p_free, p_within, q_within: numbers,
-            NaN where not known; finding: what q says, in words
+        symbol, feature, tissue (where the gene is highest), r
+        r_partial, p_free, p_within, q_within : numbers, NaN where not known; finding: what q says, in words
         tile_label : slide and position of the tile, and its tissue, on a line each
         guided_label : optional heading of the second column where it is not guided backpropagation
     """

@@ -19,10 +19,10 @@ N_WITHIN = 300  # ... and by their highest partial r given all tissues
 def payload(store: Store) -> dict[str, Any] | None:
     """What the page knows of one network's pairs, for JSON; None when its tests are not made or not current.
 
-    Keys: network, unit, n_pairs, tile_um (width of a tile); samples, tissues, tissue_of (index into tissues, per sample), colours; genes
-    and features (values per sample, by name); rows (a dict per pair, `card` an index into cards or null);
-    cards (pictures as data URIs; finding, synthetic_note and strip_note are sentences, "" where there is no
-    need of one).
+    Keys: network, unit, n_pairs, tile_um (width of a tile); samples, tissues, tissue_of (index into tissues,
+    per sample), colours; genes and features (values per sample, by name); rows (a dict per pair, `card` an
+    index into cards or null); cards (pictures as data URIs; finding, and synthetic_note and strip_note: why
+    there are no synthetic images, no strip, or "").
     """
     if not (store.is_current("pairs_conditional") and store.is_current("pairs_significance")):
         return None

@@ -413,7 +413,7 @@ def test_no_feature_gives_a_table_without_columns():
 
 @pytest.mark.parametrize("p", [2.0, 0.5, 3.0])
 def test_the_exponent_is_that_of_the_quantified_features(p):
-    """Values of `features.quantify`, before and after in-place ReLUs; gradients against finite differences."""
+    """Values of `features.quantify`, before and after in-place ReLUs; slopes against differences."""
     model, tile = built("vgg11"), random_tile(32)
     names = ["0_5", "1_5", "6_2", "7_9"]
     table_df = networks.feature_table("vgg11")

@@ -170,9 +170,7 @@ def test_measured_computes_everything_of_ranks_for_spearman(cohort):
     sides = [df.rank(axis=1) for df in inputs]
     ranked_df = choosing.measured(asked_df, none_df, *sides, samples_df, **how)
     pd.testing.assert_frame_equal(found_df, ranked_df)
-    rho = [
-        stats.spearmanr(log_df.loc[p.gene], features_df.loc[p.feature])[0] for p in asked_df.itertuples()
-    ]
+    rho = [stats.spearmanr(log_df.loc[p.gene], features_df.loc[p.feature])[0] for p in asked_df.itertuples()]
     np.testing.assert_allclose(found_df["r"].astype(float), rho)
 
 
