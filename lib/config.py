@@ -122,8 +122,8 @@ class Config(BaseModel):
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
 
     # -- seeing (notebook 10) ---------------------------------------------------------------------------
-    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best of each tissue
-    n_cards: PositiveInt = 24  # pairs chosen when none are named
+    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best within tissues
+    n_cards: PositiveInt = 24  # pairs chosen when none are named, those found within tissues first
     cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that counts as a feature's top
     tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when looking for tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
