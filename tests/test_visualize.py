@@ -108,23 +108,57 @@ def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
         np.testing.assert_allclose(again_df[column], known_df[column], atol=1e-6, err_msg=column)
 
 
-def test_no_pair_is_said_and_nothing_fails(store, monkeypatch, capsys):
-    """The cells of the notebook in this process, as if no pair had passed."""
-    notebook = nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4)
+@pytest.fixture
+def run_cells(store, monkeypatch):
+    """A function that runs the cells of the notebook in this process and returns the stems it saved."""
     monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
-    monkeypatch.setattr(choosing, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
     monkeypatch.setattr(Store, "cached", lambda self, names, make, **facts: make())
     saved = []
-    monkeypatch.setattr(Store, "save_figure", lambda self, stem, *rest: saved.append(stem))
-    monkeypatch.setattr(Store, "save_table", lambda self, stem, *rest: saved.append(stem))
-    names = {"display": print, "pd": pd}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            source = cell.source
-            if "parameters" in cell.metadata.get("tags", []):
-                source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
-            exec(compile(source, "10_visualize", "exec"), names)
+    for save in ("save_figure", "save_table"):
+        monkeypatch.setattr(Store, save, lambda self, stem, *rest: saved.append(stem))
+
+    def run() -> list[str]:
+        names = {"display": print, "pd": pd}
+        for cell in nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                source = cell.source
+                if "parameters" in cell.metadata.get("tags", []):
+                    source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
+                exec(compile(source, "10_visualize", "exec"), names)
+        return saved
+
+    return run
+
+
+def test_no_pair_is_said_and_nothing_fails(run_cells, monkeypatch, capsys):
+    """As if no pair had passed."""
+    monkeypatch.setattr(choosing, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
+    assert run_cells() == []
     printed = capsys.readouterr().out
     assert "no pair over the threshold holds within tissues" in printed
     assert "no immunohistochemistry image" in printed
-    assert saved == []
+
+
+def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch, capsys):
+    """A tile on which the feature has no gradient cannot be checked: the next pair's, or a sentence."""
+    checked, guided = [], attribution.guided_or_plain
+    monkeypatch.setattr(
+        attribution,
+        "all_maps",
+        lambda model, name, feature, tile, p: checked.append(feature) or {"a": 0 * tile},
+    )
+    made = []
+
+    def without_gradient(model, architecture, feature, tile, *, p=1.0):
+        made.append(feature)
+        gradient, method = guided(model, architecture, feature, tile, p=p)
+        return gradient * (len(made) > n_dead), method
+
+    monkeypatch.setattr(attribution, "guided_or_plain", without_gradient)
+    n_dead = 1
+    saved = run_cells()
+    assert checked == made[1:2]
+    assert {"gradient_methods", "randomisation"} <= set(saved)
+    n_dead, made[:], saved[:] = 99, [], []
+    assert not {"gradient_methods", "randomisation"} & set(run_cells())
+    assert "the gradient of every pair is zero" in capsys.readouterr().out
