@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
-from lib import architectures
+from lib import architectures, scorecard
 from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
 from lib.store import NOTEBOOKS, Store, write_json
 
@@ -69,8 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     if code == 0:
         from lib import report
 
-        for store in {step.store.config.run_name: step.store for step in steps}.values():
-            _print_scorecard(store)
+        own = Config.load(steps[0].parameters["cohort"]).run_name
+        tested = {step.store.config.run_name for step in steps if step.notebook == "06_significance"}
+        for name, store in {step.store.config.run_name: step.store for step in steps}.items():
+            code = max(code, _print_scorecard(store, name in tested & {own}))
         index = report.build(steps[0].store)
         print(f"\nReport: {index}")
     return code
@@ -114,6 +116,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
+            if store.config.weights_file and not store.is_current("network"):
+                _ = store.weights  # FileNotFoundError now rather than in notebook 02
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
     chosen = _choose(options, Store(config))
     if config.features_file and len(networks) > 1:
@@ -138,7 +142,7 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
         if name.startswith(("timm:", "torchvision:")):
             from lib import networks  # takes seconds, and only these need it
 
-            networks.check_input_px(name, config.input_px)
+            networks.check_input_px(name, config.input_px, config.null_network != "untrained")
         else:
             architectures.check_name(name)
             architectures.check_px(name, config.input_px, architectures.MINIMUM_PX[name])
@@ -221,9 +225,11 @@ def _missing_slides(store: Store) -> str:
         return ""  # the notebook says so itself; or the slides have been cut already
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
-    strangers = overview.slide_files(store.slide_paths(samples_df)).set_index("what").iloc[-1]
-    if strangers["n"]:
-        print(f"{strangers['n']} slide files belong to no sample and are not used: {strangers['examples']}")
+    *others_df, strangers = overview.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
+    for row in others_df:
+        print(f"{row.what}: {row.n} ({row.examples})")
+    if strangers.n:
+        print(f"{strangers.n} slide files belong to no sample and are not used: {strangers.examples}")
     if not missing:
         return ""
     text = f"{len(missing):,} of {n_slides:,} slides have no file, first {store.slide_path(missing[0])}"
@@ -240,16 +246,21 @@ def _missing_slides(store: Store) -> str:
 
 
 def execute(step: Step) -> str:
-    """Run one notebook through papermill and keep its executed copy and HTML page; "" or what went wrong."""
+    """Run one notebook through papermill and keep its executed copy and HTML page; "" or what went wrong.
+
+    Figures and tables that an earlier run of it left, and this one has not saved again, are removed.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import notebook_pages
+    from lib import notebook_pages, report
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    record_path.unlink(missing_ok=True)
+    record_path.touch()
+    begun = record_path.stat().st_mtime  # by the clock of the disk that the figures are on
+    record_path.unlink()
     started = time.perf_counter()
     problem = ""
     try:
@@ -271,6 +282,7 @@ def execute(step: Step) -> str:
     notebook_pages.tidy_executed(executed)
     notebook_pages.export_html(executed)
     if not problem:
+        report.forget_unwritten(step.store, step.notebook, begun)
         write_json(record_path, step.store.notebook_record(step.notebook, step.source))
         times = _times(step.store) | {step.label: round(time.perf_counter() - started, 1)}
         write_json(step.store.notebook_times_path, times)
@@ -302,12 +314,24 @@ def _print_table(outcomes: list[Outcome]) -> None:
             print(f"\n{outcome.label} failed in {detail}", file=sys.stderr)
 
 
-def _print_scorecard(store: Store) -> None:
-    card_df = store.saved_table("scorecard") if store.config.synthetic_data else None
-    if card_df is not None:
-        print(f"\nAgainst the planted truth, {store.config.run_name}:")
-        for measure, row in card_df.iterrows():
-            print(f"  {measure:45s} {row['value']:6.1%}  ({row['detail']})")
+def _print_scorecard(store: Store, own: bool) -> int:
+    """Print a drawn cohort's scorecard; 1 where it misses what the cohort asks for, else 0.
+
+    It asks of its own network only, not of others that a person compares with it.
+    """
+    config = store.config
+    card_df = store.saved_table("scorecard") if config.synthetic_data else None
+    if card_df is None:
+        return 0
+    print(f"\nAgainst the planted truth, {config.run_name}:")
+    for measure, row in card_df.iterrows():
+        print(f"  {measure:45s} {row['value']:6.1%}  ({row['detail']})")
+    if not own:
+        return 0
+    missed = scorecard.missed(card_df, config.least_precision, config.least_recall)
+    for sentence in missed:
+        print(f"missed: {sentence}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ def run(quick: bool = False, gpu: bool = False) -> pd.DataFrame:
         if not quick:
             save_performance(network_rows, PERFORMANCE_FILE)
         rows += gpu_rows(size) + network_rows
-    else:  # slides need OpenSlide, which a machine with a GPU may lack
+    else:  # slides need OpenSlide and the inspector Jupyter's widgets, which a machine with a GPU may lack
+        from lib.benchmark_inspector import inspector_rows
         from lib.benchmark_tiles import tiles_rows
 
-        rows += tiles_rows(quick)
+        rows += inspector_rows(quick) + tiles_rows(quick)
     return table(rows)
 
 

@@ -102,7 +102,10 @@ def _sweep(
 
 
 def quantification_row(architecture: str, batch_size: int, precision: str, size: Size, device: str) -> dict:
-    """f_lz of every channel, from uint8 tiles in memory, against a bare forward pass of the same batches."""
+    """f_lz of every channel, from uint8 tiles in memory, against a bare forward pass of the same batches.
+
+    Reading tile stacks and adding up per sample, as `features.quantify_samples` does, are not in it.
+    """
     model = _network(architecture, size).eval()
     n_batches = _n_batches(size, batch_size)
     tiles = _random_tiles(batch_size, size.input_px)

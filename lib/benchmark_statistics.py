@@ -267,12 +267,22 @@ def memory_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
         return []
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
     genes = cohort.log_df.iloc[: size.n_max_genes]
+    # with covariates what counts is the table of rearrangements x genes: few slides and features show it
+    few_df = cohort.samples_df.head(2 * N_TISSUES)
+    few = cohort.log_df[few_df["sample_id"]], cohort.features_df.iloc[:10][few_df["sample_id"]]
+    few_perms = permutations.draw("within_tissue", size.n_permutations, few_df, 0)
+    covariates = np.random.default_rng(0).normal(size=(len(few_df), 2))
+    covariates_df = pd.DataFrame(covariates, few_df["sample_id"]).add_prefix("c")
+    every = f"the max statistic of {size.n_genes:,} genes with covariates"
     calls = {
         "correlate": lambda: correlation.correlate(
             cohort.log_df, cohort.features_df, genes_table=cohort.genes_table, progress=False
         ),
         f"the max statistic of {len(genes):,} genes": lambda: family_wise.max_statistic(
             genes, cohort.features_df, perms, progress=False
+        ),
+        f"{every}, {size.n_permutations:,} permutations, {len(few_df)} slides": lambda: (
+            family_wise.max_statistic(*few, few_perms, covariates_df=covariates_df, progress=False)
         ),
     }
     rows = []

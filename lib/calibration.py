@@ -97,7 +97,8 @@ def p_values(
 ) -> pd.DataFrame:
     """Two-sided p of each pair under every one of TESTS that can be made with these samples.
 
-    A scheme is left out where nothing can change place, or so little that no p reaches 0.01.
+    A scheme is left out where nothing can change place, or so little that no p reaches 0.01; a parametric
+    test where its conditions leave too few degrees of freedom.
     """
     columns = {}
     tables = (log_df, features_df, pairs_df)
@@ -110,7 +111,7 @@ def p_values(
             if len(drawn.order) < 99:
                 continue
             columns[name] = significance.pair_p(*tables, drawn, alternative="two_sided", progress=False)
-        else:
+        elif conditional.degrees_of_freedom(samples_df, tissue=kind) >= conditional.MIN_DF:
             result_df = conditional.pairs_conditional(*tables, samples_df, tissue=kind, alphas=())
             columns[name] = result_df["p_gf_t"].to_numpy()
     return pd.DataFrame(columns)

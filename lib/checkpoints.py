@@ -60,6 +60,21 @@ def claim(run_dir: Path, recipe: dict[str, Any], *, restart: bool = False) -> No
     os.replace(temporary, sidecar)
 
 
+def drop_longer(run_dir: Path, epochs: int) -> None:
+    """Throw away the checkpoints of a run that has more than `epochs` finished epochs, and say so.
+
+    A shorter run can be continued; of a longer one the weights after `epochs` epochs are not kept.
+    """
+    last = run_dir / "last.pt"
+    if not last.exists():
+        return
+    n_finished = len(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["history"])
+    if n_finished > epochs:
+        print(f"{run_dir} holds {n_finished} finished epochs, more than {epochs}: they are thrown away")
+        for name in ("last.pt", "best.pt", "recipe.json"):
+            (run_dir / name).unlink(missing_ok=True)
+
+
 def resume(run_dir: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, float]]:
     """Load weights and momentum of the last finished epoch, if any; returns one dict per epoch so far."""
     last = run_dir / "last.pt"

@@ -85,7 +85,8 @@ def measured(
 ) -> pd.DataFrame:
     """Asked pairs with their numbers: those of `pairs_with_tests`, or computed here below the threshold.
 
-    Such a pair was not tested with the others, so it has no q and no pattern.
+    Such a pair was not tested with the others, so it has no q and no pattern; and no partial r where the
+    slides are too few for one.
 
     Parameters
     ----------
@@ -108,6 +109,8 @@ def measured(
         new_df = new_df.assign(r=r)
         found_df.loc[new, "r"] = r
         for column, given in (("r_given_own", "indicator"), ("r_partial", "categorical")):
+            if conditional.degrees_of_freedom(samples_df, tissue=given) < conditional.MIN_DF:
+                continue
             given_df = conditional.pairs_conditional(*sides, new_df, samples_df, tissue=given)
             found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
         repeated = samples_df["tissue"].duplicated().any()  # else nothing can change place within a tissue

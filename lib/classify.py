@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,12 @@ def predict_tiles(
     model: nn.Module,
     tiles_df: pd.DataFrame,
     *,
+    architecture: str,
     class_names: Sequence[str],
     batch_size: int = 256,
     device: str = "auto",
     mixed_precision: str | None = None,
     channels_last: bool = True,
-    normalisation: tuple[Sequence[float], Sequence[float]] = (networks.IMAGENET_MEAN, networks.IMAGENET_SD),
     n_workers: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -46,8 +47,9 @@ def predict_tiles(
     ----------
     tiles_df : columns file, stack_index, sample_id and, if present, tile_id
     class_names : tissues in the order of the model's outputs
+    architecture : what the model is, which says how pixels are normalised, as in training ("": ImageNet's
+        mean and sd)
     mixed_precision : None (float32) or "bf16"
-    normalisation : mean and sd per colour channel, pixels in 0 to 1
 
     Returns
     -------
@@ -64,6 +66,7 @@ def predict_tiles(
     taken = sorted(set(class_names) & set(_TILE_COLUMNS))
     if taken or len(set(class_names)) != len(class_names):
         raise ValueError(f"class names must differ from each other and from {_TILE_COLUMNS}: {taken}")
+    mean, sd = networks.normalisation(architecture)
     device_t = steps.choose_device(device)
     workers = batches.default_workers(device_t) if n_workers is None else n_workers
     loader = batches.tile_loader(tiles_df, batch_size, n_workers=workers, pin_memory=device_t.type == "cuda")
@@ -72,12 +75,13 @@ def predict_tiles(
     was_training, parts = model.training, []
     model.eval()
     bar = tqdm(total=len(tiles_df), unit="tile", disable=not progress)
-    explained = steps.out_of_memory_explained(batch_size, loader.dataset.input_px, device_t)
+    remedy = f"Try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
+    explained = steps.out_of_memory_explained(batch_size, loader.dataset.input_px, device_t, remedy)
     try:
         with bar, explained, torch.inference_mode():
             for batch in loader:
                 tiles_t = batch.tiles_t.to(device_t, non_blocking=True)
-                images_t = networks.normalise(tiles_t, *normalisation).contiguous(memory_format=layout)
+                images_t = networks.normalise(tiles_t, mean, sd).contiguous(memory_format=layout)
                 with torch.autocast(device_t.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
                     logits_t = model(images_t)
                 if logits_t.shape[1] != len(class_names):
@@ -169,28 +173,73 @@ def _tissues_of(samples: pd.Index, tissues: Mapping[str, str] | None) -> pd.Seri
 
 
 def normalise_tissue(label: str) -> str:
-    """A tissue name without what spellings differ in: kind of dash, spaces, case, a final "(...)".
+    """A tissue name without what spellings differ in: kind of dash, spaces, case."""
+    return re.sub(r"\s*[-\u2010-\u2015\u2212]\s*", "-", " ".join(str(label).split())).casefold()
 
-    The paper's "Skin—Sun Exposed" and GTEx's "Skin - Sun Exposed (Lower leg)" give the same.
+
+def _without_brackets(name: str) -> str:
+    """A normalised name without a final "(...)": the paper leaves out GTEx's "(Lower leg)"."""
+    return re.sub(r"\s*\([^)]*\)$", "", name)
+
+
+def merged_groups(own: Mapping[str, Sequence[str]], tissues: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The paper's groups with those of a cohort, whose every member must name one of `tissues`.
+
+    Raises
+    ------
+    ValueError
+        A member of the cohort's own groups that names no tissue (the nearest are given), or could be several.
     """
-    name = re.sub(r"\s*\([^)]*\)\s*$", "", str(label))
-    return re.sub(r"\s*[-\u2010-\u2015\u2212]\s*", "-", " ".join(name.split())).casefold()
+    names = {str(tissue): normalise_tissue(tissue) for tissue in tissues}
+    for group, members in own.items():
+        for member in members:
+            if not _named_by(member, names):
+                near = get_close_matches(str(member), names, n=3, cutoff=0.4) or sorted(names)[:3]
+                raise ValueError(
+                    f"merged_tissues: {member!r} of {group!r} names no tissue of the samples, or several; "
+                    f"nearest: {near}"
+                )
+    return MERGED_GTEX | {group: tuple(members) for group, members in own.items()}
 
 
-def merge_tissues(labels: Iterable[str], groups: Mapping[str, Sequence[str]] = MERGED_GTEX) -> np.ndarray:
+def merge_tissues(
+    labels: Iterable[str],
+    groups: Mapping[str, Sequence[str]] = MERGED_GTEX,
+    tissues: Iterable[str] | None = None,
+) -> np.ndarray:
     """Labels with each tissue of a group replaced by the group's name, others as they are; array of str.
+
+    A member names the tissue that is spelt as it is, but for dashes, spaces and case; where there is none,
+    the one that is so but for a final "(...)", if there is a single one. A member that names none is ignored.
+
+    Parameters
+    ----------
+    tissues : the names among which a member is looked for; default: the labels
 
     Raises
     ------
     ValueError
         A tissue in two groups.
     """
+    labels = [str(label) for label in labels]
+    names = {str(name): normalise_tissue(name) for name in (labels if tissues is None else tissues)}
     group_of: dict[str, str] = {}
     for group, members in groups.items():
-        for member in map(normalise_tissue, members):
-            if group_of.setdefault(member, group) != group:
-                raise ValueError(f"{member!r} is in two groups: {group_of[member]!r} and {group!r}")
-    return np.array([group_of.get(normalise_tissue(label), str(label)) for label in labels], dtype=object)
+        for tissue in (tissue for member in members for tissue in _named_by(member, names)):
+            if group_of.setdefault(tissue, group) != group:
+                raise ValueError(f"{tissue!r} is in two groups: {group_of[tissue]!r} and {group!r}")
+    return np.array([group_of.get(label, label) for label in labels], dtype=object)
+
+
+def _named_by(member: str, names: Mapping[str, str]) -> list[str]:
+    """The tissues that a group's member names; `names` has the normalised name of each."""
+    member = normalise_tissue(member)
+    same = [tissue for tissue, name in names.items() if name == member]
+    if same:
+        return same
+    stem = _without_brackets(member)
+    loose = [tissue for tissue, name in names.items() if _without_brackets(name) == stem]
+    return loose if len({names[tissue] for tissue in loose}) == 1 else []
 
 
 def accuracy_table(
@@ -278,8 +327,9 @@ def _merged(
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in ("split", "donor")}
     truth, predicted = (frame[name].to_numpy() for name in ("tissue", "predicted"))
     if groups is not None:
-        truth, predicted = merge_tissues(truth, groups), merge_tissues(predicted, groups)
-        class_names = sorted(set(merge_tissues(class_names, groups)))
+        tissues = {*map(str, class_names), *truth, *predicted}
+        truth, predicted = (merge_tissues(labels, groups, tissues) for labels in (truth, predicted))
+        class_names = sorted(set(merge_tissues(class_names, groups, tissues)))
     merged = pd.DataFrame(columns | {"tissue": truth, "predicted": predicted, "known": known})
     merged["correct"] = merged["tissue"] == merged["predicted"]
     merged.attrs["n_classes"] = len(class_names)

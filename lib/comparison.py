@@ -1,8 +1,9 @@
 """Networks side by side: Tables 1 to 4 of one cohort, and what is left of each against its null networks.
 
-A network is named by its architecture and its kind: "trained", or one of the null networks "untrained" and
-"shuffled" (METHOD section 11). Tables have these two as their first columns, architectures in the order of
-Table 1, trained first.
+A network is named by its architecture (with the weights it began with, if any: "resnet34 (imagenet)") and
+its kind: "trained", "as it is" (weights from elsewhere, not trained here), or one of the null networks
+"untrained" and "shuffled" (METHOD section 11). Tables have these two as their first columns, architectures in
+the order of Table 1, trained first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from lib import networks
 from lib.architectures import ARCHITECTURES
 from lib.pair_tables import threshold_table
 
-KINDS = ("trained", "untrained", "shuffled")
+KINDS = ("trained", "as it is", "untrained", "shuffled")
 KEYS = ["architecture", "network"]
 Name = tuple[str, str]  # architecture, kind
 
@@ -154,6 +155,6 @@ def _ordered(rows: Sequence[dict]) -> pd.DataFrame:
 
     def key(row: dict) -> tuple:
         architecture, kind = row["architecture"], row["network"]
-        return place.get(architecture, len(place)), architecture, KINDS.index(kind)
+        return place.get(architecture.partition(" (")[0], len(place)), architecture, KINDS.index(kind)
 
     return pd.DataFrame(sorted(rows, key=key))

@@ -22,6 +22,7 @@ PATTERNS = {
     "g-f-t": "gt_f",
 }  # pattern -> the partial correlation that vanishes
 DEGENERATE = 1e-10  # 1 - R^2 below this leaves no variance to correlate
+MIN_DF = 2  # degrees of freedom: Fisher's z takes one of them
 
 
 def partial_r(x: np.ndarray, y: np.ndarray, conditions: np.ndarray) -> np.ndarray:
@@ -64,13 +65,11 @@ def ci_test(
 ) -> np.ndarray | float:
     """Two-sided p of a partial correlation r over n slides given n_conditions columns.
 
-    `fisher`: sqrt(n - k - 3) |atanh r| against the normal (the paper: r = 0.1074, n = 334, k = 1 give
-    0.0501). `t`: |r| sqrt(df / (1 - r^2)) against t with df = n - 2 - k. ValueError when no degree of
-    freedom is left, or |r| > 1.
+    `fisher`: sqrt(n - k - 3) |atanh r| against the normal (r = 0.1074, n = 334, k = 1 give 0.05016; the
+    paper prints 0.0501 for r = 0.107). `t`: |r| sqrt(df / (1 - r^2)) against t with df = n - 2 - k.
+    ValueError when no degree of freedom is left, or |r| > 1.
     """
-    r = np.asarray(r, float)
-    if not (np.abs(r) <= 1).all():
-        raise ValueError(f"r must lie in [-1, 1], got {r[~(np.abs(r) <= 1)].flat[0]}")
+    r = _checked_r(r)
     df = _degrees_of_freedom(n, n_conditions)
     with np.errstate(divide="ignore"):
         if method == "fisher":
@@ -85,10 +84,17 @@ def ci_test(
 def interval(
     r: np.ndarray | float, n: int, n_conditions: int, level: float = 0.95
 ) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Confidence interval of a partial correlation: tanh(atanh r -+ z / sqrt(n - k - 3))."""
+    """Confidence interval of a partial correlation: tanh(atanh r -+ z / sqrt(n - k - 3)).
+
+    ValueError when |r| > 1, level (a share, such as 0.95) is not between 0 and 1, or no degree of freedom is
+    left.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is a share between 0 and 1, such as 0.95, got {level}")
+    r = _checked_r(r)
     half = stats.norm.ppf(0.5 + level / 2) / np.sqrt(_degrees_of_freedom(n, n_conditions) - 1)
     with np.errstate(divide="ignore"):
-        z = np.arctanh(np.asarray(r, float))
+        z = np.arctanh(r)
     low, high = np.tanh(z - half), np.tanh(z + half)
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
@@ -123,7 +129,9 @@ def pairs_conditional(
     p_t_<> (t); low_<>, high_<> (the interval; of gf_t alone under `categorical`); n_conditions (of gf_t);
     undefined (no variance left in one of the three: r 0, p 1, never called independent); for each alpha
     and pattern a bool `g-t-f_0.01`, and `pattern_0.01`, the pattern of largest p among those not rejected,
-    or "none". Patterns may overlap: count with the bools.
+    or "none". Patterns may overlap: count with the bools. Where `categorical` tissues add nothing to the
+    covariates (one tissue, or a covariate that tells it), every pair is undefined: r_ft_g and r_gt_f are 0
+    with p 1, and only r_gf_t, then given the covariates alone, keeps its value.
 
     Raises
     ------
@@ -160,6 +168,8 @@ def pairs_conditional(
         result, defined = _categorical(x, y, g, f, r_gf, basis, whole, n, level)
         defined &= x_varies[g] & y_varies[f]
         _set_undefined(result, ~defined)
+        if whole.shape[1] == basis.shape[1]:  # r_gf_t stands, but there is no t to speak of
+            defined = np.zeros_like(defined)
     result["undefined"] = ~defined
     for alpha in alphas:
         _add_patterns(result, alpha)
@@ -200,16 +210,77 @@ def table7(
     return pd.DataFrame(rows)
 
 
+def degrees_of_freedom(
+    samples_df: pd.DataFrame,
+    *,
+    tissue: Literal["indicator", "categorical"] = "categorical",
+    covariates: Sequence[str] | None = None,
+) -> int:
+    """n - 2 - k of r(g, f | t) under `pairs_conditional` with these samples; it needs MIN_DF of them."""
+    if tissue not in ("indicator", "categorical"):
+        raise ValueError(f"tissue is 'indicator' or 'categorical', got {tissue!r}")
+    columns = _covariate_columns(samples_df, covariates)
+    if tissue == "indicator":
+        return len(samples_df) - 2 - _basis(columns).shape[1]  # the basis has the intercept too
+    dummies = pd.get_dummies(samples_df["tissue"], dtype=float).to_numpy()
+    return len(samples_df) - 1 - _basis(np.concatenate([columns, dummies], axis=1)).shape[1]
+
+
+def given_all_tissues(
+    log_expression_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    pairs_df: pd.DataFrame,
+    samples_df: pd.DataFrame,
+    covariates: Sequence[str] = (),
+) -> tuple[pd.DataFrame, list[str]]:
+    """r(g, f) of each pair given all tissues, and given the covariates too, where there are slides enough.
+
+    Parameters as `pairs_conditional`.
+
+    Returns
+    -------
+    The rows of pairs_df with r_gf_tissues, p_gf_tissues (Fisher z), low_gf_tissues, high_gf_tissues (95 %),
+    and r_gf_covariates, p_gf_covariates; NaN where too few slides are left. And a sentence on each version
+    left out for that.
+    """
+    parts, notes = [], []
+    for suffix, names, kept in (
+        ("tissues", (), ("r", "p", "low", "high")),
+        ("covariates", covariates, ("r", "p")),
+    ):
+        columns = {f"{name}_gf_t": f"{name}_gf_{suffix}" for name in kept}
+        left = degrees_of_freedom(samples_df, covariates=names)
+        if left >= MIN_DF:
+            df = pairs_conditional(
+                log_expression_df, features_df, pairs_df, samples_df,
+                tissue="categorical", covariates=names, alphas=(),
+            )  # fmt: skip
+            parts.append(df[list(columns)].rename(columns=columns))
+            continue
+        parts.append(pd.DataFrame(np.nan, index=pairs_df.index, columns=list(columns.values())))
+        notes.append(
+            f"Left out: r given all tissues{' and covariates' if names else ''}. {len(samples_df)} slides of "
+            f"{samples_df['tissue'].nunique()} tissues leave {left} degrees of freedom; {MIN_DF} are needed."
+        )
+    return pd.concat(parts, axis=1), list(dict.fromkeys(notes))
+
+
 # -- parts ------------------------------------------------------------------------------------------------
+
+
+def _checked_r(r: np.ndarray | float) -> np.ndarray:
+    r = np.asarray(r, float)
+    if not (np.abs(r) <= 1).all():
+        raise ValueError(f"r must lie in [-1, 1], got {r[~(np.abs(r) <= 1)].flat[0]}")
+    return r
 
 
 def _degrees_of_freedom(n: int, n_conditions: int) -> int:
     df = n - 2 - n_conditions
-    if df < 2:
+    if df < MIN_DF:
         raise ValueError(
-            f"{n} slides and {n_conditions} conditions leave {df} degrees of freedom; 2 are needed. Use "
-            "fewer "
-            "conditions (tissue = 'indicator', fewer covariates) or more slides"
+            f"{n} slides and {n_conditions} conditions leave {df} degrees of freedom; {MIN_DF} are needed. "
+            "Use fewer conditions (tissue = 'indicator', fewer covariates) or more slides"
         )
     return df
 
@@ -257,13 +328,17 @@ def _slides(samples_df, log_expression_df, features_df, covariates):
                 f"{len(missing)} of {len(ids)} samples are not in the {what}, first {list(missing[:3])}"
             )
     df = samples_df.set_index("sample_id").loc[ids]
-    names = list(covariates or [])
     if df["tissue"].isna().any():
         raise ValueError(
             f"{int(df['tissue'].isna().sum())} of {len(df)} samples have no tissue; fill it in or drop them"
         )
-    columns = covariate_table(df.reset_index(), names).to_numpy(float) if names else np.zeros((len(df), 0))
-    return ids, df["tissue"], columns
+    return ids, df["tissue"], _covariate_columns(df.reset_index(names="sample_id"), covariates)
+
+
+def _covariate_columns(samples_df: pd.DataFrame, covariates: Sequence[str] | None) -> np.ndarray:
+    if not covariates:
+        return np.zeros((len(samples_df), 0))
+    return covariate_table(samples_df, list(covariates)).to_numpy(float)
 
 
 def _rows(df: pd.DataFrame, names: np.ndarray, ids: pd.Index, what: str) -> np.ndarray:
@@ -336,11 +411,13 @@ def _categorical(x, y, g, f, r_gf, basis, whole, n, level) -> tuple[dict, np.nda
     result["low_gf_t"], result["high_gf_t"] = interval(r["gf_t"], n, k, level)
     df = n - k - 2  # of the residual once the other variable is in as well
     for name, left in (("ft_g", left_y[f]), ("gt_f", left_x[g])):
-        # residual sums of squares without and with the tissues, the other variable being in both
-        without = np.where(defined, 1 - r_gf**2, 1.0)
-        with_tissues = np.where(defined, left * (1 - r["gf_t"] ** 2), 1.0)
-        explained = np.clip(1 - with_tissues / without, 0, 1)
-        p = stats.f.sf(explained / n_tissue / np.maximum((1 - explained) / df, 1e-300), n_tissue, df)
+        explained, p = np.zeros(len(g)), np.ones(len(g))
+        if n_tissue:  # else the tissues say nothing that the covariates do not: t has no variance left
+            # residual sums of squares without and with the tissues, the other variable being in both
+            without = np.where(defined, 1 - r_gf**2, 1.0)
+            with_tissues = np.where(defined, left * (1 - r["gf_t"] ** 2), 1.0)
+            explained = np.clip(1 - with_tissues / without, 0, 1)
+            p = stats.f.sf(explained / n_tissue / np.maximum((1 - explained) / df, 1e-300), n_tissue, df)
         result[f"r_{name}"], result[f"p_{name}"], result[f"p_t_{name}"] = np.sqrt(explained), p, p.copy()
     result["n_conditions"] = np.full(len(g), k)
     return result, defined

@@ -4,6 +4,7 @@ Defaults are the paper's values where the paper fixes them (Badea & Stanescu 202
 """
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,11 +44,13 @@ class Config(BaseModel):
     id_rule: Literal["exact", "gtex"] = "exact"  # how RNA samples find their slide (METHOD section 1)
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
-    covariates: tuple[str, ...] = ()  # columns of the samples table used as technical covariates
+    covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles
     split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list: sample id, dataset; wins over split_by
-    merged_tissues: dict[str, tuple[str, ...]] = {}  # name -> tissues, beside the paper's own five groups
+    merged_tissues: dict[
+        str, tuple[str, ...]
+    ] = {}  # name -> tissues as spelt, beside the paper's five groups
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
     synthetic_slides_per_tissue: PositiveInt = 30
@@ -82,7 +85,9 @@ class Config(BaseModel):
 
     # -- network and training (notebooks 02, 03) --------------------------------------------------------
     architecture: str = "vgg16"
-    weights: str = ""  # "" from scratch, "imagenet", or the path of a checkpoint
+    weights: str = (
+        ""  # "" from scratch, "imagenet", or a checkpoint's path (from the repository, or absolute)
+    )
     initialisation: Literal["torchvision", "vgg"] = (
         "torchvision"  # vgg: VGG's, for small cohorts from scratch
     )
@@ -99,11 +104,17 @@ class Config(BaseModel):
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
+    channels_last: bool = True  # memory layout of training
+    # Processes that read tiles in training; -1: none beside a CPU, up to 8 for a GPU.
+    loader_workers: Annotated[int, Field(ge=-1)] = -1
 
     # -- features (notebook 04) -------------------------------------------------------------------------
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    quantify_train: bool = False  # the training slides too: the scorecard needs slides that no test has used
+    # Of the forward pass; tf32 and bfloat16 are faster on a GPU, and less exact.
+    feature_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
@@ -120,6 +131,9 @@ class Config(BaseModel):
     n_permutations: PositiveInt = 1000
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
+    # What the scorecard of a drawn cohort must reach over all pairs, or the run fails; 0 asks for nothing.
+    least_precision: Annotated[float, Field(ge=0, le=1)] = 0.0
+    least_recall: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     # -- seeing (notebook 10) ---------------------------------------------------------------------------
     show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best within tissues
@@ -225,7 +239,7 @@ class Config(BaseModel):
     @property
     def gtex_choice(self) -> dict[str, Any]:
         """Arguments of gtex_source.prepare for this cohort, beyond folders."""
-        same = ("expression_file", "genes_file", "slides_dir", "covariates")
+        same = ("expression_file", "genes_file", "covariates")
         names = ("release", "portal_file", "tissues", "max_slides", "min_slides")
         split_file = ROOT / self.split_file if self.split_file else ""
         parameters = {name: getattr(self, f"gtex_{name}") for name in names} | {"split_file": split_file}
@@ -260,13 +274,43 @@ class Config(BaseModel):
             "compile": self.compile_network,
             "augment": self.augment,
             "class_weighting": self.class_weighting,
+            "channels_last": self.channels_last,
+            "n_workers": None if self.loader_workers < 0 else self.loader_workers,
         }
 
     @property
     def run_name(self) -> str:
-        """Folder of one network: the architecture, marked when it is a null network."""
+        """Folder of one network: the architecture, then the weights it begins with and the kind of null
+        network, each where there is one.
+        """
         name = self.architecture.replace(":", "_").replace("/", "_")
-        return f"{name}__{self.null_network}" if self.null_network else name
+        return "__".join(part for part in (name, self._weights_name, self.null_network) if part)
+
+    @property
+    def network_name(self) -> str:
+        """The network as a table shows it: the architecture, with the weights it begins with if any."""
+        return f"{self.architecture} ({self._weights_name})" if self.weights else self.architecture
+
+    @property
+    def network_kind(self) -> str:
+        """What was done to the network: "trained"; "as it is" (weights from elsewhere, not trained); or one
+        of the null networks "untrained" (random weights), "shuffled".
+        """
+        if self.null_network == "untrained" and self.weights:
+            return "as it is"
+        return self.null_network or "trained"
+
+    @property
+    def weights_file(self) -> bool:
+        """Whether `weights` is the path of a checkpoint."""
+        return self.weights not in ("", "imagenet")
+
+    @property
+    def _weights_name(self) -> str:
+        """ "imagenet", or the stem of a checkpoint's file in characters safe for a folder."""
+        stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(self.weights).stem) if self.weights_file else self.weights
+        # A file called so must not pass for what it is not.
+        return f"{stem}_file" if self.weights_file and stem in ("imagenet", "untrained", "shuffled") else stem
 
 
 def _explain(error: dict[str, Any]) -> str:

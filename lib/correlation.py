@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib import pair_scan
+from lib import pair_scan, variation
 
 MIN_SLIDES = 4  # with three slides a correlation has one degree of freedom
 
@@ -22,11 +22,12 @@ class Correlation(NamedTuple):
 
     pairs_df : one row per pair with |r| >= r_threshold, in gene then feature order: gene, symbol, feature,
         layer, channel, r (float64), tissue, max_median_log2. `pairs_df.attrs["r_threshold"]` holds the
-        threshold.
+        threshold, `attrs["negative"]` whether pairs with r <= -r_threshold were kept.
     histogram_df : one row per bin of r: r_low, r_high, count (int64, all layers), then `layer_<l>` for
         each layer. A bin is [r_low, r_high), the last one closed.
     n_pairs : pairs tested = n_genes * n_features = sum of count.
     constant_genes, constant_features : names left out, because r is undefined for them.
+    missing_genes, missing_features : names left out, because a value is missing or infinite.
     n_genes_below_expression : genes dropped by e_threshold.
     """
 
@@ -38,6 +39,8 @@ class Correlation(NamedTuple):
     n_features: int
     constant_genes: list[str]
     constant_features: list[str]
+    missing_genes: list[str]
+    missing_features: list[str]
     n_genes_below_expression: int
 
 
@@ -116,7 +119,13 @@ def on_scale(values_df: pd.DataFrame, method: Literal["pearson", "spearman"]) ->
     """The values themselves, or each row's ranks over the samples: Spearman's r is Pearson's r of ranks."""
     if method not in ("pearson", "spearman"):
         raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
-    return values_df if method == "pearson" else values_df.rank(axis=1)
+    if method == "pearson":
+        return values_df
+    finite, varying = _finite_and_varying(values_df, "expression or feature")
+    ranks_df = values_df.rank(axis=1)
+    # ranks of what rounding left of a constant row would look like variation
+    ranks_df.iloc[np.flatnonzero(finite & ~varying)] = (ranks_df.shape[1] + 1) / 2
+    return ranks_df
 
 
 def same_slides(expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.DataFrame:
@@ -155,14 +164,13 @@ def standardise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows with mean 0 and length 1, so that r is a plain product.
 
-    Returns (rows [n_varying, n_slides], varying [n_rows] bool): constant rows are left out. Computed in
-    float64 whatever dtype is asked. ValueError on NaN or infinity, naming the row and the sample.
+    Returns (rows [n_varying, n_slides], varying [n_rows] bool): rows that are constant but for rounding
+    (`lib.variation`) are left out. Computed in float64 whatever dtype is asked. ValueError on NaN or
+    infinity, naming the row and the sample.
     """
     if method not in ("pearson", "spearman"):
         raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
-    values = values_df.to_numpy()
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"the {what} table holds {values.dtype}, not numbers")
+    values = _numbers(values_df, what)
     varying = np.zeros(len(values), bool)
     rows = np.empty(values.shape, dtype)
     n = 0
@@ -174,10 +182,14 @@ def standardise(
                 f"{what} {values_df.index[start + i]!r} is {block[i, s]} in sample {values_df.columns[s]!r}: "
                 "correlations need every value; drop the row or the sample"
             )
-        keep = block.max(axis=1) > block.min(axis=1)
+        centred = block - block.mean(axis=1, keepdims=True)
+        keep = variation.varies(centred, variation.largest(block))
         varying[start : start + 4096] = keep
-        block = stats.rankdata(block[keep], axis=1) if method == "spearman" else block[keep]
-        block -= block.mean(axis=1, keepdims=True)
+        if method == "spearman":
+            block = stats.rankdata(block[keep], axis=1)
+            block -= block.mean(axis=1, keepdims=True)
+        else:
+            block = centred[keep]
         block /= np.abs(block).max(
             axis=1, keepdims=True
         )  # values of 1e200 or 1e-200 have squares out of range
@@ -185,6 +197,24 @@ def standardise(
         rows[n : n + len(block)] = block
         n += len(block)
     return rows[:n], varying
+
+
+def left_out(log_expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.DataFrame:
+    """Rows of two tables (genes, features x samples) that `correlate` leaves out, r being undefined for them.
+
+    Returns
+    -------
+    DataFrame, four rows: left_out ("constant genes", "genes with missing values", and of features), n, of
+        (all rows of the table), first (the names of up to three).
+    """
+    rows = []
+    for what, df in (("gene", log_expression_df), ("feature", features_df)):
+        finite, varying = _finite_and_varying(df, what)
+        reasons = {f"constant {what}s": finite & ~varying, f"{what}s with missing values": ~finite}
+        for reason, are in reasons.items():
+            first = ", ".join(map(str, df.index[are][:3]))
+            rows.append({"left_out": reason, "n": int(are.sum()), "of": len(df), "first": first})
+    return pd.DataFrame(rows)
 
 
 def correlate(
@@ -216,14 +246,19 @@ def correlate(
     dtype : of the product. The pairs kept are float64 either way.
     max_pairs : more pairs than this raise a ValueError instead of filling the memory.
 
+    Genes and features that are constant but for rounding, or with a missing or infinite value, are left out
+    and named in what is returned.
+
     Raises
     ------
-    ValueError : samples differ, fewer than four, missing values, no gene left, feature names not
+    ValueError : samples differ, fewer than four, no gene or no feature left, feature names not
         `<layer>_<channel>`.
     """
     features_df = same_slides(log_expression_df, features_df)
     if not 0 < r_threshold <= 1:
         raise ValueError(f"r_threshold must be in (0, 1], got {r_threshold}")
+    log_expression_df, missing_genes = _without_missing(log_expression_df, "gene")
+    features_df, missing_features = _without_missing(features_df, "feature")
     genes_table = _gene_rows(genes_table, log_expression_df.index)
     n_all = len(log_expression_df)
     if pairs_e_threshold is not None:
@@ -233,10 +268,15 @@ def correlate(
         log_expression_df, genes_table = log_expression_df[expressed], genes_table[expressed]
     x, x_varying = standardise(log_expression_df, "gene", method, dtype)
     y, y_varying = standardise(features_df, "feature", method, dtype)
-    for what, rows, df in (("gene", x, log_expression_df), ("feature", y, features_df)):
+    for what, rows, df, missing in (
+        ("gene", x, log_expression_df, missing_genes),
+        ("feature", y, features_df, missing_features),
+    ):
         if not len(rows):
+            besides = f", and {len(missing):,} more have missing values" if missing else ""
             raise ValueError(
-                f"all {len(df):,} {what}s are constant over the {df.shape[1]} slides: nothing to correlate"
+                f"all {len(df):,} {what}s are constant over the {df.shape[1]} slides{besides}: nothing to "
+                "correlate"
             )
     names = features_df.index[y_varying]
     layers, channels = feature_layers(names)
@@ -289,6 +329,8 @@ def correlate(
         n_features=len(y),
         constant_genes=log_expression_df.index[~x_varying].tolist(),
         constant_features=features_df.index[~y_varying].tolist(),
+        missing_genes=missing_genes,
+        missing_features=missing_features,
         n_genes_below_expression=n_all - len(log_expression_df),
     )
 
@@ -334,6 +376,40 @@ def r_of_pairs(
             )
         rows.append(values)
     return _dots(rows[0], rows[1], g, f)
+
+
+def _numbers(values_df: pd.DataFrame, what: str) -> np.ndarray:
+    values = values_df.to_numpy()
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"the {what} table holds {values.dtype}, not numbers")
+    return values
+
+
+def _finite_and_varying(values_df: pd.DataFrame, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """bool [n_rows] each: every value is a number; and, of these rows, more than rounding differs."""
+    values = _numbers(values_df, what)
+    finite, varying = np.zeros((2, len(values)), bool)
+    for start in range(0, len(values), 4096):
+        rows = slice(start, start + 4096)
+        finite[rows] = np.isfinite(values[rows]).all(axis=1)
+        block = values[rows][finite[rows]].astype(np.float64)
+        centred = block - block.mean(axis=1, keepdims=True)
+        varying[start + np.flatnonzero(finite[rows])] = variation.varies(centred, variation.largest(block))
+    return finite, varying
+
+
+def _without_missing(values_df: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str]]:
+    """The rows whose values are all there, and the names of the others; ValueError if none is left."""
+    missing = ~np.isfinite(_numbers(values_df, what)).all(axis=1)
+    if not missing.any():
+        return values_df, []
+    if missing.all():
+        i, s = np.argwhere(~np.isfinite(values_df.to_numpy()))[0]
+        raise ValueError(
+            f"all {len(values_df):,} {what}s have missing or infinite values, first {what} "
+            f"{values_df.index[i]!r} in sample {values_df.columns[s]!r}: leave out the samples without values"
+        )
+    return values_df[~missing], values_df.index[missing].tolist()
 
 
 def _gene_rows(genes_table: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:

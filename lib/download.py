@@ -3,6 +3,7 @@
 What happens to one file is in `lib.resume`.
 """
 
+import errno
 import os
 import shutil
 import time
@@ -30,6 +31,7 @@ from lib.resume import (
 )
 
 PROBE_BYTES = 1 << 20
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class File(NamedTuple):
@@ -53,6 +55,8 @@ class Estimate(NamedTuple):
     bytes_free: int
 
     def __str__(self) -> str:
+        if not self.n_files:
+            return "no files: nothing to fetch"
         text = (
             f"{self.n_files} files, {self.n_present} already here; about {self.bytes_to_fetch / 1e9:.1f} GB"
             f" to fetch ({self.bytes_per_file / 1e6:.0f} MB a file, {self.n_probed} asked);"
@@ -73,8 +77,9 @@ def fetch_all(
 ) -> pd.DataFrame:
     """Fetch `files`, several at a time; what is already here and whole is left alone.
 
-    Before the first file a few sizes are asked for (`estimate`); too small a disk stops the call there. A
-    file that fails does not stop the others. Ctrl-C keeps the partial files.
+    Before the first file a few sizes are asked for (`estimate`); too small a disk stops the call there, one
+    that becomes full stops it later. A file that fails otherwise does not stop the others. Partial files are
+    kept, also after Ctrl-C.
 
     Parameters
     ----------
@@ -88,14 +93,16 @@ def fetch_all(
 
     Raises
     ------
-    ValueError for two files of the same path or nonsensical settings, RuntimeError when the disk is too small
-    or no server can be reached.
+    ValueError for two files of the same path or nonsensical settings, OSError for a folder that cannot be
+    made, RuntimeError when the disk is too small or becomes full, or no server can be reached.
     """
     _check_arguments(files, settings)
     expected = estimate(files, settings, assumed_bytes)
     if progress:
         print(expected)
     require_disk(files[0].path.parent if files else Path(), expected)
+    for folder in {file.path.parent for file in files}:
+        folder.mkdir(parents=True, exist_ok=True)
     rows: dict[int, dict] = {}
     total = expected.bytes_to_fetch or None
     with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="download") as bar:
@@ -106,9 +113,11 @@ def fetch_all(
                 for done in as_completed(waiting):
                     rows[waiting[done]] = done.result()
                     bar.set_postfix_str(f"{len(rows)}/{len(files)} files")
-            except BaseException:
+            except BaseException as error:
                 session.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    raise RuntimeError(_disk_full(error, files, expected)) from error
                 raise
     columns = ["path", "state", "n_bytes", "n_requests", "url", "reason"]
     return pd.DataFrame([rows[i] for i in range(len(files))], columns=columns)
@@ -150,13 +159,12 @@ def estimate(
             f" {missing[0].path.parent} by hand under the names of the list."
         )
     mean = sum(sizes) / len(sizes) if sizes else float(assumed_bytes)
-    begun = sum(partial_path(f.path).stat().st_size for f in missing if partial_path(f.path).is_file())
     return Estimate(
         n_files=len(files),
         n_present=len(files) - len(missing),
         n_probed=len(sizes),
         bytes_per_file=mean,
-        bytes_to_fetch=max(0.0, mean * len(missing) - begun),
+        bytes_to_fetch=max(0.0, mean * len(missing) - _begun_bytes(missing)),
         bytes_per_second=sorted(speeds)[len(speeds) // 2] if speeds else 0.0,
         bytes_free=shutil.disk_usage(_existing(files[0].path.parent)).free if files else 0,
     )
@@ -203,9 +211,28 @@ def check_slide(path: Path) -> None:
 def _fetch_row(file: File, check: Callable[[Path], None] | None, session: Session) -> dict:
     try:
         return _fetch(file, check, session)
-    except DownloadError as error:
+    except (DownloadError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # no file after this one fares better
+            raise
         row = {"path": str(file.path), "state": "failed", "n_bytes": 0, "n_requests": 0, "url": file.urls[0]}
         return row | {"reason": str(error)}
+
+
+def _disk_full(error: OSError, files: Sequence[File], expected: Estimate) -> str:
+    """What to say when a write found no room: how much is still to fetch, and what to do."""
+    missing = [file for file in files if not file.path.is_file()]
+    needed = max(0.0, expected.bytes_per_file * len(missing) - _begun_bytes(missing))
+    return (
+        f"No room to write in {files[0].path.parent} ({error}): {len(missing)} of {len(files)} files, about"
+        f" {needed / 1e9:.1f} GB, are still to fetch. Partial files are kept: free some room (or lift the"
+        " limit) and give the same command again, or choose another folder."
+    )
+
+
+def _begun_bytes(missing: Sequence[File]) -> int:
+    """Bytes that partial files hold already."""
+    parts = [partial_path(file.path) for file in missing]
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _fetch(file: File, check: Callable[[Path], None] | None, session: Session) -> dict:

@@ -6,6 +6,7 @@ that p depends on neither device, blocks nor threads. Variables are rows, slides
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,14 @@ import pandas as pd
 from lib import pair_statistic
 from lib.maxima import null_maxima
 from lib.permutations import Permutations
-from lib.residuals import covariate_basis, covariate_scales, project_out, unit_length, within_groups
+from lib.residuals import (
+    covariate_basis,
+    covariate_scales,
+    covariate_scales_of,
+    project_out,
+    unit_length,
+    within_groups,
+)
 
 TIE = 1e-9  # statistics this near are equal: the same sum in another order
 FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
@@ -90,12 +98,9 @@ def max_statistic(
     observed, best, weight = pair_statistic.observed_maxima(values)
     null = null_maxima(values, permutations, device, gene_block, permutation_block, use_numba, progress)
     doubt = FLOAT32_ERROR * weight
-    scales = None
     if basis.shape[1]:
-        scales = covariate_scales(x, permutations, basis)
-        null *= scales.astype(np.float32)
-        doubt *= scales.max(axis=0)
-    exact = functools.partial(pair_statistic.exact_maxima, values, permutations, scales)
+        _scale(null, doubt, x, permutations, basis)
+    exact = functools.partial(_exact, values, x, permutations, basis)
     overall = _overall(null, doubt, exact)
     genes_df = pd.DataFrame(
         {
@@ -115,6 +120,27 @@ def max_statistic(
     )  # fmt: skip
 
 
+def larger_p(results: Sequence[MaxStatistic]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """genes_df and tested_df of the first result with the largest p of all: to pass is to pass each.
+
+    The p holds wherever one of the schemes does (an intersection-union test; Berger 1982).
+
+    Parameters
+    ----------
+    results : of the same genes, features and pairs under schemes with the same groups.
+    """
+    first, *others = results
+    genes_df, tested_df = first.genes_df.copy(), None if first.tested_df is None else first.tested_df.copy()
+    for other in others:
+        if not other.genes_df.index.equals(genes_df.index):
+            raise ValueError("the results are not of the same genes: were the schemes of other groups?")
+        for mine_df, their_df in ((genes_df, other.genes_df), (tested_df, other.tested_df)):
+            if mine_df is not None:
+                for column in ("p_gene", "p_overall"):
+                    mine_df[column] = np.maximum(mine_df[column], their_df[column])
+    return genes_df, tested_df
+
+
 def _varying(
     df: pd.DataFrame, permutations: Permutations, basis: np.ndarray, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +153,26 @@ def _varying(
             f"no {what} of {len(df):,} varies within the groups of scheme {permutations.scheme!r}{beyond}"
         )
     return unit_length(rows[varies]), varies
+
+
+def _scale(
+    null: np.ndarray, doubt: np.ndarray, x: np.ndarray, permutations: Permutations, basis: np.ndarray
+) -> None:
+    """Scale maxima and their doubt by what the covariates take out, in place, a block of genes at a time."""
+    for start in range(0, len(x), 1024):
+        genes = slice(start, start + 1024)
+        scales = covariate_scales(x[genes], permutations, basis)
+        null[:, genes] *= scales.astype(np.float32)
+        doubt[genes] *= scales.max(axis=0)
+
+
+def _exact(
+    values: pair_statistic.Statistic, x: np.ndarray, permutations: Permutations, basis: np.ndarray,
+    which: np.ndarray, genes: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """float64 [n_cases]: the maximum of gene genes[k] under rearrangement which[k], covariates taken out."""
+    maxima = pair_statistic.exact_maxima(values, permutations, which, genes)
+    return maxima * covariate_scales_of(x, permutations, basis, which, genes) if basis.shape[1] else maxima
 
 
 def _p_of_genes(null: np.ndarray, observed: np.ndarray, doubt: np.ndarray, exact) -> np.ndarray:
@@ -177,9 +223,12 @@ def _p_in_gene(
 
 def _overall(null: np.ndarray, doubt: np.ndarray, exact) -> np.ndarray:
     """float64 [N] maxima over all genes, exact."""
-    best = (null - doubt).max(axis=1)
-    which, genes = np.nonzero(null + doubt >= best[:, None])
-    result = np.full(len(null), -np.inf)
+    result, near = np.full(len(null), -np.inf), []
+    for start in range(0, len(null), 64):
+        rows = null[start : start + 64].astype(np.float64)
+        best = (rows - doubt).max(axis=1)
+        near.append(np.argwhere(rows + doubt >= best[:, None]) + [start, 0])
+    which, genes = np.concatenate(near).T
     np.maximum.at(result, which, exact(which, genes))
     return result
 

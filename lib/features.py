@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from lib import networks, slide_sums
+from lib import networks, slide_sums, steps
 from lib.weights import fingerprint
 
 DTYPES = ("float32", "tf32", "bfloat16")
@@ -92,15 +92,12 @@ def tile_quantifier(
         nonlocal sums_t
         check_tiles(tiles, architecture)
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
-        try:
-            with torch.inference_mode(), precision(device, dtype):
-                sums_t = torch.empty((len(tiles), int(ends[-1])), device=device)
-                model(networks.normalise(tiles_t.to(device), mean, sd))
-        except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"out of memory on {device} with a batch of {len(tiles)} tiles of {tiles.shape[1]} px: halve "
-                "batch_size, use dtype bfloat16, or free the device of other work."
-            ) from error
+        remedy = f"Try {max(1, len(tiles) // 2)} (inference_batch of a run, batch_size of quantify_samples), "
+        remedy += "or bfloat16 (feature_precision, dtype)"
+        explained = steps.out_of_memory_explained(len(tiles), tiles.shape[1], device, remedy)
+        with explained, torch.inference_mode(), precision(device, dtype):
+            sums_t = torch.empty((len(tiles), int(ends[-1])), device=device)
+            model(networks.normalise(tiles_t.to(device), mean, sd))
         return sums_t
 
     with networks.layer_outputs(model, architecture, reduce, features=features):
@@ -118,6 +115,12 @@ def precision(device: str, dtype: str) -> Iterator[None]:
             yield
     finally:
         cuda.allow_tf32, tf32.allow_tf32 = before
+
+
+def accumulator(device: str) -> torch.device:
+    """Where sums over tiles are added up: the device itself, or the CPU where the device has no float64."""
+    device_t = torch.device(device)
+    return torch.device("cpu") if device_t.type == "mps" else device_t
 
 
 def _spatial_sum(output_t: torch.Tensor, channel_axis: int, p: float) -> torch.Tensor:
@@ -161,7 +164,7 @@ def quantify(
         model, architecture, p=p, device=device, dtype=dtype, features=features
     ) as quantify_batch:
         for tiles in batches:
-            batch_t = quantify_batch(tiles).double().sum(0)  # float64 [n_features]
+            batch_t = quantify_batch(tiles).to(accumulator(device)).double().sum(0)  # float64 [n_features]
             sums_t = batch_t if sums_t is None else sums_t + batch_t
             n_tiles += len(tiles)
     if sums_t is None:
@@ -260,10 +263,10 @@ def _slide_sums(
     rows, ids = pd.factorize(slide_df["sample_id"], sort=True)
     sums_t, start = None, 0
     for tiles in slide_sums.read_batches(slide_df, batch_size):
-        tile_sums_t = quantify_batch(tiles).double()  # [B, n_features]
+        tile_sums_t = quantify_batch(tiles).to(accumulator(device)).double()  # [B, n_features]
         if sums_t is None:
-            sums_t = torch.zeros((len(ids), tile_sums_t.shape[1]), dtype=torch.float64, device=device)
-        rows_t = torch.from_numpy(rows[start : start + len(tiles)]).to(device)
+            sums_t = torch.zeros_like(tile_sums_t[:1]).repeat(len(ids), 1)
+        rows_t = torch.from_numpy(rows[start : start + len(tiles)]).to(tile_sums_t.device)
         sums_t.index_add_(0, rows_t, tile_sums_t)
         start += len(tiles)
         bar.update(len(tiles))

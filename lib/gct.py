@@ -170,7 +170,8 @@ def _settle(values, odd, text: bytes, genes: list[str], wanted: list[str], probl
     for row, column, start, stop in odd.tolist():
         cell = _unquoted(text[start:stop])
         try:
-            number = float(cell)
+            # float() also takes 1_000 and other scripts' digits, which no table means
+            number = float(cell) if cell.isascii() and "_" not in cell else np.nan
         except ValueError:
             number = np.nan
         kind = ""

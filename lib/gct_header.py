@@ -178,7 +178,7 @@ def check_promise(path: Path, header: Header, n_genes: int, on_mismatch: str) ->
         raise ValueError(
             f"{path}: the header promises {header.n_genes:,} genes x {header.n_rna:,} samples, the file has "
             f"{n_genes:,} x {n_rna:,}. It may be cut off: fetch it again. If it is an extract and "
-            "meant to be so, set expression_rows = 'report'."
+            "meant to be so, set expression_rows = 'report' (lib.gct_parquet: --rows report)."
         )
     return found
 

@@ -1,6 +1,6 @@
 """A text expression table of any size to parquet, in memory that does not grow with the number of genes.
 
-`python -m lib.gct_parquet table.gct.gz table.parquet [--columns ids.txt]`
+`python -m lib.gct_parquet table.gct.gz table.parquet [--columns ids.txt] [--rows report]`
 """
 
 import argparse
@@ -119,10 +119,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("table", type=Path, help=".gct, .csv or .tsv, also .gz")
     parser.add_argument("parquet", type=Path, help="file to write")
     parser.add_argument("--columns", type=Path, metavar="FILE", help="sample ids wanted, one on each line")
+    parser.add_argument(
+        "--rows",
+        choices=("error", "report"),
+        default="error",
+        help="where a GCT has other rows or samples than its header promises: stop, or only count them",
+    )
     options = parser.parse_args(arguments)
     try:
         wanted = options.columns.read_text(encoding="utf-8").split() if options.columns else None
-        found = convert_to_parquet(options.table, options.parquet, wanted)
+        found = convert_to_parquet(options.table, options.parquet, wanted, on_header_mismatch=options.rows)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

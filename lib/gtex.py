@@ -2,6 +2,7 @@
 
     python -m lib.gtex download --tissue Liver --max-slides 5
     python -m lib.gtex tables --release v7
+    python -m lib.gtex go
 
 Slides come from the list that notebook 00 prepares (`data/raw/gtex/slides_wanted.csv`), or, before that, from
 the portal's histology table.
@@ -16,10 +17,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib import download, gtex_fetch
+from lib.gtex_check import check_table
 from lib.gtex_ids import match_tissue
 from lib.gtex_samples import counts_text, within_cap
-from lib.gtex_tables import TISSUE_SAMPLE, read_portal
+from lib.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SLIDE_URL = "https://brd.nci.nih.gov/brd/imagedownload/"
 SLIDE_BYTES = 300e6  # where the image service does not tell: a 20x slide of one or two pieces of tissue
 PORTAL_NAME = "GTExPortal.csv"
@@ -30,16 +33,20 @@ def slide_files(
     sample_ids: Sequence[str], folder: str | Path, base_url: str = SLIDE_URL
 ) -> list[download.File]:
     """What to download: `<folder>/<sample id>.svs`, asked for under its own id and, where that is unknown to
-    the image service, under the one with a final 5.
+    the image service, under the one with a final 5. A file with a final 5 that is here already counts as the
+    sample's, unless that is another sample's id.
     """
     base = base_url if base_url.endswith("/") else base_url + "/"
-    files = []
+    files, known = [], set(sample_ids)
     for sample_id in sample_ids:
         if not TISSUE_SAMPLE.fullmatch(sample_id):
             raise ValueError(f"{sample_id!r} is not a GTEx tissue sample id such as 'GTEX-117YW-0126'.")
         other = sample_id[:-1] + "5" if sample_id.endswith("6") else None
         urls = tuple(base + name for name in (sample_id, other) if name)
-        files.append(download.File(Path(folder) / f"{sample_id}.svs", urls))
+        path = Path(folder) / f"{sample_id}.svs"
+        if other and other not in known and not path.exists() and path.with_stem(other).exists():
+            path = path.with_stem(other)
+        files.append(download.File(path, urls))
     return files
 
 
@@ -62,14 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     settings = download.Settings(n_parallel=options.parallel, interval_s=options.interval)
     try:
-        if options.command == "tables":
+        if options.command in ("tables", "go"):
             return _fetch_tables(options, settings)
         files = slide_files(_chosen_slides(options), options.folder, options.base_url)
+        if not files:
+            print("nothing to fetch: no slide was chosen")
+            return 0
         if options.dry_run:
             print(download.estimate(files, settings, SLIDE_BYTES))
             return 0
         report_df = download.fetch_all(files, download.check_slide, settings, SLIDE_BYTES)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -79,19 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fetch_tables(options: argparse.Namespace, settings: download.Settings) -> int:
-    """The portal's table, a release's tables and gene models, and the Gene Ontology."""
-    folder = Path(options.folder)
-    urls = [*gtex_fetch.RELEASES[options.release]]
-    files = [download.File(folder / gtex_fetch.file_name(url), (url,)) for url in urls]
-    go = folder.parent / "go"
-    files += [download.File(go / gtex_fetch.file_name(url), (url,)) for url in gtex_fetch.GO]
+    """The portal's table, a release's tables and gene models, and the Gene Ontology; or that alone."""
+    with_tables = options.command == "tables"
+    go = Path(options.folder).parent / "go" if with_tables else Path(options.folder)
+    files = [download.File(go / gtex_fetch.file_name(url), (url,)) for url in gtex_fetch.GO]
+    if with_tables:
+        folder, urls = Path(options.folder), gtex_fetch.RELEASES[options.release]
+        files = [download.File(folder / gtex_fetch.file_name(url), (url,)) for url in urls] + files
     if options.dry_run:
         print(download.estimate(files, settings))
         return 0
-    report_df = download.fetch_all(files, None, settings)
-    portal_df = read_portal(gtex_fetch.portal(PORTAL_NAME, [folder]))
-    print(f"{PORTAL_NAME}: {len(portal_df):,} tissue samples")
-    return _say(report_df, f"{folder} and {go}")
+    report_df = download.fetch_all(files, check_table, settings)
+    if with_tables:
+        portal_df = read_portal(gtex_fetch.portal(PORTAL_NAME, [folder]))
+        print(f"{PORTAL_NAME}: {len(portal_df):,} tissue samples")
+    return _say(report_df, f"{folder} and {go}" if with_tables else go)
 
 
 def _say(report_df: pd.DataFrame, where: object) -> int:
@@ -103,13 +115,25 @@ def _say(report_df: pd.DataFrame, where: object) -> int:
 
 
 def _chosen_slides(options: argparse.Namespace) -> list[str]:
-    """Sample ids to fetch: of the prepared list, else of the portal's table; by tissue and cap."""
-    wanted = Path(options.list)
+    """Sample ids to fetch: of the prepared list, else of the portal's table; by tissue and cap.
+
+    Raises FileNotFoundError for a list that was named and is not there; ValueError where nothing says which
+    slides of the portal are meant.
+    """
+    wanted = Path(options.list or _folders()[0] / WANTED)
+    if options.list and not wanted.is_file():
+        raise FileNotFoundError(f"--list {wanted}: no such file. Notebook 00 prepares the list of a cohort.")
     if wanted.is_file() and not options.portal:
-        source, chosen_df = wanted, pd.read_csv(wanted, dtype=str, keep_default_na=False)
+        source, chosen_df = wanted, read_text_table(wanted, "a list with sample_id and tissue")
         if absent := [name for name in ("sample_id", "tissue") if name not in chosen_df]:
             raise ValueError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}.")
     else:
+        if not (options.portal or options.tissue or options.max_slides):
+            raise ValueError(
+                f"{wanted} is not there (notebook 00 prepares it: python run_all.py --cohort gtex --to 00),"
+                " and all slides of the portal are terabytes. Say which: --list, --tissue, --max-slides, or"
+                " --portal TABLE for all of a table."
+            )
         source = Path(options.portal) if options.portal else _portal_table(wanted)
         chosen_df = read_portal(source)
     n_listed = len(chosen_df)
@@ -128,10 +152,10 @@ def _portal_table(wanted: Path) -> Path:
 
 
 def _folders() -> list[Path]:
-    """Where tables are looked for: data/raw/gtex, then the mirror."""
-    root = Path(os.environ.get("HISTOCORR_ROOT") or Path(__file__).resolve().parents[1])
+    """Where tables are looked for: data/raw/gtex, then the mirror (relative to the repository)."""
+    root = Path(os.environ.get("HISTOCORR_ROOT") or REPOSITORY)
     mirror = os.environ.get("DATA_MIRROR", "")
-    return [root / "data" / "raw" / "gtex", *([Path(mirror) / "gtex"] if mirror else [])]
+    return [root / "data" / "raw" / "gtex", *([REPOSITORY / mirror / "gtex"] if mirror else [])]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     slides = commands.add_parser("download", help="slides of the prepared list, or of the portal's table")
     slides.add_argument("--tissue", action="append", default=[], help="tissue, may be repeated; default: all")
     slides.add_argument("--max-slides", type=_positive, help="at most so many slides per tissue")
-    slides.add_argument("--list", default=raw / WANTED, help="default: %(default)s")
+    slides.add_argument("--list", default="", help=f"default: {raw / WANTED}".replace("%", "%%"))
     slides.add_argument("--portal", default="", help="choose from this histology table, not from the list")
     slides.add_argument("--base-url", default=SLIDE_URL, help="default: %(default)s")
     slides.add_argument("--folder", default=raw / "slides", help="default: %(default)s")
@@ -154,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
         "--release", choices=sorted(gtex_fetch.RELEASES), default="v7", help="the paper used v7"
     )
     tables.add_argument("--folder", default=raw, help="default: %(default)s")
-    for command in (slides, tables):
+    go = commands.add_parser("go", help="Gene Ontology alone, for Table 6 of any cohort")
+    go.add_argument("--folder", default=raw.parent / "go", help="default: %(default)s")
+    for command in (slides, tables, go):
         command.add_argument("--parallel", type=_positive, default=4, help="connections at a time, up to 16")
         command.add_argument("--interval", type=float, default=0.5, help="seconds between two requests")
         command.add_argument("--dry-run", action="store_true", help="only estimate size and time")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from lib import download
+from lib.gtex_check import check_table
 
 BUCKET = "https://storage.googleapis.com/"
 PORTAL_API = "https://gtexportal.org/api/v2/histology/image"
@@ -89,14 +90,22 @@ def table(url: str, folders: Sequence[Path], settings: download.Settings | None 
     RuntimeError
         It is in none of the folders and cannot be fetched; the message says where it was looked for, the
         address, and what to do.
+    ValueError
+        The file of that name in a folder is something else, for example an error page.
     """
     name = file_name(url)
     if here := find(name, folders):
+        try:
+            check_table(here)
+        except ValueError as error:
+            raise ValueError(
+                f"{here}: {error}. Delete it and it will be fetched again, or put {name} of {url} there."
+            ) from error
         return here
     target = Path(folders[0]) / name
     try:
         (row,) = download.fetch_all(
-            [download.File(target, (url,))], settings=settings or download.Settings(n_parallel=1)
+            [download.File(target, (url,))], check_table, settings or download.Settings(n_parallel=1)
         ).to_dict("records")
     except RuntimeError as error:
         raise RuntimeError(_not_found(name, url, folders, error)) from error
@@ -107,9 +116,10 @@ def table(url: str, folders: Sequence[Path], settings: download.Settings | None 
 
 def _not_found(name: str, url: str, folders: Sequence[Path], error: object) -> str:
     looked = ", ".join(str(folder) for folder in folders)
+    kind = "go" if url in GO else "gtex"
     return (
         f"{name} is in none of {looked}, and fetching it failed: {error} Fetch {url} on a machine with a"
-        f" network and copy it into {folders[0]}, or name a folder that has gtex/{name} in DATA_MIRROR."
+        f" network and copy it into {folders[0]}, or name a folder that has {kind}/{name} in DATA_MIRROR."
     )
 
 

@@ -8,7 +8,6 @@ in 6 (METHOD section 1).
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -40,39 +39,44 @@ def match_tissue(name: str, vocabulary: Iterable[str]) -> str:
     )
 
 
+def tissue_samples(ids: Iterable[str]) -> pd.Series:
+    """`tissue_sample_id` of each id."""
+    return pd.Series([tissue_sample_id(text) for text in ids], dtype=object)
+
+
+def rna_tissue_samples(rna_ids: Sequence[str]) -> pd.Series:
+    """The tissue sample of each RNA id. RNA of a brain region (`…-R11a-SM-…`) has no slide: it keeps a key of
+    its own, which no tissue sample has.
+    """
+    rna = pd.Series(list(rna_ids), dtype=object)
+    return tissue_samples(rna).where(~rna.str.match(r"[^-]+-[^-]+-[^-]+-R\d"), "brain " + rna)
+
+
+def five_as_six(keys: pd.Series, known: Iterable[str]) -> tuple[pd.Series, pd.Series]:
+    """Slides' or lists' ids (first three fields) as the portal and RNA have them (METHOD section 1).
+
+    A key ending in 5 that `known` lacks is read with a 6 where `known` has that and no other key claims it.
+    Ids of `known` are never changed. Returns the keys, and which of them were read so (bool).
+    """
+    known = pd.Series(list(known), dtype=object)
+    as_six = keys.str.replace(r"5$", "6", regex=True)
+    mapped = keys.str.endswith("5") & ~keys.isin(known) & as_six.isin(known) & ~as_six.isin(keys)
+    return keys.where(~mapped, as_six), mapped.astype(bool)
+
+
 def match_sample_ids(ids: Sequence[str], known: Iterable[str]) -> pd.DataFrame:
-    """Pair RNA, slide-file or list ids with tissue samples on their first three fields.
+    """Pair the ids of slides or of a list with tissue samples on their first three fields.
 
     Returns
     -------
     DataFrame, a row per id in the given order: id, sample_id (`""` when there is none), ends_mapped (True
-    where the final 5 of the id had to be read as 6; never done when the id exists as it is).
+    where the final 5 of the id had to be read as 6, see `five_as_six`).
     """
-    known = set(known)
-    keys = [tissue_sample_id(text) for text in ids]
-    sixes = [key[:-1] + "6" if key.endswith("5") else key for key in keys]
-    mapped = [key not in known and six in known for key, six in zip(keys, sixes, strict=True)]
-    chosen = [six if m else key for key, six, m in zip(keys, sixes, mapped, strict=True)]
+    known = list(known)
+    keys, mapped = five_as_six(tissue_samples(ids), known)
     return pd.DataFrame(
-        {"id": list(ids), "sample_id": [c if c in known else "" for c in chosen], "ends_mapped": mapped}
+        {"id": list(ids), "sample_id": keys.where(keys.isin(known), ""), "ends_mapped": mapped}
     )
-
-
-def find_slides(folder: str | Path, sample_ids: Iterable[str]) -> pd.DataFrame:
-    """The `.svs` files of a folder and their tissue samples: path, sample_id (`""` for a file that belongs to
-    none of `sample_ids`), ends_mapped (the file's final 5 was read as 6).
-
-    Raises ValueError when two files belong to one sample.
-    """
-    paths = sorted(Path(folder).glob("*.svs"))
-    found_df = match_sample_ids([path.stem for path in paths], sample_ids)
-    found_df.insert(0, "path", [str(path) for path in paths])
-    twice = found_df[found_df["sample_id"].ne("") & found_df["sample_id"].duplicated(keep=False)]
-    if not twice.empty:
-        raise ValueError(
-            f"{folder}: {len(twice)} files share samples, first {twice['path'].tolist()[:2]}; keep one."
-        )
-    return found_df.drop(columns="id")
 
 
 def _tissue_key(name: str) -> str:

@@ -7,7 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.gtex_ids import match_sample_ids, match_tissue, tissue_sample_id
+from lib.gtex_ids import (
+    five_as_six,
+    match_sample_ids,
+    match_tissue,
+    rna_tissue_samples,
+    tissue_sample_id,
+)
 from lib.gtex_tables import ATTRIBUTE_COLUMNS, require_unique
 
 OTHERS = "others"  # key of a cap for the tissues that have none of their own
@@ -108,9 +114,18 @@ class _Filters:
 
 
 def _keep_listed(filters: _Filters, listed: Sequence[str]) -> None:
-    """Only the samples of a published list."""
+    """Only the samples of a published list; ValueError when it has none of them."""
     found_df = match_sample_ids(listed, filters.df["sample_id"])
-    note = f"{found_df['sample_id'].eq('').sum()} of {len(found_df)} listed ids have no slide with RNA"
+    lost = found_df.loc[found_df["sample_id"].eq(""), "id"]
+    if len(lost) == len(found_df):
+        raise ValueError(
+            f"none of the {len(found_df)} ids of the published list is a slide with RNA."
+            f" List: {found_df['id'].head(3).tolist()};"
+            f" slides with RNA: {filters.df['sample_id'].head(3).tolist()} ({len(filters.df)})."
+            " Check split_file and the release."
+        )
+    note = f"{len(lost)} of {len(found_df)} listed ids have no slide with RNA"
+    note += f" (first {', '.join(lost.head(3))})" if len(lost) else ""
     if found_df["ends_mapped"].any():
         note += f"; {found_df['ends_mapped'].sum()} ids read with 6 for their final 5"
     filters.keep(filters.df["sample_id"].isin(found_df["sample_id"]), "in the published list", note)
@@ -150,7 +165,13 @@ def within_cap(samples_df: pd.DataFrame, cap: int | Mapping[str, int], seed: int
 
 def _pair(portal_df: pd.DataFrame, rna_ids: Sequence[str]) -> pd.DataFrame:
     require_unique(pd.Series(list(rna_ids), dtype="str"), "RNA sample ids")
-    rna_df = match_sample_ids(rna_ids, portal_df["sample_id"]).rename(columns={"id": "rna_id"})
+    keys = rna_tissue_samples(rna_ids)
+    sample_keys, mapped = five_as_six(portal_df["sample_id"], keys)
+    of_key = pd.Series(portal_df["sample_id"].to_numpy(), index=sample_keys)
+    ends_mapped = keys.isin(sample_keys[mapped])
+    rna_df = pd.DataFrame(
+        {"rna_id": list(rna_ids), "sample_id": keys.map(of_key).fillna(""), "ends_mapped": ends_mapped}
+    )
     rna_df["outcome"] = np.where(rna_df["sample_id"].ne(""), "paired", rna_df["rna_id"].map(_why_unpaired))
     if rna_df["sample_id"].eq("").all():
         raise ValueError(
@@ -190,7 +211,8 @@ def _with_rna(
         ("RNA samples in the expression table", len(rna_df), 0, ""),
         ("RNA samples whose tissue sample has a slide", len(paired_df), len(rna_df) - len(paired_df),
          counts_text(rna_df.loc[rna_df["sample_id"].eq(""), "outcome"])),
-        ("of these, ids read with 6 for their final 5", int(paired_df["ends_mapped"].sum()), 0, ""),
+        ("of these, ids read with 6 for their final 5",
+         paired_df.loc[paired_df["ends_mapped"], "sample_id"].nunique(), 0, ""),
         ("slides with RNA", len(samples_df), len(portal_df) - len(samples_df),
          f"{n_several} with several RNA samples; the others have a slide but no RNA"),
     ]  # fmt: skip

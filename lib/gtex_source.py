@@ -4,7 +4,9 @@
 `genes.csv.gz`, and `slides_wanted.csv`, the list that `python -m lib.gtex download` works off.
 """
 
+import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,6 @@ import pandas as pd
 
 from lib import gtex_fetch
 from lib.expression import rna_ids
-from lib.gtex_ids import find_slides
 from lib.gtex_samples import (
     ATTRIBUTES,
     SamplesTable,
@@ -29,21 +30,23 @@ from lib.gtex_tables import (
 )
 from lib.splits import read_split_file
 
+GO_COMMAND = "python -m lib.gtex go"
 WANTED = "slides_wanted.csv"  # the list of slides to download
 MADE_EXPRESSION, MADE_GENES = "expression.gct.gz", "genes.csv.gz"  # names of what is made here
 MIN_PATHOLOGY = 20  # samples that a pathology category needs to become a column
-SPARE_GENES = "genes_gencode_v26.csv.gz"  # gene table taken where a release's own models are not at hand
+# Gene table of GENCODE 26, which is v8's; taken for other releases where their own models cannot be had.
+SPARE_GENES, SPARE_MODELS = "genes_gencode_v26.csv.gz", "gencode.v26."
 
 
 def prepare(
     raw: Path,
     folders: Sequence[Path],
     *,
+    go_folder: Path | None = None,
     release: str = "v7",
     portal_file: str = "GTExPortal.csv",
     expression_file: str = MADE_EXPRESSION,
     genes_file: str = "",
-    slides_dir: str = "slides",
     tissues: Sequence[str] = (),
     max_slides: int | Mapping[str, int] = 0,
     min_slides: int = 1,
@@ -56,10 +59,11 @@ def prepare(
     ----------
     raw : the cohort's folder.
     folders : where GTEx's tables are looked for, in order; what none has is downloaded into the first.
+    go_folder : where the Gene Ontology is downloaded to, for Table 6; None: not needed.
     release : v7 (the paper's), v8 or v10: expression, sample attributes, subject phenotypes.
     portal_file, expression_file, genes_file : names in `raw` or `folders`. An expression file of that name
-        is taken as it is; else the name becomes a link to the release's TPM. Without genes_file no gene table
-        is made.
+        is taken as it is; else the name, if it is a GCT's, becomes a link to the release's TPM. Without
+        genes_file no gene table is made.
     tissues, max_slides, min_slides : see `samples_table`; `()` and 0 mean all.
     covariates : columns every sample must have.
     split_file : published list of samples and their sets; when given, it decides which samples there are.
@@ -71,7 +75,8 @@ def prepare(
 
     Raises
     ------
-    RuntimeError for a table that is nowhere and cannot be fetched; ValueError as `samples_table`.
+    RuntimeError for a table that is nowhere and cannot be fetched; FileNotFoundError for an expression_file
+    that is no GCT and not there; ValueError as `samples_table`.
     """
     raw.mkdir(parents=True, exist_ok=True)
     urls, folders = gtex_fetch.RELEASES[release], [Path(folder) for folder in folders]
@@ -92,25 +97,37 @@ def prepare(
         listed=listed,
         required=covariates,
     )
-    samples_df, remarks = _named_slides(table.samples_df, raw / slides_dir, portal_df["sample_id"])
+    samples_df, remarks = table.samples_df, []
     if attributes_path is None:
         remarks.append(f"no {gtex_fetch.file_name(urls.attributes)}: {', '.join(ATTRIBUTES)} are not known")
     samples_df = samples_df.join(pathology_indicators(samples_df, MIN_PATHOLOGY))
     _write_csv(samples_df, raw / "samples.csv")
     _write_csv(samples_df[["sample_id", "slide_id", "tissue"]], raw / WANTED)
-    genes_path = _genes(raw, genes_file, urls.genes, folders) if genes_file else None
-    used = (portal_path, expression_path, attributes_path, subjects_path, genes_path)
+    genes_path = _genes(raw, genes_file, urls.genes, folders, remarks) if genes_file else None
+    go_paths = _gene_ontology(go_folder, remarks) if go_folder else []
+    used = (portal_path, expression_path, attributes_path, subjects_path, genes_path, *go_paths)
     return _record(table, remarks, [path for path in used if path])
 
 
 def _expression(raw: Path, name: str, url: str, folders: list[Path]) -> Path:
     """The expression table under `raw/<name>`: the user's own file, or a link to what is found or fetched."""
-    target = raw / name
+    target, gct = raw / name, (".gct", ".gct.gz")
+    wants_gct = name.lower().endswith(gct)
     if target.is_file() and not target.is_symlink():
         return target
-    is_own = gtex_fetch.find(name, folders) if name != MADE_EXPRESSION else None
-    _link(is_own or gtex_fetch.table(url, folders), target)
-    return target
+    # a link of the user's own, unless it leads from another name to a release's GCT
+    if not wants_gct and target.is_file() and not target.resolve().name.lower().endswith(gct):
+        return target
+    found = gtex_fetch.find(name, folders) if name != MADE_EXPRESSION else None
+    if wants_gct or (found and not found.resolve().name.lower().endswith(gct)):
+        _link(found or gtex_fetch.table(url, folders), target)
+        return target
+    release = gtex_fetch.file_name(url)
+    text = f"expression_file = {name!r}: {target} is not there."
+    if name.endswith(".parquet"):
+        source = gtex_fetch.find(release, folders) or folders[0] / release
+        text += f" Make it from the release's GCT: python -m lib.gct_parquet {source} {target}."
+    raise FileNotFoundError(f"{text} Or leave expression_file out: {release} is then found or fetched.")
 
 
 def _link(source: Path, target: Path) -> None:
@@ -141,35 +158,38 @@ def _attributes(url: str, folders: list[Path], covariates: Sequence[str]) -> Pat
             return None
         raise RuntimeError(
             f"The covariates {needed} come from GTEx's sample attributes. {error} Or leave them out:"
-            f" --set 'covariates={[name for name in covariates if name not in needed]}'"
+            f" --set {shlex.quote('covariates=' + json.dumps([n for n in covariates if n not in needed]))}"
         ) from error
 
 
-def _named_slides(samples_df: pd.DataFrame, folder: Path, known: pd.Series) -> tuple[pd.DataFrame, list[str]]:
-    """Samples with the name of their slide file where it ends in 5 instead of 6; and remarks on the files."""
-    if not folder.is_dir():
-        return samples_df, []
-    found_df = find_slides(folder, known)
-    ends_df = found_df[found_df["ends_mapped"]]
-    stems = dict(zip(ends_df["sample_id"], ends_df["path"].map(lambda path: Path(path).stem), strict=True))
-    n_used = int(samples_df["sample_id"].isin(list(stems)).sum())
-    remarks = [f"{n_used} slide files end in 5 where the sample ends in 6"] if n_used else []
-    named = samples_df["sample_id"].map(stems).fillna(samples_df["slide_id"])
-    return samples_df.assign(slide_id=named), remarks
-
-
-def _genes(raw: Path, name: str, url: str, folders: list[Path]) -> Path:
+def _genes(raw: Path, name: str, url: str, folders: list[Path], remarks: list[str]) -> Path:
     """The gene table under `raw/<name>`, made from the release's gene models or from GENCODE 26."""
-    target = raw / name
+    target, models = raw / name, gtex_fetch.file_name(url)
     if name != MADE_GENES and target.is_file():
         return target
-    own = gtex_fetch.find(gtex_fetch.file_name(url), folders)
     spare = gtex_fetch.find(SPARE_GENES, folders)
-    if spare and not own:
+    if spare and models.startswith(SPARE_MODELS) and not gtex_fetch.find(models, folders):
         _link(spare, target)
-    else:
-        _write_csv(read_gene_models(own or gtex_fetch.table(url, folders)), target)
+        return target
+    try:
+        genes_df = read_gene_models(gtex_fetch.table(url, folders))
+    except RuntimeError:
+        if not spare:
+            raise
+        remarks.append(f"no {models}: names and biotypes of genes are those of {spare.name}")
+        _link(spare, target)
+        return target
+    _write_csv(genes_df, target)
     return target
+
+
+def _gene_ontology(folder: Path, remarks: list[str]) -> list[Path]:
+    """The Gene Ontology's files, fetched where they are not there; notebook 05 can do without."""
+    try:
+        return [gtex_fetch.table(url, [folder]) for url in gtex_fetch.GO]
+    except RuntimeError:
+        remarks.append(f"the Gene Ontology could not be fetched: Table 6 needs it ({GO_COMMAND})")
+        return []
 
 
 def _write_csv(df: pd.DataFrame, path: Path) -> None:

@@ -4,10 +4,12 @@ names.
 
 import gzip
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
 import pandas as pd
 
 TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
@@ -23,7 +25,7 @@ HARDY = {
 # punctuation
 PORTAL_COLUMNS = {
     "sample_id": ("tissuesampleid", "sampleid"),
-    "tissue": ("tissue", "tissuesitedetail", "smtsd"),
+    "tissue": ("tissuesitedetail", "smtsd", "tissue"),  # the finer of two
     "donor": ("subjectid", "subjid", "donor"),
     "sex": ("sex",),
     "age_bracket": ("agebracket", "age"),
@@ -31,6 +33,7 @@ PORTAL_COLUMNS = {
     "pathology_categories": ("pathologycategories",),
     "pathology_notes": ("pathologynotes",),
 }
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")  # of a number
 # the columns of SampleAttributesDS worth carrying along; numbers unless said otherwise
 ATTRIBUTE_COLUMNS = {
     "SAMPID": "rna_id",  # text
@@ -52,10 +55,10 @@ def read_portal(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    FileNotFoundError; ValueError when the sample or tissue column cannot be found, an id is not GTEx's, or
-    occurs twice.
+    FileNotFoundError; ValueError when the file is no text, the sample or tissue column cannot be found, an id
+    is not GTEx's or occurs twice, or a tissue is empty.
     """
-    raw_df = _read_text_table(
+    raw_df = read_text_table(
         path, "the GTEx portal's histology table (gtexportal.org/home/histologyPage, CSV)"
     )
     spelt = {re.sub(r"[^a-z]", "", str(column).lower()): column for column in reversed(raw_df.columns)}
@@ -71,6 +74,11 @@ def read_portal(path: str | Path) -> pd.DataFrame:
     portal_df = pd.DataFrame(columns, index=raw_df.index)
     portal_df = portal_df.apply(lambda column: column.str.strip())
     _require_ids(portal_df["sample_id"], f"{path}: tissue sample ids")
+    if nameless := portal_df.loc[portal_df["tissue"].eq(""), "sample_id"].tolist():
+        raise ValueError(
+            f"{path}: column {found['tissue']!r} is empty for {len(nameless)} samples, first {nameless[:3]}."
+            " Fill in their tissue or take the lines out."
+        )
     if found["donor"] is None:
         portal_df["donor"] = portal_df["sample_id"].str.rsplit("-", n=1).str[0]
     return portal_df.reset_index(drop=True)
@@ -80,12 +88,13 @@ def read_sample_attributes(path: str | Path) -> pd.DataFrame:
     """GTEx SampleAttributesDS: a row per RNA (or other) sample, columns of `ATTRIBUTE_COLUMNS`; minutes and
     scores as float64, NaN where GTEx has none.
     """
-    raw_df = _read_text_table(path, "GTEx's SampleAttributesDS.txt")
+    raw_df = read_text_table(path, "GTEx's SampleAttributesDS.txt")
     _require_columns(raw_df, path, ["SAMPID"])
     columns = {theirs: ours for theirs, ours in ATTRIBUTE_COLUMNS.items() if theirs in raw_df}
     attributes_df = raw_df[list(columns)].rename(columns=columns)
+    raw_name = {ours: theirs for theirs, ours in columns.items()}
     for column in attributes_df.columns.difference(["rna_id", "rna_tissue"]):
-        attributes_df[column] = pd.to_numeric(attributes_df[column].replace("", np.nan))
+        attributes_df[column] = _numbers(attributes_df[column], f"{path}: column {raw_name[column]}")
     require_unique(attributes_df["rna_id"], f"{path}: SAMPID")
     return attributes_df
 
@@ -94,7 +103,7 @@ def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
     """GTEx SubjectPhenotypesDS: a row per donor: donor, sex, age_bracket, hardy_scale in the portal's
     words.
     """
-    raw_df = _read_text_table(path, "GTEx's SubjectPhenotypesDS.txt")
+    raw_df = read_text_table(path, "GTEx's SubjectPhenotypesDS.txt")
     _require_columns(raw_df, path, ["SUBJID", "SEX", "AGE"])
     require_unique(raw_df["SUBJID"], f"{path}: SUBJID")
     if not raw_df["SEX"].isin(["1", "2"]).all():
@@ -119,9 +128,7 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. It should be the GENCODE models of a GTEx release.")
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as lines:
+    with _opened(path) as lines:
         attributes = [line.rsplit("\t", 1)[1] for line in lines if line.split("\t", 3)[2:3] == ["gene"]]
     genes = [dict(GTF_ATTRIBUTE.findall(text)) for text in attributes]
     if not genes or "gene_id" not in genes[0]:
@@ -135,15 +142,55 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
     return genes_df
 
 
-def _read_text_table(path: str | Path, what: str) -> pd.DataFrame:
-    """All cells as text; comma or tab is read off the header line."""
+def read_text_table(path: str | Path, what: str) -> pd.DataFrame:
+    """All cells as text; comma or tab is read off the header line. Plain or gzipped, whatever its name.
+
+    Raises FileNotFoundError, saying that it should be `what`; ValueError for a file that is empty, no UTF-8
+    text, or no table.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. It should be {what}.")
-    with open(path, encoding="utf-8-sig") as file:
-        header = file.readline()
-    separator = "\t" if "\t" in header else ","
-    return pd.read_csv(path, sep=separator, dtype="str", keep_default_na=False, encoding="utf-8-sig")
+    with _opened(path) as file:
+        separator = "\t" if "\t" in file.readline() else ","
+    with _opened(path) as file:
+        try:
+            return pd.read_csv(file, sep=separator, dtype="str", keep_default_na=False)
+        except pd.errors.EmptyDataError as error:
+            raise ValueError(f"{path}: the file is empty. It should be {what}.") from error
+        except pd.errors.ParserError as error:
+            raise ValueError(f"{path}: not a table ({error}). It should be {what}.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The text of a file, plain or gzipped. ValueError naming the file where it is cut off or no UTF-8."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if zipped
+            else open(path, encoding="utf-8-sig") as text
+        ):
+            yield text
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Was it saved by a spreadsheet?"
+            " Take the file as it was downloaded, or save it as CSV UTF-8."
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or cut off ({error}). Fetch it again.") from error
+
+
+def _numbers(column: pd.Series, what: str) -> pd.Series:
+    """Text as float64, NaN for `MISSING`; ValueError naming the first cells that are neither."""
+    given = column.str.strip()
+    given = given.mask(given.isin(MISSING))
+    numbers = pd.to_numeric(given, errors="coerce").astype("float64")
+    if strange := given[given.notna() & numbers.isna()].tolist():
+        raise ValueError(f"{what}: {len(strange)} cells are no numbers, first {strange[:3]}.")
+    return numbers
 
 
 def _require_columns(raw_df: pd.DataFrame, path: str | Path, names: Sequence[str]) -> None:

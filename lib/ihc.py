@@ -15,6 +15,10 @@ from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.filters import gaussian, threshold_otsu
 
+GLASS_DENSITY = 0.04  # mean optical density (natural log) below which a place holds no stain: 4 % absorbed
+GLASS_PX = 8  # pale places narrower than twice this are part of the tissue: gaps, cytoplasm, thin stroma
+LEAST_TISSUE = 0.25  # of a tile, for it to be counted
+
 
 class Stains(NamedTuple):
     """Non-negative stain densities, float32, each H x W, in the units of `skimage.color.rgb2hed`."""
@@ -109,6 +113,30 @@ def nuclei_mask(image: np.ndarray, *, mpp: float | None = None, min_area_um2: fl
     return ndimage.binary_fill_holes((area_px >= smallest_px)[labels])
 
 
+def tissue_pixels(image: np.ndarray) -> np.ndarray:
+    """Where there is tissue and not bare glass: bool, H x W.
+
+    Glass is what absorbs next to nothing over at least 2 x GLASS_PX both ways, beside this image's own white.
+    Small pale places stay tissue: leaving out every unstained pixel would itself tie stains to each other.
+
+    Parameters
+    ----------
+    image : uint8, H x W x 3, RGB
+    """
+    lit = np.maximum(gaussian(image.astype(np.float32), sigma=1.5, channel_axis=2), 1)
+    # The brightest there is, but no darker than any scanner's glass: a full image has no white of its own.
+    white = np.maximum(np.quantile(lit.reshape(-1, 3), 0.99, axis=0), 230)
+    pale = np.log(white / lit).clip(min=0).mean(axis=2) < GLASS_DENSITY
+    if pale.all():
+        return np.zeros(image.shape[:2], dtype=bool)
+    # Opened by a disc, as if the image's outermost pixels went on beyond its edge; then grown over the blur.
+    pad = 2 * GLASS_PX
+    wide = ndimage.distance_transform_edt(np.pad(pale, pad, mode="edge")) > GLASS_PX
+    if not wide.any():
+        return np.ones(image.shape[:2], dtype=bool)
+    return (ndimage.distance_transform_edt(~wide) > GLASS_PX + 3)[pad:-pad, pad:-pad]
+
+
 def cut_tiles(image: np.ndarray, tile_px: int) -> np.ndarray:
     """The whole tiles of an image from its top left corner, n_tiles x tile_px x tile_px (x C)."""
     n_rows, n_columns = image.shape[0] // tile_px, image.shape[1] // tile_px
@@ -122,14 +150,21 @@ def cut_tiles(image: np.ndarray, tile_px: int) -> np.ndarray:
 
 
 def overlap(
-    maps: np.ndarray, masks: np.ndarray, *, n_null: int = 999, max_tiles: int = 1000, seed: int = 0
+    maps: np.ndarray,
+    masks: np.ndarray,
+    tissue: np.ndarray | None = None,
+    *,
+    n_null: int = 999,
+    max_tiles: int = 1000,
+    seed: int = 0,
 ) -> Overlap:
     """Share of a map that lies on a mask, against each map laid on the mask of another, random tile.
 
-    share = sum(map on the mask) / sum(map), pooled over tiles. In each null draw every tile's map meets the
-    mask of another tile (no tile its own), turned and mirrored at random. The null keeps how much map and how
-    much mask each tile has, and breaks where they are; with it breaks that tiles rich in one may be rich in
-    the other.
+    share = sum(map on the mask) / sum(map), over the tissue of all tiles. In each null draw every tile's map
+    meets the mask of another tile (no tile its own), turned and mirrored at random, over what is tissue in
+    both: glass has neither stain nor nuclei, and tissue laid on glass would make any stain look bound to
+    nuclei. The null keeps how much map and how much mask each tile has, and breaks where they are; with it
+    breaks that tiles rich in one may be rich in the other.
 
     Parameters
     ----------
@@ -137,6 +172,9 @@ def overlap(
         DAB of the tiles of one image, or the magnitude of a feature's gradient on its tiles.
     masks : bool, n_tiles x H x H
         Nuclei of the same tiles.
+    tissue : bool, n_tiles x H x H, optional
+        Pixels of tissue (`tissue_pixels`); the others, and tiles without any, are left out. Without it all
+        pixels count.
     n_null : int
         Random pairings.
     max_tiles : int
@@ -145,36 +183,50 @@ def overlap(
     Raises
     ------
     ValueError
-        For fewer than two tiles, shapes that differ or are not square, negative or empty maps, a full or
-        empty mask.
+        For fewer than two tiles with tissue, shapes that differ or are not square, negative or empty maps, a
+        full or empty mask, tiles whose tissue never falls on another's.
     """
     if maps.shape != masks.shape or maps.ndim != 3 or maps.shape[1] != maps.shape[2]:
         raise ValueError(f"maps and masks are n_tiles x H x H alike; got {maps.shape} and {masks.shape}")
+    tissue = np.ones(masks.shape, dtype=bool) if tissue is None else tissue.astype(bool)
+    if tissue.shape != masks.shape:
+        raise ValueError(
+            f"tissue is of shape {tissue.shape}, the masks are of {masks.shape}; give one for each"
+        )
+    n_all, kept = len(maps), tissue.any(axis=(1, 2))
+    maps, masks, tissue = maps[kept], masks[kept].astype(bool), tissue[kept]
     if len(maps) < 2:
-        raise ValueError(f"{len(maps)} tile leaves no other tile to compare with; take a smaller tile_px")
+        of_all = "" if len(maps) == n_all else f" with tissue, of {n_all},"
+        raise ValueError(
+            f"{len(maps)} tile{of_all} leaves no other tile to compare with; take a smaller tile_px"
+        )
     if n_null < 1:
         raise ValueError(f"n_null is {n_null}; at least one random pairing is needed")
-    masks = masks.astype(bool)
     if not np.isfinite(maps).all() or (maps < 0).any() or not maps.any():
         raise ValueError(
             "maps must be finite, non-negative and not all zero; take the magnitude of a gradient"
         )
-    if not masks.any() or masks.all():
+    maps, masks = np.where(tissue, maps, 0), masks & tissue
+    if not maps.any() or not masks.any() or masks.sum() == tissue.sum():
         raise ValueError(
-            f"the masks cover {masks.mean():.0%} of all pixels; an overlap needs some and not all"
+            f"the masks cover {masks.sum() / tissue.sum():.0%} of all pixels of tissue, and the maps "
+            f"{(maps > 0).sum() / tissue.sum():.0%}; an overlap needs some of both and not all in the masks"
         )
     rng = np.random.default_rng(seed)
     if len(maps) > max_tiles:
         drawn = rng.choice(len(maps), max_tiles, replace=False)
-        maps, masks = maps[drawn], masks[drawn]
+        maps, masks, tissue = maps[drawn], masks[drawn], tissue[drawn]
     met = _met_by_each_mask(maps, masks)  # orientation x map x mask; [0, i, i] is as it lies
-    total = maps.sum(dtype=np.float64)
+    # How much of map i falls on the tissue of tile j; all of it where there is no glass.
+    total = _met_by_each_mask(maps, tissue)
     everyone = np.arange(len(maps))
-    share = float(met[0, everyone, everyone].sum(dtype=np.float64) / total)
+    share = _pooled(met, total, (0, everyone, everyone))
     null = np.empty(n_null)
     for i in range(n_null):
         turn = rng.integers(8, size=len(maps))
-        null[i] = met[turn, everyone, _partners(len(maps), rng)].sum(dtype=np.float64) / total
+        null[i] = _pooled(met, total, (turn, everyone, _partners(len(maps), rng)))
+    if not np.isfinite(null).all():
+        raise ValueError("tissue of one tile never falls on that of another; take larger or fuller tiles")
     sd = float(null.std(ddof=1)) if n_null > 1 else 0.0
     slack = 1e-6  # sums in float32 that agree to this are ties
     return Overlap(
@@ -194,6 +246,8 @@ def dab_on_nuclei(
 ) -> Overlap:
     """`overlap` of the DAB density with the nuclei of one immunohistochemistry image cut into tiles.
 
+    Only tissue counts: bare glass round a core, and tiles of less than LEAST_TISSUE tissue, are left out.
+
     Parameters
     ----------
     image : uint8, H x W x 3, RGB
@@ -203,7 +257,15 @@ def dab_on_nuclei(
     """
     dab = cut_tiles(separate_stains(image).dab, tile_px)
     nuclei = cut_tiles(nuclei_mask(image, mpp=mpp), tile_px)
-    return overlap(dab, nuclei, n_null=n_null, seed=seed)
+    tissue = cut_tiles(tissue_pixels(image), tile_px)
+    tissue = tissue & (tissue.mean(axis=(1, 2)) >= LEAST_TISSUE)[:, None, None]
+    return overlap(dab, nuclei, tissue, n_null=n_null, seed=seed)
+
+
+def _pooled(met: np.ndarray, total: np.ndarray, at: tuple) -> float:
+    """Share over all tiles at the given orientations, maps and masks; NaN where nothing meets tissue."""
+    whole = total[at].sum(dtype=np.float64)
+    return float(met[at].sum(dtype=np.float64) / whole) if whole > 0 else float("nan")
 
 
 def _met_by_each_mask(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:

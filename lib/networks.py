@@ -24,6 +24,11 @@ from lib.weights import check_facts, fill, imagenet_state, misfit, read_weights
 
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Sides of input, in px, at which other encoders are tried.
+TRIED_PX = (8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512)
+# torchvision's weights of these expect pixels scaled to [-1, 1]: with them it turns `transform_input` on,
+# which undoes ImageNet's normalisation. A network built here never has that switch and is given such input.
+RESCALED = ("googlenet", "inception_v3")
 
 
 def check_architecture(architecture: str) -> None:
@@ -44,21 +49,34 @@ def check_architecture(architecture: str) -> None:
 def minimum_input_px(architecture: str) -> int:
     """Smallest side of a square input, in px, that the architecture takes.
 
-    Known for the thirteen (Table 1); for a timm or torchvision encoder the first of 8, 16, 32, ... 512 px
-    that runs.
+    Known for the thirteen (Table 1); for a timm or torchvision encoder the first of `TRIED_PX` that runs.
     """
     check_architecture(architecture)
     if architecture in MINIMUM_PX:
         return MINIMUM_PX[architecture]
-    for input_px in (8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512):
+    for input_px in TRIED_PX:
         if _runs(architecture, input_px):
             return input_px
     raise ValueError(f"{architecture} takes no square RGB input from 8 to 512 px: it cannot be used here.")
 
 
-def check_input_px(architecture: str, input_px: int) -> None:
-    """ValueError naming the minimum, when `input_px` is smaller than the network can take."""
+def check_input_px(architecture: str, input_px: int, training: bool = False) -> None:
+    """ValueError unless the network takes square inputs of `input_px`, naming the minimum or sizes that fit.
+
+    With `training` it must take them in training mode too (auxiliary heads may need more than the network).
+    """
     check_px(architecture, input_px, minimum_input_px(architecture))
+    if architecture in MINIMUM_PX or _runs(architecture, input_px, training):
+        return
+    fit = [
+        px for px in sorted(TRIED_PX, key=lambda px: abs(px - input_px)) if _runs(architecture, px, training)
+    ]
+    how = " in training" if training else ""
+    raise ValueError(
+        f"{architecture} takes no input of {input_px} px{how}; of the sizes tried it takes, nearest first, "
+        f"{', '.join(map(str, fit[:3])) or 'none'}. Make tiles with another input_px or choose another "
+        "architecture."
+    )
 
 
 def build(
@@ -104,8 +122,7 @@ def build(
     check_architecture(architecture)
     if n_classes < 1:
         raise ValueError(f"n_classes is {n_classes}; a network needs at least 1 output.")
-    if architecture in MINIMUM_PX:
-        check_input_px(architecture, input_px)
+    check_input_px(architecture, input_px)
     imagenet = isinstance(weights, str) and weights == "imagenet"
     model = _untrained(architecture, n_classes, input_px, pretrained=imagenet)
     if weights is None or (imagenet and architecture.startswith("timm:")):
@@ -180,8 +197,7 @@ def _import_timm():
 
 @lru_cache(maxsize=64)
 def _shapes(architecture: str, n_classes: int) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        state = _untrained(architecture, n_classes, _default_px(architecture)).state_dict()
+    state = _skeleton(architecture, n_classes, _default_px(architecture)).state_dict()
     return {key: value.shape for key, value in state.items()}
 
 
@@ -204,11 +220,20 @@ def _resemblance(state: dict[str, torch.Tensor], architecture: str) -> str:
 
 
 def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and sd the input is normalised with, of pixels in 0 to 1: ImageNet's, or what timm states."""
-    check_architecture(architecture)
-    if not architecture.startswith("timm:"):
+    """Mean and sd the input is normalised with, of pixels in 0 to 1: what torchvision or timm state for
+    their weights; ImageNet's for the thirteen and for "", a network of one's own.
+    """
+    if not architecture:
         return IMAGENET_MEAN, IMAGENET_SD
-    name = architecture.removeprefix("timm:")
+    check_architecture(architecture)
+    source, _, name = architecture.rpartition(":")
+    if source == "torchvision":
+        if name in RESCALED:
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        stated = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        return tuple(stated.mean), tuple(stated.std)
+    if source != "timm":
+        return IMAGENET_MEAN, IMAGENET_SD
     timm = _import_timm()
     settings = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     return (tuple(settings.mean), tuple(settings.std)) if settings else (IMAGENET_MEAN, IMAGENET_SD)
@@ -247,8 +272,9 @@ def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, 
         raise ValueError(
             f"features='unskipped' is defined for the paper's networks only, not {architecture}."
         )
+    model = _skeleton(architecture, 2, _default_px(architecture))
     with torch.device("meta"):
-        calls = trace(_untrained(architecture, 2, _default_px(architecture)), _default_px(architecture))
+        calls = trace(model, _default_px(architecture))
     if architecture == "resnet34":
         layers = numbered_layers([call for call in calls if call.is_leaf or call.kind == "BasicBlock"])
         if features == "unskipped":
@@ -275,10 +301,26 @@ def _default_px(architecture: str) -> int:
     return timm.get_pretrained_cfg(name).input_size[-1] if timm.is_model_pretrained(name) else 224
 
 
-def _runs(architecture: str, input_px: int) -> bool:
+def _skeleton(architecture: str, n_classes: int, input_px: int) -> nn.Module:
+    """The network on the meta device: shapes without values."""
     try:
         with torch.device("meta"):
-            return bool(trace(_untrained(architecture, 2, input_px), input_px))
+            return _untrained(architecture, n_classes, input_px)
+    except NotImplementedError:  # it computes its widths with tensors, which have no values there (RegNet)
+        with torch.random.fork_rng(devices=[]):  # the caller's seed is for its own network
+            return _untrained(architecture, n_classes, input_px).to("meta")
+
+
+@lru_cache(maxsize=256)
+def _runs(architecture: str, input_px: int, training: bool = False) -> bool:
+    """Whether a forward pass of this size gives layers and, with `training`, one in training mode passes."""
+    try:
+        model = _skeleton(architecture, 2, input_px)
+        with torch.device("meta"):
+            calls = trace(model, input_px)
+            if training:
+                model.train()(torch.zeros((2, 3, input_px, input_px)))
+        return bool(calls)
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
         return False
 

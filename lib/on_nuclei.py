@@ -26,7 +26,7 @@ def gradient_on_nuclei(
     p: float = 1.0,
     seed: int = 0,
 ) -> ihc.Overlap:
-    """`ihc.overlap` of the magnitude of a feature's gradient with the nuclei of the same tiles.
+    """`ihc.overlap` of the magnitude of a feature's gradient with the nuclei of the same tiles, over tissue.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ def gradient_on_nuclei(
     gradients = [attribution.guided_or_plain(model, architecture, feature, tile, p=p)[0] for tile in tiles]
     maps = np.stack([attribution.magnitude(gradient) for gradient in gradients])
     masks = np.stack([ihc.nuclei_mask(tile, mpp=mpp) for tile in tiles])
-    return ihc.overlap(maps, masks, seed=seed)
+    tissue = np.stack([ihc.tissue_pixels(tile) for tile in tiles])
+    return ihc.overlap(maps, masks, tissue, seed=seed)
 
 
 def compare(

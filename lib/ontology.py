@@ -10,9 +10,11 @@ References: Ashburner et al. 2000, Nature Genetics 25:25; GO file formats at htt
 
 import gzip
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ RELATIONS = ("is_a", "part_of", "regulates")
 # `regulates` stands for its two sub-relations as well: whoever positively regulates a process regulates it.
 SUBRELATIONS = {"regulates": ("positively_regulates", "negatively_regulates")}
 ROOTS = {"developmental": "GO:0032502", "transcription_regulator": "GO:0140110"}
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)  # what reading a gzip file that is not whole raises
 ENSEMBL = re.compile(r"(ENS[A-Z]*G\d+)(?:\.\d+)?(?:_PAR_Y)?")
 
 
@@ -48,7 +51,9 @@ class Annotations(NamedTuple):
 
 
 def read_obo(path: str | Path) -> Ontology:
-    """Read an OBO file, plain or gzipped. Raises FileNotFoundError, or ValueError when it holds no [Term]."""
+    """Read an OBO file, plain or gzipped. Raises FileNotFoundError, or ValueError when it holds no [Term] or
+    is cut off.
+    """
     release, in_term, term = "", False, ""
     names: dict[str, str] = {}
     namespaces: dict[str, str] = {}
@@ -92,7 +97,7 @@ def read_obo(path: str | Path) -> Ontology:
 
 def read_gaf(path: str | Path) -> Annotations:
     """Read a GAF 2.x file, plain or gzipped. Raises FileNotFoundError, or ValueError when the columns are not
-    GAF's.
+    GAF's or the file is cut off.
     """
     with _open(path) as lines:
         header = []
@@ -101,19 +106,14 @@ def read_gaf(path: str | Path) -> Annotations:
                 break
             header.append(line)
     columns = {1: "gene_id", 2: "symbol", 3: "qualifier", 4: "term", 10: "synonyms", 13: "date"}
-    try:
-        gaf_df = pd.read_csv(
-            path,
-            sep="\t",
-            header=None,
-            skiprows=len(header),
-            usecols=list(columns),
-            dtype="category",
-            quoting=3,
-            compression="gzip" if _is_gzip(path) else None,
-        ).rename(columns=columns)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path}: not a GAF 2.x table (17 tab-separated columns): {error}") from error
+    settings = {"sep": "\t", "header": None, "usecols": list(columns), "dtype": "category", "quoting": 3}
+    with _open(path) as lines:
+        try:
+            gaf_df = pd.read_csv(lines, skiprows=len(header), **settings).rename(columns=columns)
+        except (UnicodeDecodeError, *DAMAGED):
+            raise
+        except (ValueError, pd.errors.ParserError) as error:
+            raise ValueError(f"{path}: not a GAF 2.x table (17 tab-separated columns): {error}") from error
     if not gaf_df["term"].cat.categories.astype(str).str.fullmatch(r"[A-Za-z]+:\d+").all():
         strange = gaf_df["term"].cat.categories.astype(str)
         strange = strange[~strange.str.fullmatch(r"[A-Za-z]+:\d+")]
@@ -341,5 +341,14 @@ def _is_gzip(path: str | Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _open(path: str | Path):
-    return gzip.open(path, "rt", encoding="utf-8") if _is_gzip(path) else open(path, encoding="utf-8")
+@contextmanager
+def _open(path: str | Path) -> Iterator[TextIO]:
+    """The lines of a text file, plain or gzipped. ValueError where it is cut off or no text."""
+    zipped = _is_gzip(path)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as lines:
+            yield lines
+    except (UnicodeDecodeError, *DAMAGED) as error:
+        raise ValueError(
+            f"{path}: damaged or cut off ({error}). Delete it and fetch it again: python -m lib.gtex go"
+        ) from error

@@ -1,5 +1,6 @@
 """What a cohort is made of: samples per tissue and set, donors, covariates, slides on disk (S1 Table)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 from lib.cohort import SPLITS, first
 
 NO_RNA = "no RNA in the expression table"
+TILE_COUNT = "n_tiles"  # a covariate that the samples table need not have: notebook 04 counts
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -125,15 +127,18 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
     Raises
     ------
     ValueError
-        A covariate is not a column of the table, or has no value in some samples.
+        A covariate is neither a column of the table nor TILE_COUNT, or has no value in some samples.
     """
-    if absent := [name for name in covariates if name not in samples_df]:
+    if absent := [name for name in covariates if name not in samples_df and name != TILE_COUNT]:
         raise ValueError(
             f"covariates {absent} are not columns of the samples table: {', '.join(samples_df.columns)}."
             " Add them to the table, or name others in `covariates`."
         )
     rows = {}
     for name in covariates:
+        if name == TILE_COUNT and name not in samples_df:
+            rows[name] = {"kind": "number", "categories": "counted in notebook 04"}
+            continue
         column = samples_df[name].replace("", np.nan)
         lacks = samples_df["sample_id"][column.isna()]
         if len(lacks):
@@ -154,22 +159,30 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
 
 
 def slide_files(slide_paths: Mapping[str, Path]) -> pd.DataFrame:
-    """How many slides have their file, and which files in the same folders belong to no sample.
+    """How many slides have their file, and which files in the same folders are not used.
 
     Returns
     -------
     DataFrame
-        Columns what, n, examples (the first three).
+        Columns what, n, examples (the first three). Files that end in 5 where their slide ends in 6 (GTEx),
+        and second files of a slide, have a row where there are some; the last row is files of no sample.
     """
     missing = [slide_id for slide_id, path in slide_paths.items() if not path.is_file()]
+    renamed = [path.name for slide_id, path in slide_paths.items() if path.stem != slide_id]
     known = {path.name for path in slide_paths.values()}
     suffixes = {path.suffix for path in slide_paths.values()}
     folders = sorted({path.parent for path in slide_paths.values()})
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    strange = [path.name for path in files if path.suffix in suffixes and path.name not in known]
+    unused = [path for path in files if path.suffix in suffixes and path.name not in known]
+    fives = [path for path in unused if re.fullmatch(r"[^-]+-[^-]+-\d{3}5", path.stem)]
+    second = [path.name for path in fives if path.stem[:-1] + "6" in slide_paths]
+    strange = [path.name for path in unused if path.name not in second]
     rows = [
         ("slides of the samples", len(slide_paths), ""),
         ("of these, without a file", len(missing), first(missing)),
+        ("of these, with a file that ends in 5 for 6", len(renamed), first(renamed)),
+        ("second files of a slide, ending in 5 for 6 (not used)", len(second), first(second)),
         ("slide files of no sample (not used)", len(strange), first(strange)),
     ]
+    rows = [row for i, row in enumerate(rows) if row[1] or i not in (2, 3)]
     return pd.DataFrame(rows, columns=["what", "n", "examples"])

@@ -86,12 +86,9 @@ def of_pairs(s: Statistic, genes: np.ndarray, features: np.ndarray) -> np.ndarra
 
 
 def exact_maxima(
-    s: Statistic, permutations: Permutations, scales: np.ndarray | None, which: np.ndarray, genes: np.ndarray
+    s: Statistic, permutations: Permutations, which: np.ndarray, genes: np.ndarray
 ) -> np.ndarray:
-    """float64 [n_cases]: the maximum over features of gene genes[k] under rearrangement which[k].
-
-    scales : [N, n_genes], what the covariates multiply it by (`residuals.covariate_scales`), or None.
-    """
+    """float64 [n_cases]: the maximum over features of gene genes[k] under rearrangement which[k]."""
     result = np.empty(len(genes))
     for at in _blocks(len(genes), len(s.y_t)):
         g = torch.from_numpy(genes[at]).to(s.x_t.device)
@@ -103,7 +100,7 @@ def exact_maxima(
         if w_t is not None:
             values_t *= w_t
         result[at] = s.sized(values_t).amax(dim=1).cpu().numpy()
-    return result if scales is None else result * scales[which, genes]
+    return result
 
 
 def _blocks(n_rows: int, n_columns: int) -> Sequence[slice]:

@@ -12,19 +12,18 @@ def threshold_table(pairs_df: pd.DataFrame, grid: Sequence[tuple[float, float]] 
     """Table 5: for each (R_T, E_T) the pairs with r >= R_T of genes at E_T, and their unique genes,
     features, tissues.
 
-    Pairs with r <= -R_T are counted in columns of their own (`negative_...`). ValueError if an R_T lies
-    below the threshold at which the pairs were kept.
+    Pairs with r <= -R_T are counted in columns of their own (`negative_...`), which are not there if only
+    positive pairs were kept (`correlate(negative=False)`). ValueError if an R_T lies below the threshold at
+    which the pairs were kept.
     """
+    signs = {"": 1, "negative_": -1} if pairs_df.attrs.get("negative", True) else {"": 1}
     rows = []
     for r_threshold, e_threshold in grid:
         _kept_from(pairs_df, r_threshold)
         expressed = pairs_df["max_median_log2"] >= e_threshold
         row = {"r_threshold": float(r_threshold), "e_threshold": float(e_threshold)}
-        for prefix, chosen in (
-            ("", pairs_df["r"] >= r_threshold),
-            ("negative_", pairs_df["r"] <= -r_threshold),
-        ):
-            df = pairs_df[chosen & expressed]
+        for prefix, sign in signs.items():
+            df = pairs_df[(sign * pairs_df["r"] >= r_threshold) & expressed]
             row |= {f"{prefix}pairs": len(df)}
             row |= {f"{prefix}{c}s": int(df[c].nunique()) for c in ("gene", "feature", "tissue")}
         rows.append(row)

@@ -1,22 +1,11 @@
 """Which RNA samples belong to which sample, with a count at each step. METHOD section 1."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lib.cohort import first
-
-
-def gtex_tissue_sample(ids: Iterable[str]) -> pd.Series:
-    """First three dash-separated fields: `GTEX-11NSD-0526-SM-5A5LT` -> `GTEX-11NSD-0526`."""
-    return pd.Series(["-".join(i.split("-")[:3]) for i in ids], dtype=object)
-
-
-def five_as_six(keys: pd.Series, known: pd.Series) -> tuple[pd.Series, int]:
-    """Keys ending in 5 that `known` lacks, as 6 where it has that and no key claims it; and how many."""
-    as_six = keys.str.replace(r"5$", "6", regex=True)
-    mapped = keys.str.endswith("5") & ~keys.isin(known) & as_six.isin(known) & ~as_six.isin(keys)
-    return keys.where(~mapped, as_six), int(mapped.sum())
+from lib.gtex_ids import five_as_six, rna_tissue_samples, tissue_samples
 
 
 def pair_rna(
@@ -50,9 +39,9 @@ def pair_rna(
     if rule == "exact":
         sample_keys, rna_keys, n_mapped = sample_ids, rna, 0
     elif rule == "gtex":
-        is_brain = rna.str.match(r"[^-]+-[^-]+-[^-]+-R\d")
-        rna_keys = gtex_tissue_sample(rna).where(~is_brain, "brain " + rna)
-        sample_keys, n_mapped = five_as_six(gtex_tissue_sample(sample_ids), rna_keys)
+        rna_keys = rna_tissue_samples(rna)
+        sample_keys, mapped = five_as_six(tissue_samples(sample_ids), rna_keys)
+        n_mapped = int(mapped.sum())
     else:
         raise ValueError(f"Pairing rule {rule!r}: choose 'exact' or 'gtex'.")
     shared = sample_keys.duplicated(keep=False) & sample_keys.isin(rna_keys)

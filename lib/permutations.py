@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 SCHEMES = ("free", "within_tissue", "within_donor_block", "donor_signs")
-FEW_DONORS = 20
+FEW_DONORS = 20  # with fewer, signs of donors say little
 
 
 class Permutations(NamedTuple):
@@ -69,7 +69,7 @@ def draw(
 
     Raises
     ------
-    ValueError : unknown scheme, missing column or value, no slide that can move.
+    ValueError : unknown scheme, missing column or value, a sample_id given twice, no slide that can move.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}: one of {', '.join(SCHEMES)}")
@@ -120,6 +120,23 @@ def draw(
     )
 
 
+def believable(samples_df: pd.DataFrame) -> tuple[str, ...]:
+    """Schemes within tissues that a link must pass all of, to be believed of these samples.
+
+    `within_tissue` alone where every donor gives one of them, or donors are too few for more. Else also
+    `donor_signs`: shuffling takes a donor's tissues for independent, and finds too much where they resemble
+    each other; signs keep donors together, but find too much in rows of few large values. Each is sound where
+    the other is not.
+
+    Parameters
+    ----------
+    samples_df : tissue and, where known, donor.
+    """
+    donors = samples_df["donor"] if "donor" in samples_df else pd.Series(dtype=object)
+    several = donors.duplicated().any() and donors.nunique() >= FEW_DONORS
+    return ("within_tissue", "donor_signs") if several else ("within_tissue",)
+
+
 def _check_columns(samples_df: pd.DataFrame, columns: list[str]) -> None:
     lacking = [c for c in columns if c not in samples_df]
     if lacking:
@@ -128,6 +145,13 @@ def _check_columns(samples_df: pd.DataFrame, columns: list[str]) -> None:
         if samples_df[c].isna().any():
             first = samples_df.loc[samples_df[c].isna(), "sample_id"].tolist()[:3]
             raise ValueError(f"{int(samples_df[c].isna().sum())} samples have no {c}, first {first}")
+    twice = samples_df["sample_id"].duplicated()
+    if twice.any():
+        first = samples_df.loc[twice, "sample_id"].unique().tolist()[:3]
+        raise ValueError(
+            f"{int(twice.sum())} of {len(samples_df)} rows of the samples table repeat a sample_id, first "
+            f"{first}: keep one row per slide"
+        )
 
 
 def _exchangeable(scheme: str, samples_df: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
@@ -182,6 +206,13 @@ def _notes(
         notes.append(
             "several samples lie on one slide: neighbours resemble each other, which shuffling them does not "
             "know, so these p are too small; trust what returns on other slides"
+        )
+    elif scheme == "within_tissue" and "donor" in samples_df and samples_df["donor"].duplicated().any():
+        n_donors = samples_df["donor"].nunique()
+        notes.append(
+            f"{len(samples_df)} slides are of {n_donors} donors: where a donor's tissues resemble each other "
+            "these p are too small"
+            + ("; donor_signs keeps donors together" if n_donors >= FEW_DONORS else "")
         )
     if n_possible - 1 <= asked:
         notes.append(

@@ -52,8 +52,11 @@ def themed(function: Callable[..., Figure]) -> Callable[..., Figure]:
 def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
     """One fixed colour per tissue, the same in every figure of a cohort.
 
-    `known_df` (columns tissue, color) gives GTEx's published colours; tissues without one take, in
-    alphabetical order, a palette that colour-blind readers can tell apart.
+    `tissues` are those of all samples, whatever set they are in: from those shown alone, one that is missing
+    would move the colours of the others. `known_df` (columns tissue, color) gives GTEx's published colours;
+    tissues without one take, in alphabetical order, a palette that colour-blind readers can tell apart, up to
+    ten of them. More take hues evenly spaced, which nobody can tell apart without a name beside them; nor are
+    GTEx's colours made for colour-blind readers. So the inspector names them in place.
     """
     known = {} if known_df is None else dict(zip(known_df["tissue"], known_df["color"], strict=True))
     names = sorted(set(tissues))
@@ -155,8 +158,8 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
     """Each network's slide accuracy against its pairs, and against its genes found within tissues.
 
-    table_df has columns architecture, network (trained, untrained, shuffled), slide_test_percent, n_pairs,
-    genes_within_tissue. Null networks are hollow, with a line to their trained network where there is one.
+    table_df has columns architecture, network (trained, as it is, untrained, shuffled), slide_test_percent,
+    n_pairs, genes_within_tissue. Null networks are hollow; lines lead to the one trained from that start.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
     names = list(dict.fromkeys(table_df["architecture"]))
@@ -164,7 +167,8 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
         sns.color_palette("colorblind", len(names)) if len(names) <= 10 else sns.husl_palette(len(names))
     )
     colours = dict(zip(names, palette, strict=True))
-    markers = {"trained": "o", "untrained": "^", "shuffled": "s"}
+    markers = {"trained": "o", "as it is": "D", "untrained": "^", "shuffled": "s"}
+    filled = ("trained", "as it is")
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes followed within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
         trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
@@ -176,7 +180,7 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
             )
             ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
         for row in table_df.itertuples():
-            face = colours[row.architecture] if row.network == "trained" else "white"
+            face = colours[row.architecture] if row.network in filled else "white"
             ax.scatter(
                 row.slide_test_percent,
                 getattr(row, column),
@@ -194,7 +198,7 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     for name in names:
         figure.axes[0].scatter([], [], marker="o", color=colours[name], label=name)
     for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
-        face = QUIET if kind == "trained" else "white"
+        face = QUIET if kind in filled else "white"
         figure.axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
     figure.legend(loc="outside right center", fontsize=7)
     return figure
@@ -358,7 +362,7 @@ def pair_scatter(
 ) -> Figure:
     """Scatter of chosen pairs over samples, coloured by tissue, a line through each tissue's own points.
 
-    `pairs` are mappings with gene, symbol, feature, r and optionally r_partial.
+    `pairs` are mappings with gene, symbol, feature, r and optionally r_partial (NaN: not known).
     """
     columns = min(len(pairs), 3)
     rows = -(-len(pairs) // columns)
@@ -377,7 +381,8 @@ def pair_scatter(
                 slope, intercept = np.polyfit(x[at].astype(float), y[at].astype(float), 1)
                 ends = np.array([x[at].min(), x[at].max()])
                 ax.plot(ends, slope * ends + intercept, color=colours[tissue], linewidth=0.8)
-        partial = f", given tissue {pair['r_partial']:.2f}" if "r_partial" in pair else ""
+        known = pd.notna(pair.get("r_partial"))
+        partial = f", given tissue {pair['r_partial']:.2f}" if known else ""
         ax.set_title(f"{pair['symbol']}\nr = {pair['r']:.2f}{partial}", fontsize=7)
         ax.set(xlabel=f"feature {pair['feature']}", ylabel=f"log$_2$(1 + {unit})")
     handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -62,7 +62,8 @@ def make(
     -------
     dict
         What was made, to be kept as json: n_samples, n_rna_samples, n_genes, n_invented_gene_ids, n_features,
-        portal_file; and `steps`, records of step, n_left, n_dropped, note (`overview.count_steps`).
+        portal_file; `steps`, records of step, n_left, n_dropped, note (`overview.count_steps`); `dropped`,
+        records of tissue, reason, n (`overview.left_out`).
 
     Raises
     ------
@@ -92,7 +93,8 @@ def make(
         "n_features": len(features_df),
         "portal_file": str(portal_path),
     }
-    return made | {"steps": _steps(portal_df, plan_df, wanted, made)}
+    steps, dropped = _steps(portal_df, plan_df, wanted, made), _dropped(portal_df, plan_df, wanted)
+    return made | {"steps": steps, "dropped": dropped}
 
 
 def _steps(
@@ -108,6 +110,21 @@ def _steps(
         ("with made-up values", n, 0, f"{values}, {made['n_features']:,} features"),
     ]
     return [dict(zip(("step", "n_left", "n_dropped", "note"), row, strict=True)) for row in rows]
+
+
+def _dropped(
+    portal_df: pd.DataFrame, plan_df: pd.DataFrame, tissues: Collection[str]
+) -> list[dict[str, object]]:
+    """Samples of the portal table that were not taken, by tissue and reason, as `_steps` counts them."""
+    gone_df = portal_df[~portal_df["sample_id"].isin(plan_df["sample_id"])]
+    reasons = np.where(gone_df["tissue"].isin(list(tissues)), "not taken", f"not in {len(tissues)} tissues")
+    return (
+        gone_df.assign(reason=reasons)
+        .groupby(["tissue", "reason"])
+        .size()
+        .reset_index(name="n")
+        .to_dict("records")
+    )
 
 
 def _gene_ids(genes_csv: Path | None, n_genes: int) -> tuple[pd.DataFrame, int]:

@@ -79,10 +79,14 @@ def network_numbers(store: Store) -> list[tuple[str, str]]:
     config, numbers = store.config, []
     if store.is_current("accuracy"):
         accuracy_df = store.load("accuracy")
+        shared_slides = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
         for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
-            interval = f" ({row.low:.0%} to {row.high:.0%})" if pd.notna(row.low) else ""
-            words = f"of {row.n:,} test {row.level}s named rightly (95 % interval over donors)"
-            numbers.append((words, f"{row.accuracy:.1%}{interval}"))
+            level = "sample" if row.level == "slide" and shared_slides else row.level
+            words, number = f"of {row.n:,} test {level}s named rightly", f"{row.accuracy:.1%}"
+            if pd.notna(row.low):
+                words += " (95 % interval over donors)"
+                number += f" ({row.low:.0%} to {row.high:.0%})"
+            numbers.append((words, number))
     if store.is_current("pairs"):
         expressed = store.load("pairs")["max_median_log2"] >= config.e_threshold
         words = (
@@ -143,6 +147,34 @@ def saving_order(folder: Path) -> list[tuple[str, re.Pattern]]:
                 pattern = ".+".join(re.escape(part) for part in re.split(r"\{[^}]*\}", stem))
                 order.append((path.stem, re.compile(pattern)))
     return order
+
+
+def forget_unwritten(store: Store, notebook: str, since: float) -> list[str]:
+    """Remove the figures and tables that a notebook saved before `since` and not after: no longer its result.
+
+    Of a notebook that ran to its end, for this network and the cohort. Only what `Store` saved with a caption
+    is removed.
+
+    Parameters
+    ----------
+    since : when the run began, in seconds since the epoch, by the clock of the disk that holds the figures
+
+    Returns
+    -------
+    Names of the files removed, PDFs and captions apart.
+    """
+    order, removed = saving_order(ROOT / "notebooks"), []
+    for sidecar in sorted([*store.figures.glob("*.png.json"), *store.figures.glob("*.csv.json")]):
+        path = sidecar.with_suffix("")
+        stem, _, network = path.stem.partition("__")
+        if network not in ("", store.config.run_name) or _place(stem, order)[1] != notebook:
+            continue
+        if sidecar.stat().st_mtime < since:
+            also = [path.with_suffix(".pdf")] if path.suffix == ".png" else []
+            for file in (path, *also, sidecar):
+                file.unlink(missing_ok=True)
+            removed.append(path.name)
+    return removed
 
 
 def _place(stem: str, order: Sequence[tuple[str, re.Pattern]]) -> tuple[int, str]:

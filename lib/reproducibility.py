@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from lib import variation
 from lib.blocks import each_block
 
 N_BINS = 200  # on each side of the density picture: 0.01 wide, so that R_T falls on an edge
@@ -132,10 +133,10 @@ def _unit_rows(frames, genes: pd.Index, features: pd.Index, tissues: pd.Series |
             raise ValueError(
                 f"{what} {names[i]!r} is {rows[i, s]} in sample {ids[s]!r}: every value is needed"
             )
-        scale = np.abs(rows).max(axis=1, keepdims=True)
+        scale = variation.largest(rows)
         for members in groups:
             rows[:, members] -= rows[:, members].mean(axis=1, keepdims=True)
-        rows[np.abs(rows).max(axis=1) <= 1e-12 * scale[:, 0]] = 0
+        rows[~variation.varies(rows, scale)] = 0
         length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
         result.append(np.divide(rows, length, out=np.zeros_like(rows), where=length > 0).astype(np.float32))
     return result

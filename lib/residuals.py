@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib import variation
 from lib.permutations import Permutations
 
 EXPLAINED = 1e-10  # a smaller share of a row's squares is what rounding leaves, not variation
@@ -35,12 +36,11 @@ def within_groups(df: pd.DataFrame, names: Sequence, permutations: Permutations,
     if not np.isfinite(rows).all():
         i, s = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(f"{what} {names[i]!r} is {rows[i, s]} in sample {ids[s]!r}: every value is needed")
-    scale = np.abs(rows).max(axis=1)
+    scale = variation.largest(rows)
     for group in np.unique(permutations.groups):
         members = permutations.groups == group
         rows[:, members] -= rows[:, members].mean(axis=1, keepdims=True)
-    # what rounding leaves of a row that is constant in every group is not variation
-    rows[np.abs(rows).max(axis=1) <= 1e-12 * scale] = 0
+    rows[~variation.varies(rows, scale)] = 0
     return rows
 
 
@@ -60,7 +60,9 @@ def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
     df, names = samples_df.set_index("sample_id"), list(names)
     unknown = [c for c in names if c not in df]
     if unknown:
-        raise ValueError(f"covariates {unknown} are not columns of the samples table")
+        raise ValueError(
+            f"covariates {unknown} are not columns of the samples table: {', '.join(df.columns)}"
+        )
     missing = df[names].isna().sum()
     if missing.any():
         raise ValueError(
@@ -132,6 +134,36 @@ def covariate_scales(rows: np.ndarray, permutations: Permutations, basis: np.nda
     explained = np.zeros((n_permutations, len(rows)))
     for j in range(k):
         explained += (moved[:, :, j] @ rows.T) ** 2
-    length = (rows * rows) @ (signed[0] ** 2)  # a donor's signs have the same squares in every rearrangement
-    share = np.divide(explained, length, out=np.zeros_like(explained), where=length > 0)
-    return 1 / np.sqrt(np.maximum(1 - share, EXPLAINED))
+    return _scales(explained, _lengths(rows, permutations))
+
+
+def covariate_scales_of(
+    rows: np.ndarray, permutations: Permutations, basis: np.ndarray, which: np.ndarray, row: np.ndarray
+) -> np.ndarray:
+    """`covariate_scales` of single cases, float64 [n_cases]: of row row[c] under rearrangement which[c]."""
+    explained, length = np.empty((2, len(which)))
+    for start in range(0, len(which), 4096):
+        at = slice(start, start + 4096)
+        moved = np.take_along_axis(rows[row[at]], permutations.order[which[at]], axis=1)
+        if permutations.signs is not None:
+            moved *= permutations.signs[which[at]]
+        # sums of rows of their own, so that a value does not depend on what else is asked for
+        explained[at] = sum((moved * column).sum(axis=1) ** 2 for column in basis.T)
+        length[at] = _lengths(rows[row[at]], permutations)
+    return _scales(explained, length)
+
+
+def _lengths(rows: np.ndarray, permutations: Permutations) -> np.ndarray:
+    """Squared length of the rows once shuffled: a donor's signs have the same squares in every one."""
+    squares = rows * rows
+    if permutations.signs is not None:
+        squares *= permutations.signs[0] ** 2
+    return squares.sum(axis=1)
+
+
+def _scales(explained: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """In the place of the share that the covariates explain, so that large tables are held once."""
+    share = np.divide(explained, length, out=explained, where=length > 0)
+    np.subtract(1, share, out=share)
+    np.maximum(share, EXPLAINED, out=share)
+    return np.divide(1, np.sqrt(share, out=share), out=share)

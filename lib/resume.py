@@ -153,6 +153,8 @@ def _attempt(url: str, path: Path, session: Session, checked: bool) -> None:
         if size > total:
             _discard(path)
         raise RetryError(f"{size} of {total} bytes arrived")
+    if not size:
+        raise RetryError("the server sent an empty file")
 
 
 def _copy(response: http.client.HTTPResponse, out: BinaryIO, session: Session) -> None:

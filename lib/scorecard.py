@@ -13,8 +13,11 @@ import pandas as pd
 KINDS = ("direct", "marker", "covariate", "null")
 # What a pair truly is; of a direct gene's pairs it depends on how the feature follows the gene's quantity.
 PAIR_KINDS = ("direct", "weak", "unrelated", "marker", "covariate", "null")
+# q of a pair -> what its test is called here.
+TESTS = {
+    "q_within_tissue": "within tissue", "q_shuffled": "shuffling alone", "q_covariates": "covariates out",
+}  # fmt: skip
 FOLLOWS = 0.5  # |r| within tissues: the quantity makes at least a quarter of the feature's variance there
-IGNORES = 0.2  # |r| that the held-out slides of the demo cannot tell from nothing
 
 
 def within_tissue_r(a_df: pd.DataFrame, b_df: pd.DataFrame, tissues: pd.Series) -> pd.DataFrame:
@@ -107,18 +110,26 @@ def every_pair(genes: Sequence[str], features: Sequence[str], most: int = 4_000_
     })  # fmt: skip
 
 
-def pair_kinds(pairs_df: pd.DataFrame, truth_df: pd.DataFrame, r_df: pd.DataFrame) -> pd.Series:
+def like_nothing(n_slides: int, n_tissues: int) -> float:
+    """|r| within tissues that so many slides cannot tell from 0 (two-sided, 5 %)."""
+    return 1.96 / np.sqrt(max(n_slides - n_tissues, 1))
+
+
+def pair_kinds(
+    pairs_df: pd.DataFrame, truth_df: pd.DataFrame, r_df: pd.DataFrame, ignores: float
+) -> pd.Series:
     """What each pair truly is, one of PAIR_KINDS.
 
     A pair of a direct gene is *direct* if its feature follows the gene's own quantity within tissues (|r| at
-    least FOLLOWS), *unrelated* if it ignores it (|r| below IGNORES), and *weak* between: linked, but too
+    least FOLLOWS), *unrelated* if it ignores it (|r| below `ignores`), and *weak* between: linked, but too
     weakly to be asked for, and no mistake where it is called. All other pairs are of the gene's kind.
 
     Parameters
     ----------
     pairs_df : gene, feature.
     truth_df : index gene; kind, quantity.
-    r_df : features x quantities, `within_tissue_r` over slides that training has not seen.
+    r_df : features x quantities, `within_tissue_r` over slides that no test of a pair has used.
+    ignores : `like_nothing` of these slides.
 
     Raises
     ------
@@ -134,7 +145,7 @@ def pair_kinds(pairs_df: pd.DataFrame, truth_df: pd.DataFrame, r_df: pd.DataFram
     quantity = r_df.columns.get_indexer(truth_df["quantity"])[genes[is_direct]]
     feature = r_df.index.get_indexer(pairs_df["feature"].iloc[is_direct])
     r = np.abs(r_df.to_numpy()[feature, quantity])
-    kinds[is_direct] = np.select([r >= FOLLOWS, r >= IGNORES], ["direct", "weak"], "unrelated")
+    kinds[is_direct] = np.select([r >= FOLLOWS, r >= ignores], ["direct", "weak"], "unrelated")
     return pd.Series(kinds, index=pairs_df.index)
 
 
@@ -159,6 +170,7 @@ def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
     """Precision and recall of each test in `score_pairs`, with the counts behind them; no weak pairs.
 
     Precision: the direct share of the direct and the falsely called. Recall: the called share of the direct.
+    `weak`: how many weak pairs were called beside these, neither right nor wrong.
     """
     tests = [column for column in score_df if column != "pairs"]
     right = score_df.loc["direct", tests]
@@ -166,8 +178,60 @@ def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
     n_direct = int(score_df.loc["direct", "pairs"])
     return pd.DataFrame({
         "precision": right / called.clip(lower=1), "recall": right / max(n_direct, 1), "right": right,
-        "called": called, "direct": n_direct,
+        "called": called, "direct": n_direct, "weak": score_df.loc["weak", tests],
     })  # fmt: skip
+
+
+def score_calls(
+    q_df: pd.DataFrame,
+    n_over: int,
+    truth_df: pd.DataFrame,
+    r_df: pd.DataFrame,
+    ignores: float,
+    threshold: float,
+) -> list[pd.DataFrame]:
+    """All tables of a run's pairs, `score_pairs` of: every pair; those over R_T; every pair, truth shuffled.
+
+    Parameters
+    ----------
+    q_df : gene, feature and the q of each test (a key of TESTS); the first n_over rows are the pairs over
+        R_T, the others every pair.
+    truth_df, r_df, ignores : as in `pair_kinds`.
+    threshold : q at or below which a pair is called.
+    """
+    tests = [name for name in TESTS if name in q_df]
+    called_df = (q_df[tests] <= threshold).rename(columns=TESTS)
+    over, every = slice(n_over), slice(n_over, None)
+    kinds = pair_kinds(q_df, truth_df, r_df, ignores)
+    no_truth = pair_kinds(q_df[every], shuffled(truth_df), r_df, ignores)
+    return [
+        score_pairs(kinds[every], called_df[every]),
+        score_pairs(kinds[over], called_df[over].iloc[:, :1].add_suffix(", over R_T")),
+        score_pairs(no_truth, called_df[every][["shuffling alone"]].add_suffix(", truth shuffled")),
+    ]
+
+
+def shuffled(truth_df: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The truth with what the genes are dealt anew among them: no run should do well against it."""
+    order = np.random.default_rng(seed).permutation(len(truth_df))
+    return truth_df.iloc[order].set_axis(truth_df.index)
+
+
+def missed(card_df: pd.DataFrame, least_precision: float, least_recall: float) -> list[str]:
+    """Sentences on what shuffling within tissues does not reach over all pairs (`summary`); none: all met.
+
+    A target of 0 asks for nothing; a line that is absent or not a number misses its target.
+    """
+    targets = {
+        "pairs called direct that are, shuffling alone": least_precision,
+        "direct pairs called direct, shuffling alone": least_recall,
+    }
+    values = card_df["value"].reindex(list(targets))
+    return [
+        f"{name}: {values[name]:.1%}, at least {least:.0%} are asked for"
+        for name, least in targets.items()
+        if least and not values[name] >= least
+    ]
 
 
 def summary(
@@ -198,7 +262,8 @@ def summary(
                 f"{row['right']:,.0f} of {row['called']:,.0f}",
                 f"{row['right']:,.0f} of {row['direct']:,.0f}",
             )
-            rows[f"pairs called direct that are, {test}"] = row["precision"], f"precision, {counts[0]} pairs"
+            detail = f"precision, {counts[0]} pairs; {row['weak']:,.0f} weak ones called beside"
+            rows[f"pairs called direct that are, {test}"] = row["precision"], detail
             rows[f"direct pairs called direct, {test}"] = row["recall"], f"recall, {counts[1]} pairs"
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "detail"]).rename_axis("measure")
 

@@ -19,7 +19,7 @@ def pair_p(
     pairs_df: pd.DataFrame,
     permutations: Permutations,
     *,
-    alternative: Literal["same_sign", "two_sided"] = "same_sign",
+    alternative: Literal["same_sign", "two_sided"] = "two_sided",
     covariates_df: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> np.ndarray:
@@ -27,20 +27,27 @@ def pair_p(
 
     Parameters
     ----------
-    pairs_df : gene, feature and, for `same_sign`, r.
-    alternative : `same_sign` counts r* >= r for r > 0 and r* <= r for r < 0 (the paper's, with its
-        negative twin); `two_sided` counts |c*| >= |c| on the covariance c of the residuals, whose mean
-        under the shuffles is 0. With the groups of `within_tissue` that is the test of the partial
-        correlation given all tissues.
+    pairs_df : gene, feature and, for `same_sign`, r, whose sign decides the tail.
+    alternative : `two_sided` counts |c*| >= |c| on the covariance c of the residuals, whose mean under the
+        shuffles is 0. With the groups of `within_tissue` that is the test of the partial correlation given
+        all tissues. `same_sign` counts r* >= r for r > 0 and r* <= r for r < 0: the paper's, with its
+        negative twin. Its side is read off the data, so it rejects twice as often as it says; it serves to
+        repeat the paper.
     covariates_df : samples x columns, numeric (`residuals.covariate_table`), projected out of both sides
         within the groups, and again of the shuffled side (`residuals.covariate_scales`). Exact only without.
 
     Returns
     -------
     float64 [n_pairs]. Sums run in float64 and ties count as reached, so block size and threads do not matter.
+
+    Raises
+    ------
+    ValueError : a column that is not there, an r that is missing, genes, features or samples that do not
+        match, missing values.
     """
     if alternative not in ("same_sign", "two_sided"):
         raise ValueError(f"alternative is 'same_sign' or 'two_sided', got {alternative!r}")
+    _check_pairs(pairs_df, alternative)
     gene_names, g = np.unique(pairs_df["gene"].to_numpy(dtype=object), return_inverse=True)
     feature_names, f = np.unique(pairs_df["feature"].to_numpy(dtype=object), return_inverse=True)
     x = within_groups(log_expression_df, gene_names, permutations, "gene")
@@ -70,6 +77,20 @@ def pair_p(
     return (1 + reached) / (1 + len(permutations.order))
 
 
+def _check_pairs(pairs_df: pd.DataFrame, alternative: str) -> None:
+    needed = ["gene", "feature"] + (["r"] if alternative == "same_sign" else [])
+    lacking = [c for c in needed if c not in pairs_df]
+    if lacking:
+        raise ValueError(f"the pairs lack the columns {lacking}: {alternative!r} needs {needed}")
+    if alternative == "same_sign" and pairs_df["r"].isna().any():
+        unknown_df = pairs_df[pairs_df["r"].isna()]
+        gene, feature = unknown_df[["gene", "feature"]].iloc[0]
+        raise ValueError(
+            f"{len(unknown_df)} of {len(pairs_df)} pairs have no r, first {gene!r} with {feature!r}: its "
+            "sign decides the tail; drop them or ask for 'two_sided'"
+        )
+
+
 def survival_table(
     pairs_df: pd.DataFrame, columns: Sequence[str], threshold: float = 0.05, by: str = "tissue"
 ) -> pd.DataFrame:
@@ -86,19 +107,52 @@ def survival_table(
     return table
 
 
+def r_within(
+    log_expression_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    pairs_df: pd.DataFrame,
+    permutations: Permutations,
+) -> np.ndarray:
+    """Correlation of each pair (gene, feature) within the groups of a scheme: of the rows centred there.
+
+    Returns
+    -------
+    float64 [n_pairs], in the order of pairs_df; 0 where gene or feature does not vary within the groups.
+    """
+    gene_names, g = np.unique(pairs_df["gene"].to_numpy(dtype=object), return_inverse=True)
+    feature_names, f = np.unique(pairs_df["feature"].to_numpy(dtype=object), return_inverse=True)
+    x = unit_length(within_groups(log_expression_df, gene_names, permutations, "gene"))
+    y = unit_length(within_groups(features_df, feature_names, permutations, "feature"))
+    blocks = range(0, len(pairs_df), 10_000)
+    parts = [(x[g[i : i + 10_000]] * y[f[i : i + 10_000]]).sum(axis=1) for i in blocks]
+    return np.concatenate([np.empty(0), *parts])
+
+
 def within_tissue_pattern(
-    q: pd.Series, q_given_covariates: pd.Series | None = None, threshold: float = 0.05
+    q: pd.Series,
+    q_given_covariates: pd.Series | None = None,
+    threshold: float = 0.05,
+    other_sign: pd.Series | None = None,
 ) -> pd.Series:
     """What the calibrated test says of each pair, in a word.
 
     `direct`: gene and feature go together within tissues (q at or below the threshold; with covariates given,
-    also once these are taken out). `through covariates`: only until they are taken out. `through tissue`: not
-    beyond what the tissue explains. `not tested`: no q. "Direct" is a pattern of conditional dependence, not
-    a cause.
+    also once these are taken out). `direct, other sign`: so they do, but the other way round than over all
+    slides. `through covariates`: only until they are taken out. `through tissue`: not beyond what the tissue
+    explains. `not tested`: no q. "Direct" is a pattern of conditional dependence, not a cause.
+
+    Parameters
+    ----------
+    q, q_given_covariates : q of each pair within tissues, and of the same with covariates taken out.
+    other_sign : whether the correlation within tissues has another sign than r.
     """
     found = q <= threshold
     left = found if q_given_covariates is None else q_given_covariates <= threshold
+    untested = q.isna() if q_given_covariates is None else q.isna() | q_given_covariates.isna()
+    turned = pd.Series(False, q.index) if other_sign is None else other_sign
     names = np.select(
-        [q.isna(), left, found], ["not tested", "direct", "through covariates"], "through tissue"
+        [untested, found & left & turned, found & left, found],
+        ["not tested", "direct, other sign", "direct", "through covariates"],
+        "through tissue",
     )
     return pd.Series(names, index=q.index)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.cohort import SPLIT_ALIASES, SPLITS, check_split_column, first, read_text, split_names
-from lib.pairing import five_as_six, gtex_tissue_sample
+from lib.gtex_ids import five_as_six, tissue_samples
 
 
 def assign_splits(
@@ -129,8 +129,8 @@ def _from_split_file(samples_df: pd.DataFrame, path: str | Path, rule: str, unkn
     split = read_split_file(path)
     keys, listed = samples_df["sample_id"].reset_index(drop=True), pd.Series(split.index, dtype=object)
     if rule == "gtex":
-        keys = gtex_tissue_sample(keys)
-        listed, _ = five_as_six(gtex_tissue_sample(listed), keys)
+        keys = tissue_samples(keys)
+        listed, _ = five_as_six(tissue_samples(listed), keys)
     extra, absent = listed[~listed.isin(keys)], keys[~keys.isin(listed)]
     if len(extra) == len(listed):
         raise ValueError(
@@ -146,5 +146,19 @@ def _from_split_file(samples_df: pd.DataFrame, path: str | Path, rule: str, unkn
             f"{path} has no set for {len(absent)} of {len(keys)} samples, for example {first(absent)}. "
             "Add them to the file or drop them from the samples table."
         )
-    by_key = dict(zip(listed, split, strict=True))
+    by_key = _one_set_each(listed, split, keys, path)
     return pd.Series(keys.map(by_key).to_numpy(), index=samples_df.index, dtype=object, name="split")
+
+
+def _one_set_each(listed: pd.Series, split: pd.Series, keys: pd.Series, path: str | Path) -> dict[str, str]:
+    """Set of each sample; ValueError where lines of the list that mean one sample name several sets."""
+    lines_df = pd.DataFrame({"key": listed.to_numpy(), "id": split.index, "split": split.to_numpy()})
+    lines_df = lines_df[lines_df["key"].isin(keys)]
+    torn_df = lines_df[lines_df.groupby("key")["split"].transform("nunique") > 1]
+    if not torn_df.empty:
+        shown = ", ".join(f"{row.id} {row.split}" for row in torn_df.head(4).itertuples())
+        raise ValueError(
+            f"{path}: {torn_df['key'].nunique()} sample(s) in two sets, first {torn_df['key'].iloc[0]}:"
+            f" {shown}. Ids that share their first three fields are one slide; give it one set."
+        )
+    return dict(zip(lines_df["key"], lines_df["split"], strict=True))

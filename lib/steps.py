@@ -51,9 +51,12 @@ def prepare(
     channels_last: bool = True,
     compile: bool = False,
     class_weights: np.ndarray | None = None,
-    normalisation: tuple[Sequence[float], Sequence[float]] = (networks.IMAGENET_MEAN, networks.IMAGENET_SD),
+    normalisation: tuple[Sequence[float], Sequence[float]],
 ) -> Trainer:
     """Move a model to the device, wrap it for several processes or the compiler, and give it its optimiser.
+
+    `normalisation` is that of the architecture (`networks.normalisation`): mean and sd per colour channel,
+    pixels in 0 to 1.
 
     Raises
     ------
@@ -199,8 +202,10 @@ def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, 
 
 
 @contextmanager
-def out_of_memory_explained(batch_size: int, input_px: int, device: torch.device) -> Iterator[None]:
-    """Turn the device's out-of-memory error into one that says the batch size and what to try."""
+def out_of_memory_explained(
+    batch_size: int, input_px: int, device: str | torch.device, remedy: str
+) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one that says the batch size and what to try (`remedy`)."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -209,9 +214,8 @@ def out_of_memory_explained(batch_size: int, input_px: int, device: torch.device
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RuntimeError(
-            f"out of memory on {device} with batch_size {batch_size} at {input_px} px. Try batch_size "
-            f"{max(1, batch_size // 2)}, mixed_precision 'bf16', more GPUs (torchrun), or fewer n_workers. "
-            f"Finished epochs are kept ({reason})"
+            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time. {remedy} "
+            f"({reason})"
         ) from error
 
 

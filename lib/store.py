@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ _RECIPE = (
     ),
     *("lr_gamma", "momentum", "weight_decay", "augment", "class_weighting", "mixed_precision", "seed"),
 )
-_FEATURES = ("features", "p", "aggregate")
+_FEATURES = ("features", "p", "aggregate", "feature_precision")
 _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
 _PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "correlation", "seed")
 _CARDS = (
@@ -91,12 +92,17 @@ ARTEFACTS: dict[str, Artefact] = {
     "genes": Artefact("{derived}/genes.parquet", "00_cohort", ("samples", *_COHORT), _RNA),
     "tiles": Artefact("{tiles}/tiles.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
     "slides": Artefact("{tiles}/slides.parquet", "01_tiles", ("samples", "raw:slides_dir"), _TILING),
-    "network": Artefact("{network}/network.pt", "02_train", ("samples", "tiles"), _RECIPE),
-    "history": Artefact("{network}/history.parquet", "02_train", ("samples", "tiles"), _RECIPE),
+    "network": Artefact("{network}/network.pt", "02_train", ("samples", "tiles", "raw:weights"), _RECIPE),
+    "history": Artefact(
+        "{network}/history.parquet", "02_train", ("samples", "tiles", "raw:weights"), _RECIPE
+    ),
     "tile_predictions": Artefact("{network}/tile_predictions.parquet", "03_classify", ("network", "tiles")),
     "predictions": Artefact("{network}/predictions.parquet", "03_classify", ("tile_predictions", "samples")),
     "accuracy": Artefact(
         "{network}/accuracy.parquet", "03_classify", ("predictions", "samples"), ("merged_tissues", "seed")
+    ),
+    "features_train": Artefact(  # only where `quantify_train` asks for it
+        "{network}/features_train.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
     ),
     "features_validation": Artefact(
         "{network}/features_validation.parquet", "04_features", ("network", "samples", "tiles"), _FEATURES
@@ -180,7 +186,9 @@ NOTEBOOKS: dict[str, Notebook] = {
     ),
     "06_significance": Notebook(
         "Which of these pairs can be believed?",
-        ("pairs_significance", "gene_significance", "accuracy", "features_validation"),
+        ("pairs_significance", "gene_significance", "accuracy", "features_validation", "features_train"),
+        True,
+        ("least_precision", "least_recall"),
     ),
     "07_conditional": Notebook(
         "Is a correlation direct, or does it run through the tissue?",
@@ -250,14 +258,43 @@ class Store:
         )
 
     def raw_path(self, field: str) -> Path:
-        """Path of a raw input named by a config field, relative to data/raw/<cohort> or absolute."""
+        """Path of a raw input named by a config field, relative to data/raw/<cohort> (a checkpoint: to the
+        repository) or absolute.
+        """
+        if field == "weights":
+            return self.repository_path(self.config.weights)
         return self.raw / getattr(self.config, field)
+
+    @property
+    def weights(self) -> str | None:
+        """What a network begins with: None (random), "imagenet", or the path of a checkpoint.
+
+        Raises FileNotFoundError when there is no such checkpoint.
+        """
+        if not self.config.weights_file:
+            return self.config.weights or None
+        path = self.raw_path("weights")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights = {self.config.weights!r}: there is no checkpoint at {path}. Give 'imagenet', or a "
+                "path from the repository's root or absolute"
+            )
+        return str(path)
 
     @property
     def gtex_folders(self) -> tuple[Path, ...]:
         """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
         mirror = os.environ.get("DATA_MIRROR", "")
         return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
+
+    @property
+    def gtex_places(self) -> dict[str, Any]:
+        """Arguments of gtex_source.prepare: where GTEx's tables are looked for, and where the Gene Ontology
+        is fetched to (None: it is here, or configured).
+        """
+        configured = self.config.go_obo_file or self.config.go_gaf_file
+        go_folder = None if configured or self._found_go_files() else self.root / "data" / "raw" / "go"
+        return {"folders": self.gtex_folders, "go_folder": go_folder}
 
     def go_files(self) -> tuple[Path, Path] | None:
         """The Gene Ontology and its human annotation: as configured, else from data/raw/go, else from the
@@ -270,9 +307,14 @@ class Store:
             return self.repository_path(named[0]), self.repository_path(named[1])
         if any(named):
             raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        return self._found_go_files()
+
+    def _found_go_files(self) -> tuple[Path, Path] | None:
         mirror = os.environ.get("DATA_MIRROR", "")
         for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
-            obo, gaf = sorted(folder.glob("go[-_.]*obo*")), sorted(folder.glob("goa_human*.gaf*"))
+            # whole names only: partial and unusable downloads have another ending
+            obo = sorted(path for end in ("", ".gz") for path in folder.glob(f"go[-_.]*obo{end}"))
+            gaf = sorted(path for end in ("", ".gz") for path in folder.glob(f"goa_human*.gaf{end}"))
             if obo and gaf:
                 return obo[-1], gaf[-1]
         return None
@@ -283,15 +325,25 @@ class Store:
         return self.raw / "upstream"
 
     def work_folder(self, name: str, artefact: str) -> Path:
-        """Folder of resumable work towards `artefact`; emptied when begun for other inputs or parameters."""
+        """Folder of resumable work towards `artefact`; emptied when begun for other inputs or parameters,
+        which is said in a line. The number of epochs does not count: training goes on from a shorter run.
+        """
         folder = self.path(name)
         begun_path = folder / "begun.json"
         now = {
-            "config": self._fields(artefact),
+            "config": {field: value for field, value in self._fields(artefact).items() if field != "epochs"},
             "inputs": {i: self.fingerprint(i) for i in self._inputs(artefact)},
         }
-        begun = json.loads(begun_path.read_text(encoding="utf-8")) if begun_path.is_file() else None
+        begun = json.loads(begun_path.read_text(encoding="utf-8")) if begun_path.is_file() else {}
+        begun.get("config", {}).pop("epochs", None)  # of a folder from before this was left out
         if begun != now:
+            found = [path for path in folder.rglob("*") if path.is_file() and path != begun_path]
+            if found:
+                size = sum(path.stat().st_size for path in found) / 1e6
+                print(
+                    f"{name} begins anew ({_difference(begun, now)}): {len(found)} files of {folder} are "
+                    f"thrown away, {size:,.0f} MB"
+                )
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(begun_path, now)
@@ -310,27 +362,52 @@ class Store:
         path = ROOT / "data" / "reference" / f"{name}.csv"
         return pd.read_csv(path) if path.is_file() else None
 
-    def slide_path(self, slide_id: str) -> Path:
-        """The slide's file, whichever known suffix it has; the expected .svs path when there is none."""
+    def slide_path(self, slide_id: str, claimed: Collection[str] = ()) -> Path:
+        """The slide's file, whichever known suffix it has; the expected .svs path when there is none.
+
+        Slide files of GTEx may end in 5 where the id ends in 6 (METHOD section 1): such a file is the slide's
+        where none has its exact name and its id is not `claimed` by another slide.
+        """
         folder = self.raw_path("slides_dir")
         if Path(slide_id).name != slide_id or slide_id in {"", ".", ".."}:
             raise ValueError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
-        for suffix in SLIDE_SUFFIXES:
-            if (folder / f"{slide_id}{suffix}").exists():
-                return folder / f"{slide_id}{suffix}"
+        names = [slide_id]
+        if self.config.id_rule == "gtex" and slide_id.endswith("6"):
+            names += {slide_id[:-1] + "5"} - set(claimed)
+        for name in names:
+            for suffix in SLIDE_SUFFIXES:
+                if (folder / f"{name}{suffix}").exists():
+                    return folder / f"{name}{suffix}"
         return folder / f"{slide_id}.svs"
 
-    def ihc_path(self, *names: str) -> Path | None:
-        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none."""
+    def ihc_path(self, *names: Any) -> Path | None:
+        """The immunohistochemistry image of a gene, named by its symbol or id; None when there is none.
+
+        Upper and lower case are alike. An Ensembl id fits whatever its version, the same version first. Names
+        that are missing (NaN) are passed over.
+        """
+        known = [name.casefold() for name in names if isinstance(name, str) and name]
+        images = [path for path in self._ihc_files() if path.suffix.lower() in IMAGE_SUFFIXES]
+        for shorten in (str, _unversioned):
+            wanted = {shorten(name) for name in known}
+            fits = [path for path in images if shorten(path.stem.casefold()) in wanted]
+            if fits:
+                return fits[0]
+        return None
+
+    def unused_ihc(self, used: Iterable[Path | None]) -> list[str]:
+        """Names of the files in `ihc_dir` that are not among those used: of genes not shown, or misspelt."""
+        return [path.name for path in self._ihc_files() if path not in set(used)]
+
+    def _ihc_files(self) -> list[Path]:
         folder = self.raw_path("ihc_dir")
-        wanted = {name.casefold() for name in names if name}
         found = sorted(folder.iterdir()) if folder.is_dir() else []
-        fits = [p for p in found if p.stem.casefold() in wanted and p.suffix.lower() in IMAGE_SUFFIXES]
-        return fits[0] if fits else None
+        return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table."""
-        return {slide_id: self.slide_path(slide_id) for slide_id in samples_df["slide_id"].unique()}
+        slide_ids = samples_df["slide_id"].unique()
+        return {slide_id: self.slide_path(slide_id, set(slide_ids)) for slide_id in slide_ids}
 
     def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
         """Slides of the samples table that have no file."""
@@ -405,6 +482,13 @@ class Store:
         sidecar = self._sidecar(name)
         return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
 
+    def samples_of(self, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """Rows of the samples table in this order, with n_tiles beside them where tiles were cut."""
+        samples_df = self.load("samples").set_index("sample_id").loc[list(sample_ids)]
+        if not self.config.features_file and "n_tiles" not in samples_df:
+            samples_df = samples_df.join(self.load("tile_counts"))
+        return samples_df.reset_index()
+
     # -- staleness --------------------------------------------------------------------------------------
 
     def is_current(self, name: str) -> bool:
@@ -445,9 +529,11 @@ class Store:
             return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else "missing"
         return _file_hash(path) if path.exists() else "missing"
 
-    def with_network(self, architecture: str, null_network: str = "") -> "Store":
-        """The store of another network of this cohort, all other parameters the same."""
+    def with_network(self, architecture: str, null_network: str = "", weights: str | None = None) -> "Store":
+        """The store of another network of this cohort, other parameters the same (None: weights too)."""
         values = self.config.model_dump() | {"architecture": architecture, "null_network": null_network}
+        if weights is not None:
+            values["weights"] = weights
         return Store(Config.checked(values), self.root)
 
     def networks(self, names: tuple[str, ...]) -> dict[str, tuple["Store", str]]:
@@ -460,7 +546,8 @@ class Store:
         found = {}
         for sidecar in sorted(self.path("tiles").parent.glob("*/network.pt.json")):
             made_with = json.loads(sidecar.read_text(encoding="utf-8"))["config"]
-            store = self.with_network(made_with["architecture"], made_with["null_network"])
+            of = (made_with[field] for field in ("architecture", "null_network", "weights"))
+            store = self.with_network(*of)
             reasons = ((name, store.why_stale(name)) for name in names)
             why = next((f"{name!r} {reason}" for name, reason in reasons if reason), "")
             found[store.config.run_name] = (store, why)
@@ -486,8 +573,9 @@ class Store:
                 shutil.rmtree(self.path(name), ignore_errors=True)
 
     def _inputs(self, name: str) -> tuple[str, ...]:
-        inputs = self.artefact(name).inputs
-        return tuple(i for i in inputs if i != "source" or self.config.source != "files")
+        absent = {"source"} if self.config.source == "files" else set()
+        absent |= set() if self.config.weights_file else {"raw:weights"}
+        return tuple(i for i in self.artefact(name).inputs if i not in absent)
 
     def _fields(self, name: str) -> dict[str, Any]:
         dumped = self.config.model_dump(mode="json")
@@ -555,6 +643,9 @@ class Store:
             "reads": {name: self.fingerprint(name) for name in NOTEBOOKS[notebook].reads},
             "fields": {field: dumped[field] for field in NOTEBOOKS[notebook].fields},
         }
+        found = self._found_go_files() if "go_obo_file" in record["fields"] else None
+        if found and not self.config.synthetic_data:  # Table 6 is made once they are here
+            record["go"] = [path.name for path in found]
         of_networks = NOTEBOOKS[notebook].of_networks
         if of_networks:
             record["networks"] = {
@@ -565,9 +656,10 @@ class Store:
 
     def why_rerun(self, notebook: str, source: Path) -> str | None:
         """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
+        absent = {"source"} if self.config.source == "files" else set()  # inputs that the user brings
+        absent |= set() if self.config.quantify_train else {"features_train"}
         for name in ARTEFACTS:
-            is_theirs = name == "source" and self.config.source == "files"
-            if self.artefact(name).notebook == notebook and not is_theirs:
+            if self.artefact(name).notebook == notebook and name not in absent:
                 why = self.why_stale(name)
                 if why:
                     return f"{name!r} {why}"
@@ -581,11 +673,28 @@ class Store:
         return f"its {' and '.join(changed)} changed" if changed else None
 
 
+def _difference(begun: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first parameter or input in which a folder's record differs from what is wanted now, in words."""
+    if not begun:
+        return "without a record of what it was begun for"
+    config = begun["config"]
+    for field, value in now["config"].items():
+        if config.get(field) != value:
+            return f"{field} was {config.get(field)!r}, is {value!r}"
+    changed = [name for name, value in now["inputs"].items() if begun["inputs"].get(name) != value]
+    return f"another {changed[0]!r}" if changed else "its record is of another kind"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _unversioned(name: str) -> str:
+    """ensg00000110245.7 as ensg00000110245; other names as they are. In lower case."""
+    return re.sub(r"^(ens\w+)\.\d+$", r"\1", name)
 
 
 def _write(path: Path, suffix: str, value: Any) -> None:

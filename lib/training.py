@@ -1,14 +1,14 @@
 """Training a tissue classifier: the paper's schedule, best epoch, resume, several processes.
 
-    torchrun --nproc-per-node 4 -m lib.training --tiles tiles.parquet --architecture vgg16 --run-dir
-    runs/vgg16
+    torchrun --nproc-per-node 4 -m lib.training --cohort gtex --architecture vgg16
+
+The command is in `lib.training_run`.
 
 Everything random in an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone,
 and the learning rate follows from the epoch, so a run continued after its last finished epoch needs only
 weights and momentum to end where an uninterrupted one ends.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -120,8 +120,7 @@ def fit(
     class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if class_weighting else None
     how = {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compile}
     how |= {"n_classes": len(class_names), "device": device, "class_weights": class_weights}
-    if architecture:
-        how["normalisation"] = networks.normalisation(architecture)
+    how["normalisation"] = networks.normalisation(architecture)
     trainer = steps.prepare(model, **sgd, **how)
     history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
     if len(history) > epochs:
@@ -132,7 +131,11 @@ def fit(
     n_tiles = len(train_df) + len(validation_df)
     hidden = not progress or rank > 0
     bar = tqdm(total=epochs * n_tiles, initial=len(history) * n_tiles, unit="tile", disable=hidden)
-    with bar, steps.out_of_memory_explained(batch_size, about["input_px"], trainer.device):
+    remedy = (
+        f"Try batch_size {max(1, batch_size // 2)}, mixed_precision 'bf16', more GPUs (torchrun), or fewer "
+    )
+    remedy += "loader processes. Finished epochs are kept"
+    with bar, steps.out_of_memory_explained(batch_size, about["input_px"], trainer.device, remedy):
         for epoch in range(len(history) + 1, epochs + 1):
             epoch_lr = learning_rate(epoch, lr, lr_step_epochs, lr_gamma)
             history.append(_run_epoch(trainer, loaders, epoch, epoch_lr, augment, seed, bar))
@@ -166,7 +169,8 @@ def keep_untrained(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _, loader = _loaders(train_df, validation_df, batch_size, seed, steps.choose_device(device), None)
-    trainer = steps.prepare(model, n_classes=len(class_names), device=device)
+    how = {"n_classes": len(class_names), "device": device}
+    trainer = steps.prepare(model, **how, normalisation=networks.normalisation(architecture))
     started = time.perf_counter()
     with tqdm(total=len(validation_df), unit="tile", disable=True) as bar:
         loss, accuracy = steps.evaluate(trainer, loader, 0, bar=bar)
@@ -184,7 +188,26 @@ def learning_rate(epoch: int, lr: float, lr_step_epochs: int, lr_gamma: float) -
     return float(lr * lr_gamma ** ((epoch - 1) // lr_step_epochs))
 
 
-def shuffle_labels(train_df: pd.DataFrame, seed: int) -> pd.DataFrame:
+def training_sets(
+    labelled_df: pd.DataFrame, null_network: str = "", seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tiles to train on, and those of known tissue to choose the epoch by.
+
+    For the null network "shuffled" the labels of both are permuted over samples, each set by itself: a choice
+    of the epoch by true labels would let the tissues in again.
+
+    Parameters
+    ----------
+    labelled_df : `batches.labelled_tiles`, with columns split and label
+    """
+    train_df = labelled_df[labelled_df["split"] == "train"]
+    validation_df = labelled_df[(labelled_df["split"] == "validation") & (labelled_df["label"] >= 0)]
+    if null_network == "shuffled":
+        return shuffle_labels(train_df, seed), shuffle_labels(validation_df, seed)
+    return train_df, validation_df
+
+
+def shuffle_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Labelled tiles with the labels of whole samples permuted, for a null network (METHOD section 11).
 
     All tiles of a sample share one label and each class keeps its number of samples, so that a network can
@@ -192,21 +215,21 @@ def shuffle_labels(train_df: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    train_df : columns sample_id, label and, if present, tissue (permuted along)
+    tiles_df : columns sample_id, label and, if present, tissue (permuted along)
 
     Raises
     ------
     ValueError
         A sample with tiles of two labels.
     """
-    columns = [name for name in ("label", "tissue") if name in train_df]
-    of_sample = train_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
+    columns = [name for name in ("label", "tissue") if name in tiles_df]
+    of_sample = tiles_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
     if of_sample.index.has_duplicates:
         twice = of_sample.index[of_sample.index.duplicated()].unique()
         raise ValueError(f"{len(twice)} samples have tiles of two labels, first {list(twice[:3])}")
     order = np.random.default_rng(seed).permutation(len(of_sample))
     permuted = of_sample.iloc[order].set_axis(of_sample.index)
-    return train_df.assign(**{name: train_df["sample_id"].map(permuted[name]) for name in columns})
+    return tiles_df.assign(**{name: tiles_df["sample_id"].map(permuted[name]) for name in columns})
 
 
 def _loaders(
@@ -269,37 +292,7 @@ def _count_classes(
     return n_of_class
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from a table of labelled tiles: `python -m lib.training --help`."""
-    parser = argparse.ArgumentParser(prog="lib.training", description="Train a tissue classifier.")
-    parser.add_argument("--tiles", required=True, help="parquet: file, stack_index, sample_id, tissue, split")
-    parser.add_argument("--architecture", required=True)
-    parser.add_argument("--run-dir", required=True)
-    parser.add_argument("--weights", help="imagenet, or the path of a checkpoint; default: random")
-    for name, value in {"epochs": 90, "batch-size": 40, "lr-step-epochs": 30, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    for name, value in {"lr": 0.01, "momentum": 0.9, "weight-decay": 1e-4, "lr-gamma": 0.1}.items():
-        parser.add_argument(f"--{name}", type=float, default=value)
-    parser.add_argument("--n-workers", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--mixed-precision", choices=["bf16"])
-    parser.add_argument("--augment", nargs="*", default=[], choices=batches.AUGMENTATIONS)
-    parser.add_argument("--shuffle-labels", action="store_true", help="permute over samples: a null network")
-    for name in ("compile", "class-weighting", "restart"):
-        parser.add_argument(f"--{name}", action="store_true")
-    options = vars(parser.parse_args(arguments))
-    tiles_df = pd.read_parquet(options.pop("tiles"))
-    class_names = sorted(tiles_df.loc[tiles_df["split"] == "train", "tissue"].unique())
-    tiles_df["label"] = pd.Index(class_names).get_indexer(tiles_df["tissue"])
-    train_df, validation_df = (tiles_df[tiles_df["split"] == split] for split in ("train", "validation"))
-    if options.pop("shuffle_labels"):
-        train_df = shuffle_labels(train_df, options["seed"])
-    with steps.process_group():
-        torch.manual_seed(options["seed"])
-        shape = {"weights": options["weights"], "input_px": batches.StoredTiles(train_df).input_px}
-        model = networks.build(options["architecture"], len(class_names), **shape)
-        fit(model, train_df, validation_df, class_names=class_names, **options)
+if __name__ == "__main__":  # a command joins the two halves, as notebooks do
+    from lib.training_run import main
 
-
-if __name__ == "__main__":
     main()

@@ -12,6 +12,8 @@ from torch import nn
 
 from lib.inception import fold_input_transform
 
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
 
 def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """State dict and the other facts of a checkpoint, on the CPU, read with `weights_only=True`.
@@ -40,7 +42,14 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         raise ValueError(
             f"{path} holds no state dict of tensors (keys: {', '.join(map(str, list(state)[:5]))})."
         )
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): v for name, v in state.items()}, facts
+    return {_plain_name(name): value for name, value in state.items()}, facts
+
+
+def _plain_name(name: str) -> str:
+    """A tensor's name without the prefixes of wrappers, in whatever order they were put on."""
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -98,12 +107,13 @@ def misfit(
 ) -> str:
     """Why a state dict cannot fill a network of these shapes, in words; "" when it can.
 
-    `head` names the tensors of the last layer; with `keep_head` False they are not needed.
+    `head` names the tensors of the last layer; with `keep_head` False they are not needed, and a last layer
+    of another kind (vectors and matrices under its name) or Inception's auxiliary head may be left over.
     """
     head = set(head)
     needed = [key for key in shapes if keep_head or key not in head]
     absent = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in state if key not in shapes] if keep_head else []
+    surplus = [key for key in state if key not in shapes and (keep_head or not _is_head(key, state, head))]
     differ = [key for key in needed if key in state and state[key].shape != shapes[key]]
     if differ and not absent and not surplus and set(differ) <= head:
         return (
@@ -116,6 +126,13 @@ def misfit(
             f"(first: {(absent + differ + surplus)[0]})."
         )
     return ""
+
+
+def _is_head(key: str, state: Mapping[str, torch.Tensor], head: set[str]) -> bool:
+    """Whether a checkpoint's tensor belongs to a last layer, or to an auxiliary one."""
+    layers = {name.rpartition(".")[0] + "." for name in head}
+    of_last = state[key].ndim <= 2 and any(key.startswith(layer) for layer in layers)
+    return of_last or key.startswith("AuxLogits.")
 
 
 def fill(model: nn.Module, state: Mapping[str, torch.Tensor], head: Iterable[str], keep_head: bool) -> None:

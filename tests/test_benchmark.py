@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib import benchmark, benchmark_statistics, benchmark_tiles, plots, timing
+from lib import benchmark, benchmark_inspector, benchmark_statistics, benchmark_tiles, plots, timing
 from lib.benchmark_statistics import Size
 
 TINY = Size(
@@ -32,6 +32,7 @@ def test_every_comparison_is_there(rows):
     for work in (
         "40 genes x 80 features, 6 permutations, z",
         "peak memory of correlate",
+        "peak memory of the max statistic of 120 genes with covariates, 12 permutations, 78 slides",
         "validation against",
     ):
         assert work in works
@@ -64,6 +65,7 @@ def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
     for name in ("networks_rows", "gct_rows"):
         monkeypatch.setattr(benchmark, name, lambda *args, **kwargs: [])
     monkeypatch.setattr(benchmark_tiles, "tiles_rows", lambda quick: [])
+    monkeypatch.setattr(benchmark_inspector, "inspector_rows", lambda quick: [])
     monkeypatch.setattr(benchmark, "statistics_rows", lambda size: rows)
     monkeypatch.setattr(benchmark, "BENCHMARK_FILE", tmp_path / "benchmark.csv")
     benchmark.main(["--quick"])

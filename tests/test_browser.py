@@ -203,34 +203,75 @@ def test_executed_notebooks_open_with_equations(finished, browser):
     assert not requests_that_leave(browser)
 
 
+def a_network(name, symbol, **numbers):
+    """The payload of a network with one pair."""
+    row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": "Liver", "r": 0.9, "card": None}
+    return {
+        "network": name,
+        "unit": "TPM",
+        "aggregate": "mean",
+        "n_pairs": 1,
+        "samples": ["s"],
+        "tissues": ["Liver"],
+        "tissue_of": [0],
+        "colours": ["#000000"],
+        "genes": {symbol: [1.0]},
+        "features": {"1_1": [2.0]},
+        "rows": [row | numbers],
+        "cards": [],
+    }
+
+
+def open_page(browser, tmp_path, monkeypatch, pairs):
+    from lib import report
+    from lib.config import Config
+    from lib.store import Store
+
+    monkeypatch.setattr(report.report_pairs, "payload", lambda store: pairs)
+    browser.get("data:,")
+    browser.get(report.build(Store(Config(cohort="mine", title="Mine"), root=tmp_path)).as_uri())
+
+
+def test_small_p_and_q_keep_two_digits(tmp_path, browser, monkeypatch):
+    numbers = {"r": 0.8049, "r_partial": -0.0549, "p_free": 0.000999, "p_within_tissue": 0.0549}
+    pairs = a_network("vgg16", "A", **numbers, q_within_tissue=0.3, pattern="g-t-f")
+    open_page(browser, tmp_path, monkeypatch, pairs)
+    cells = [cell.text for cell in browser.find_elements("css selector", "#pairs tbody td")]
+    assert cells == ["A", "1_1", "Liver", "0.80", "-0.05", "0.0010", "0.055", "0.30", "g-t-f"]
+    browser.find_element("css selector", "#pairs button").click()
+    facts = browser.find_element("css selector", "#card-body .facts").text
+    for words in ("r: 0.80", "r given tissue: -0.05", "p within tissue: 0.055", "q: 0.30", "pattern: g-t-f"):
+        assert words in facts
+
+
+def test_q_is_seen_on_a_phone_without_scrolling(tmp_path, browser, monkeypatch):
+    numbers = {"r_partial": -0.54, "p_free": 0.001, "p_within_tissue": 0.05, "q_within_tissue": 0.00012}
+    pairs = a_network("vgg16", "ENSG00000900162.9", **numbers, pattern="g-t-f")
+    pairs["rows"][0]["feature"] = "100_1023"
+    phone = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    open_page(browser, tmp_path, monkeypatch, pairs)
+    shown = [cell for cell in browser.find_elements("css selector", "#pairs tbody td") if cell.is_displayed()]
+    assert [cell.text for cell in shown][-1] == "0.00012"
+    right = shown[-1].rect["x"] + shown[-1].rect["width"]
+    inside, outside = browser.execute_script(
+        "const b = document.querySelector('#pairs').parentElement; return [b.scrollWidth, b.clientWidth]"
+    )
+    assert right <= 400
+    assert inside <= outside + 1, "the table scrolls sideways"
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_several_networks_are_chosen_from_a_list(tmp_path, browser, monkeypatch):
     from lib import report
     from lib.config import Config
     from lib.store import Store
 
-    def network(name, symbol):
-        row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": "Liver", "r": 0.9, "card": None}
-        found = {
-            "network": name,
-            "unit": "TPM",
-            "aggregate": "mean",
-            "n_pairs": 1,
-            "samples": ["s"],
-            "tissues": ["Liver"],
-        }
-        found |= {
-            "tissue_of": [0],
-            "colours": ["#000000"],
-            "genes": {symbol: [1.0]},
-            "features": {"1_1": [2.0]},
-        }
-        return found | {"rows": [row], "cards": []}
-
     store = Store(Config(cohort="mine", architecture="vgg16"), root=tmp_path)
     other = (Store(Config(cohort="mine", architecture="alexnet"), root=tmp_path), "")
     monkeypatch.setattr(Store, "networks", lambda self, names: {"alexnet": other})
     monkeypatch.setattr(
-        report.report_pairs, "payload", lambda s: network(s.config.run_name, f"OF_{s.config.run_name}")
+        report.report_pairs, "payload", lambda s: a_network(s.config.run_name, f"OF_{s.config.run_name}")
     )
     browser.get(report.build(store).as_uri())
     assert shown_symbols(browser) == ["OF_vgg16"]

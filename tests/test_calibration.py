@@ -49,6 +49,18 @@ def test_rates_where_donors_give_several_tissues(rates, alpha):
     assert "whole-donor permutation" not in rates.loc["shared donors"].index.get_level_values("test")
 
 
+def test_tests_that_cannot_be_made_are_left_out():
+    """Ten slides of eight tissues: no degree of freedom given all tissues, hardly a shuffle within them."""
+    samples_df = make_samples(list("aabbcdefgh"))
+    table_df = calibration.calibration({"few": (samples_df, 0.3)}, n_pairs=20, n_permutations=99)
+    assert table_df["test"].unique().tolist() == [
+        "free permutation (paper)", "Fisher z, one indicator (paper)", "donor signs",
+    ]  # fmt: skip
+    four = make_samples(list("abcd"))
+    made = calibration.null_pairs(four, 5)
+    assert not any("Fisher" in name for name in calibration.p_values(four, *made, 99, 0))
+
+
 def test_rejection_table_counts():
     p_df = pd.DataFrame({"good": np.arange(1, 101) / 100, "bad": np.full(100, 0.04)})
     table_df = calibration.rejection_table(p_df, (0.05,)).set_index("test")

@@ -187,6 +187,20 @@ def test_p_within_tissues_of_a_pair_asked_for_has_no_side(cohort):
     assert found_df["p_within_tissue"].item() < 0.05
 
 
+def test_measured_leaves_out_what_slides_are_too_few_for(cohort):
+    """Five slides of three tissues: no degree of freedom given all of them."""
+    log_df, features_df, samples_df = cohort
+    samples_df = samples_df.head(5).assign(tissue=["liver", "liver", "lung", "lung", "skin"])
+    frames = [df[samples_df["sample_id"]] for df in (log_df, features_df)]
+    asked_df = pd.DataFrame(
+        {"gene": "a", "symbol": "A", "feature": ["0_1"], "tissue": "liver", "max_median_log2": 9.0}
+    )
+    known_df = pd.DataFrame(columns=choosing.PAIR_COLUMNS)
+    new = choosing.measured(asked_df, known_df, *frames, samples_df, n_permutations=19).loc[0]
+    assert np.isnan(new["r_partial"])
+    assert np.isfinite([new["r"], new["r_given_own"], new["p_free"]]).all()
+
+
 def test_negative_pairs_look_where_the_feature_is_high(cohort):
     _, features_df, samples_df = cohort
     chosen_df = pd.DataFrame({"feature": ["0_1", "0_2"], "tissue": ["liver", "liver"], "r": [0.9, -0.9]})

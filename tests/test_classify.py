@@ -1,5 +1,6 @@
 """Votes, accuracies and intervals against loops; the merged tissues; predictions against plain PyTorch."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import lib
-from lib import classify
+from lib import classify, networks, training
 
 CLASSES = ["Colon", "Liver", "Lung"]
 PORTAL = Path(lib.__file__).parents[2] / "shared/data/gtex/GTExPortal.csv"
@@ -48,7 +49,13 @@ def small_model(n_classes=3):
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_probabilities_equal_a_plain_forward_pass(tile_files, n_workers):
     model = small_model().train()
-    settings = {"class_names": CLASSES, "batch_size": 5, "device": "cpu", "progress": False}
+    settings = {
+        "architecture": "",
+        "class_names": CLASSES,
+        "batch_size": 5,
+        "device": "cpu",
+        "progress": False,
+    }
     scores_df = classify.predict_tiles(model, tile_files, n_workers=n_workers, **settings)
     assert model.training  # put back
     assert scores_df.index.equals(tile_files.index)
@@ -66,7 +73,7 @@ def test_probabilities_equal_a_plain_forward_pass(tile_files, n_workers):
 
 
 def test_prediction_refuses_what_does_not_fit(tile_files):
-    settings = {"device": "cpu", "progress": False}
+    settings = {"architecture": "", "device": "cpu", "progress": False}
     with pytest.raises(ValueError, match="3 outputs and 2 classes"):
         classify.predict_tiles(small_model(), tile_files, class_names=CLASSES[:2], **settings)
     with pytest.raises(ValueError, match="class names must differ"):
@@ -83,6 +90,58 @@ def test_prediction_refuses_what_does_not_fit(tile_files):
         RuntimeError, match=r"18 tiles have probabilities that are not finite, first tile \d of"
     ):
         classify.predict_tiles(model, tile_files, class_names=CLASSES, **settings)
+
+
+def labelled(tile_files, n_px):
+    """The tiles resized to n_px, with labels."""
+    frame = tile_files.assign(label=np.arange(len(tile_files)) % 3)
+    for file in frame["file"].unique():
+        stack = np.load(file)
+        np.save(file, np.repeat(np.repeat(stack, n_px // 8, axis=1), n_px // 8, axis=2))
+    return frame
+
+
+@pytest.mark.parametrize("untrained", [False, True])
+def test_predictions_are_those_of_training_where_the_input_is_not_imagenets(tile_files, tmp_path, untrained):
+    """timm's ViT takes mean and sd 0.5: the best epoch's validation figures come back from its tiles."""
+    pytest.importorskip("timm")
+    architecture = "timm:test_vit"
+    assert networks.normalisation(architecture)[0] == (0.5, 0.5, 0.5)
+    tiles_df = labelled(tile_files, 160)
+    torch.manual_seed(0)
+    model = networks.build(architecture, 3, input_px=160)
+    train = training.keep_untrained if untrained else training.fit
+    how = {"class_names": CLASSES, "architecture": architecture, "device": "cpu"}
+    history_df = train(
+        *(model, tiles_df, tiles_df), run_dir=tmp_path / "run", epochs=2, batch_size=6, progress=False, **how
+    )
+    best = history_df.loc[history_df["validation_accuracy"].idxmax()]
+    model, class_names = networks.load(tmp_path / "run/best.pt", architecture)
+    scores = classify.predict_tiles(model, tiles_df, progress=False, **how)[class_names].to_numpy()
+    assert (scores.argmax(1) == tiles_df["label"]).mean() == best["validation_accuracy"]
+    loss = -np.log(scores[np.arange(len(scores)), tiles_df["label"]]).mean()
+    assert loss == pytest.approx(best["validation_loss"], rel=1e-4)
+    images_t = torch.from_numpy(np.stack([np.load(t.file)[t.stack_index] for t in tiles_df.itertuples()]))
+    with torch.inference_mode():
+        logits_t = model(images_t.permute(0, 3, 1, 2) / 127.5 - 1)
+    np.testing.assert_allclose(torch.softmax(logits_t, 1).numpy(), scores, rtol=1e-3, atol=1e-5)
+
+
+def test_out_of_memory_names_the_parameter_of_a_run(tile_files, monkeypatch):
+    model = small_model()
+    monkeypatch.setattr(model[0], "forward", lambda images_t: torch.empty(1 << 50))
+    with pytest.raises(
+        RuntimeError, match=r"with 8 tiles of 8 px at a time\. Try 4 \(inference_batch of a run"
+    ):
+        classify.predict_tiles(
+            model,
+            tile_files,
+            architecture="",
+            class_names=CLASSES,
+            batch_size=8,
+            device="cpu",
+            progress=False,
+        )
 
 
 def random_votes(seed, n_tiles=400, n_samples=40, n_classes=4, decimals=1):
@@ -281,6 +340,27 @@ def test_merging_own_groups():
     assert classify.merge_tissues(["Colon", "Lung", "stomach"], groups).tolist() == ["Gut", "Lung", "Gut"]
     with pytest.raises(ValueError, match="in two groups"):
         classify.merge_tissues(["Colon"], {"A": ["Colon"], "B": ["Colon"]})
+
+
+def test_what_stands_in_brackets_tells_tissues_apart():
+    tumours = ["Tumour (primary)", "Tumour (metastatic)", "Necrosis"]
+    one = {"A": ["Tumour (primary)", "Necrosis"]}
+    assert classify.merge_tissues(tumours, one).tolist() == ["A", "Tumour (metastatic)", "A"]
+    two = {"A": ["Tumour (primary)"], "B": ["Tumour (metastatic)"]}
+    assert classify.merge_tissues(tumours, two).tolist() == ["A", "B", "Necrosis"]
+    assert classify.merge_tissues(tumours, {"A": ["Tumour"]}).tolist() == tumours, "it could be either"
+    assert classify.merge_tissues(["Tumour (primary)"], {"A": ["tumour"]}).tolist() == ["A"]
+    # the answer does not depend on which labels happen to occur
+    assert classify.merge_tissues(tumours[:1], {"A": ["Tumour"]}, tumours).tolist() == tumours[:1]
+
+
+def test_own_groups_must_name_tissues_and_the_papers_need_not():
+    tissues = ["Tumour (primary)", "Tumour (metastatic)", "Necrosis"]
+    groups = classify.merged_groups({"A": ["tumour (primary)", "Necrosis"]}, tissues)
+    assert groups == classify.MERGED_GTEX | {"A": ("tumour (primary)", "Necrosis")}
+    for member, nearest in (("Necrossis", "Necrosis"), ("Tumour", "Tumour (primary)")):
+        with pytest.raises(ValueError, match=rf"'{member}' of 'A' names no tissue .*{re.escape(nearest)}"):
+            classify.merged_groups({"A": [member]}, tissues)
 
 
 def test_merged_accuracy_forgives_confusion_within_a_group():

@@ -51,6 +51,21 @@ def test_accuracies_in_percent_in_the_order_of_table_1():
     assert row["test_macro_percent"] == pytest.approx(100 * test["macro_accuracy"])
 
 
+def test_pretrained_networks_stand_beside_their_architecture():
+    names = [("vgg11", "trained"), ("alexnet (imagenet)", "as it is"), ("alexnet (imagenet)", "trained")]
+    names += [("alexnet", "untrained"), ("alexnet", "trained")]
+    table_df = comparison.accuracy_table({name: accuracy(0) for name in names}, "slide")
+    assert list(table_df[comparison.KEYS].itertuples(index=False, name=None)) == [
+        *(("alexnet", "trained"), ("alexnet", "untrained")),
+        *(("alexnet (imagenet)", "trained"), ("alexnet (imagenet)", "as it is"), ("vgg11", "trained")),
+    ]
+    table_df = table_df.assign(slide_test_percent=50.0, n_pairs=3, genes_within_tissue=2)
+    points = plots.accuracy_against_pairs(table_df, 0.8, 10.0).axes[0].collections
+    white = (1.0, 1.0, 1.0, 1.0)
+    hollow = [tuple(c.get_facecolor()[0]) == white for c in points if len(c.get_offsets())]
+    assert hollow == [False, True, False, False, False]
+
+
 def test_a_set_without_known_samples_has_no_accuracy():
     frame = accuracy(0)
     table_df = comparison.accuracy_table({("alexnet", "trained"): frame[frame["split"] == "test"]}, "tile")

@@ -56,7 +56,8 @@ def test_paper_values():
 
     The printed r are rounded to three digits, so p is a range.
     """
-    assert conditional.ci_test(0.1074, 334, 1) == pytest.approx(0.0501, abs=1e-4)
+    assert conditional.ci_test(0.1074, 334, 1) == pytest.approx(0.05016, abs=5e-6)
+    assert "0.05016" in conditional.ci_test.__doc__
     assert conditional.ci_test(0.1075, 334, 1) < 0.0501 < conditional.ci_test(0.1065, 334, 1)
     assert conditional.ci_test(0.1675, 334, 1) < 0.00215 < conditional.ci_test(0.1665, 334, 1)
     # all 38 dummies give other values
@@ -193,6 +194,66 @@ def test_degenerate_rows_are_flagged_without_nan(frames, tissue):
     assert (result_df.loc[bad, "p_gf_t"] == 1).all()
 
 
+@pytest.mark.parametrize("covariates", [(), ("age",)])
+@pytest.mark.filterwarnings("error")
+def test_tissues_that_add_nothing_leave_their_partials_undefined(frames, covariates):
+    """One tissue, or a covariate that tells the tissue: t has no variance left, no pattern is called."""
+    log_df, features_df, pairs_df, samples_df = frames
+    one_df = samples_df.assign(tissue="liver")
+    cases = [
+        (pairs_df.assign(tissue="liver"), one_df, covariates),
+        (pairs_df, samples_df.assign(batch="b" + samples_df["tissue"]), ("batch", *covariates)),
+    ]
+    for asked_df, cohort_df, names in cases:
+        result_df = conditional.pairs_conditional(
+            log_df, features_df, asked_df, cohort_df, tissue="categorical", covariates=names
+        )
+        assert result_df["undefined"].all()
+        for name in ("ft_g", "gt_f"):
+            assert (result_df[f"r_{name}"] == 0).all()
+            assert (result_df[[f"p_{name}", f"p_t_{name}"]] == 1).all(axis=None)
+        assert (result_df["pattern_0.05"] == "none").all()
+        assert not result_df.filter(regex="^.-.-._").any(axis=None)
+        row = result_df.iloc[3]
+        data = columns_of(row, (log_df, features_df, asked_df, samples_df))
+        given = [pd.get_dummies(cohort_df[[c]], drop_first=True, dtype=float) for c in names]
+        given = np.column_stack([np.ones(N), *given])  # an intercept more changes nothing
+        r = conditional.partial_r(data["g"].to_numpy(), data["f"].to_numpy(), given)
+        assert row["r_gf_t"] == pytest.approx(r, abs=1e-10)  # this one is not about t
+
+
+def test_degrees_of_freedom_are_those_of_the_tests(frames):
+    samples_df = frames[3]
+    for tissue in ("indicator", "categorical"):
+        for covariates in ((), ("age", "sex")):
+            how = {"tissue": tissue, "covariates": covariates}
+            result_df = conditional.pairs_conditional(*frames, **how)
+            left = N - 2 - result_df["n_conditions"].iloc[0]
+            assert conditional.degrees_of_freedom(samples_df, **how) == left
+    with pytest.raises(ValueError, match="got 'dummies'"):
+        conditional.degrees_of_freedom(samples_df, tissue="dummies")
+
+
+def test_given_all_tissues_leaves_out_what_slides_are_too_few_for(frames):
+    log_df, features_df, pairs_df, samples_df = frames
+    given_df, notes = conditional.given_all_tissues(*frames, ["age", "sex"])
+    assert notes == []
+    assert given_df.index.equals(pairs_df.index)
+    for suffix, covariates in (("tissues", ()), ("covariates", ["age", "sex"])):
+        result_df = conditional.pairs_conditional(*frames, tissue="categorical", covariates=covariates)
+        for name in ("r", "p", "low", "high")[: 4 if suffix == "tissues" else 2]:
+            np.testing.assert_array_equal(given_df[f"{name}_gf_{suffix}"], result_df[f"{name}_gf_t"])
+    two_each = samples_df.groupby("tissue")["sample_id"].head(2)
+    few_df = samples_df[samples_df["sample_id"].isin(two_each)]
+    few = log_df[few_df["sample_id"]], features_df[few_df["sample_id"]], pairs_df, few_df
+    given_df, notes = conditional.given_all_tissues(*few, ["age", "sex"])
+    assert given_df["r_gf_tissues"].notna().all()
+    assert given_df[["r_gf_covariates", "p_gf_covariates"]].isna().all(axis=None)
+    assert len(notes) == 1
+    assert "all tissues and covariates. 8 slides of 4 tissues leave 1 degrees of freedom; 2 are" in notes[0]
+    assert len(conditional.given_all_tissues(*few)[1]) == 0
+
+
 def test_few_degrees_of_freedom(frames):
     log_df, features_df, pairs_df, samples_df = frames
     ids = (
@@ -212,6 +273,11 @@ def test_few_degrees_of_freedom(frames):
         conditional.ci_test(0.5, 4, 1)
     with pytest.raises(ValueError, match=r"\[-1, 1\], got 1.2"):
         conditional.ci_test(1.2, 40, 1)
+    with pytest.raises(ValueError, match=r"\[-1, 1\], got 2"):
+        conditional.interval(2, 334, 1)
+    for level in (95, 0, 1, -0.5):
+        with pytest.raises(ValueError, match=f"level is a share between 0 and 1, such as 0.95, got {level}"):
+            conditional.interval(0.5, 334, 1, level)
 
 
 def test_bad_input(frames):

@@ -1,7 +1,10 @@
 """Configuration: the paper's defaults, errors that name the key, settings of the command line."""
 
+import inspect
+
 import pytest
 
+from lib import training
 from lib.config import COHORTS_DIR, Config, parse_setting
 
 
@@ -77,3 +80,28 @@ def test_null_network_has_its_own_folder():
 
 def test_width_of_a_tile_in_um():
     assert Config(cohort="x").tile_um == pytest.approx(506, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "null_network", "run_name", "shown"),
+    [
+        ("", "untrained", "vgg16__untrained", ("vgg16", "untrained")),
+        ("imagenet", "", "vgg16__imagenet", ("vgg16 (imagenet)", "trained")),
+        ("imagenet", "untrained", "vgg16__imagenet__untrained", ("vgg16 (imagenet)", "as it is")),
+        ("imagenet", "shuffled", "vgg16__imagenet__shuffled", ("vgg16 (imagenet)", "shuffled")),
+        ("runs/my own (1).pt", "", "vgg16__my_own_1_", ("vgg16 (my_own_1_)", "trained")),
+        ("/a/untrained.pt", "", "vgg16__untrained_file", ("vgg16 (untrained_file)", "trained")),
+    ],
+)
+def test_weights_have_their_own_folder_and_name(weights, null_network, run_name, shown):
+    config = Config(cohort="a", weights=weights, null_network=null_network)
+    assert config.run_name == run_name
+    assert (config.network_name, config.network_kind) == shown
+
+
+def test_recipe_says_how_tiles_are_read():
+    recipe = Config(cohort="a").recipe
+    assert (recipe["n_workers"], recipe["channels_last"]) == (None, True)
+    recipe = Config(cohort="a", loader_workers=0, channels_last=False).recipe
+    assert (recipe["n_workers"], recipe["channels_last"]) == (0, False)
+    assert set(recipe) <= set(inspect.signature(training.fit).parameters)

@@ -163,6 +163,72 @@ def test_constant_rows_are_reported_and_left_out(frames):
     assert len(result.pairs_df) == (np.abs(r) >= 0.2).sum()
 
 
+def rounding_noise(samples, value=0.1):
+    """The mean of a constant over slides with different numbers of tiles: not quite constant."""
+    n_tiles = np.random.default_rng(0).integers(10, 300, len(samples))
+    row = np.array([np.sum(np.full(n, value)) / n for n in n_tiles])
+    assert 0 < row.max() - row.min() < 1e-15
+    return row
+
+
+def test_what_rounding_leaves_is_not_variation(frames):
+    """A constant channel's mean and its like would come out with r = 1."""
+    log_df, features_df, genes_table, _ = (f.copy() for f in frames)
+    noise = rounding_noise(IDS)
+    log_df = log_df.astype(np.float64)
+    log_df.iloc[5], features_df.iloc[50] = noise * 1e3 + 5, noise
+    small = np.arange(N) * 1e-9 + 1  # little variation is variation all the same
+    features_df.iloc[3] = small
+    for method in ("pearson", "spearman"):
+        result = correlation.correlate(
+            log_df, features_df, genes_table=genes_table, r_threshold=0.2, method=method, progress=False
+        )
+        assert (result.constant_genes, result.constant_features) == (["g5"], ["1_10"])
+        assert result.n_pairs == 89 * 130 == result.histogram_df["count"].sum()
+    ranks_df = correlation.on_scale(features_df, "spearman")
+    assert (ranks_df.loc["1_10"] == (N + 1) / 2).all(), "what follows of ranks is told that it is constant"
+    assert ranks_df.loc["0_3"].tolist() == list(range(1, N + 1))
+    with pytest.raises(ValueError, match="feature '1_10' is constant"):
+        correlation.r_of_pairs(log_df, features_df, pd.DataFrame({"gene": ["g0"], "feature": ["1_10"]}))
+
+
+def test_rows_with_missing_values_are_reported_and_left_out(frames):
+    log_df, features_df, genes_table, _ = (f.copy() for f in frames)
+    log_df.iloc[5], log_df.iloc[7, 3], log_df.iloc[8, 4] = 2.0, np.nan, np.inf
+    features_df.loc["1_2", "s7"] = np.nan
+    features_df.iloc[3] = np.nan
+    run = {"genes_table": genes_table, "r_threshold": 0.2, "progress": False}
+    result = correlation.correlate(log_df, features_df, **run)
+    assert (result.missing_genes, result.constant_genes) == (["g7", "g8"], ["g5"])
+    assert (result.missing_features, result.constant_features) == (["0_3", "1_2"], [])
+    assert (result.n_genes, result.n_features, result.n_pairs) == (87, 129, 87 * 129)
+    assert result.n_genes_below_expression == 0
+    rest = log_df.drop(["g7", "g8"]), features_df.drop(["0_3", "1_2"])
+    alone = correlation.correlate(*rest, **run)
+    pd.testing.assert_frame_equal(result.pairs_df, alone.pairs_df)
+    pd.testing.assert_frame_equal(result.histogram_df, alone.histogram_df)
+    left_df = correlation.left_out(log_df, features_df).set_index("left_out")
+    assert left_df["n"].to_dict() == {
+        "constant genes": 1, "genes with missing values": 2,
+        "constant features": 0, "features with missing values": 2,
+    }  # fmt: skip
+    assert left_df["first"].tolist() == ["g5", "g7, g8", "", "0_3, 1_2"]
+    assert left_df["of"].tolist() == [90, 90, 131, 131]
+    ranks_df = correlation.on_scale(features_df, "spearman")
+    assert np.isnan(ranks_df.loc["1_2", "s7"])
+    assert ranks_df.loc["0_3"].isna().all()
+    with pytest.raises(
+        ValueError, match=r"all 131 features have missing .* first feature '0_0' in sample 's9'"
+    ):
+        correlation.correlate(log_df, features_df.assign(s9=np.nan), **run)
+    log_df.iloc[:] = 1.0
+    log_df.iloc[:2, 0] = np.nan
+    with pytest.raises(
+        ValueError, match="all 88 genes are constant over the 60 slides, and 2 more have missing"
+    ):
+        correlation.correlate(log_df, features_df, **run)
+
+
 def test_expression_filter(frames):
     log_df, features_df, genes_table, _ = frames
     e = float(np.sort(genes_table["max_median_log2"])[-10])
@@ -225,7 +291,9 @@ def test_bad_input(frames):
     bad_df = features_df.copy()
     bad_df.loc["1_2", "s7"] = np.nan
     with pytest.raises(ValueError, match=r"feature '1_2' is nan in sample 's7'"):
-        correlation.correlate(log_df, bad_df, **run)
+        correlation.r_of_pairs(log_df, bad_df, pd.DataFrame({"gene": ["g0"], "feature": ["1_2"]}))
+    with pytest.raises(ValueError, match="the feature table holds object, not numbers"):
+        correlation.correlate(log_df, bad_df.astype(object), **run)
     with pytest.raises(ValueError, match="all 90 genes are constant"):
         correlation.correlate(log_df * 0, features_df, **run)
     with pytest.raises(ValueError, match="not called <layer>_<channel>"):

@@ -1,5 +1,6 @@
 """lib.download against a server on 127.0.0.1 that misbehaves in every way the issue names."""
 
+import errno
 import hashlib
 import json
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import download, gtex
+from lib import download, gtex, resume
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
 SMALL = np.random.default_rng(1).bytes(50_000)
@@ -150,6 +151,9 @@ class Misbehaving(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(BODY) - 1_000_000))
         self.end_headers()
         self.wfile.write(BODY[500_000:-500_000])
+
+    def do_empty(self, n):
+        self.whole(b"")
 
     def do_chunked(self, n):
         self.send_response(200)
@@ -417,6 +421,43 @@ def test_disk_too_small_is_said_before_anything_is_fetched(server, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_becomes_full_stops_the_run(server, tmp_path, monkeypatch):
+    def no_room(response, out, session):
+        out.write(response.read(1_000_000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(resume, "_copy", no_room)
+    files = [download.File(tmp_path / f"{i}.svs", (f"{server.base}/fine/{i}",)) for i in range(40)]
+    one_by_one = FAST._replace(n_parallel=1)
+    with pytest.raises(RuntimeError, match=r"No room .*No space left.*: 40 of 40 files, about 0\.1 GB"):
+        download.fetch_all(files, settings=one_by_one, progress=False)
+    assert sum(seen for path, seen in server.seen.items()) < 12, "six probes and the one that failed"
+    assert (tmp_path / "0.svs.part").stat().st_size == 1_000_000
+
+
+def test_another_error_of_one_file_fails_that_file(server, tmp_path, monkeypatch):
+    files = [download.File(tmp_path / f"{i}.svs", (f"{server.base}/small/{i}",)) for i in range(3)]
+    (tmp_path / "1.svs.part").mkdir()
+    df = download.fetch_all(files, settings=FAST, progress=False)
+    assert df["state"].tolist() == ["downloaded", "failed", "downloaded"]
+    assert "1.svs.part" in df.loc[1, "reason"]
+
+
+def test_a_folder_that_cannot_be_made(server, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    listed = tmp_path / "list.csv"
+    listed.write_text("sample_id,tissue\nGTEX-A1-0126,Liver\n")
+    arguments = ["download", "--list", str(listed), "--base-url", f"{server.base}/slide", "--interval", "0"]
+    assert gtex.main([*arguments, "--folder", str(tmp_path / "file" / "slides")]) == 2
+    assert "file/slides" in capsys.readouterr().err
+
+
+def test_an_empty_body_is_no_file(server, tmp_path):
+    with pytest.raises(download.DownloadError, match="empty file"):
+        download.fetch(one(server, tmp_path, "empty/a"), settings=FAST)
+    assert not (tmp_path / "x.svs").exists()
+
+
 def test_no_network(tmp_path):
     files = [download.File(tmp_path / "x.svs", ("http://127.0.0.1:9/x",))]
     with pytest.raises(RuntimeError, match=r"No server could be reached.*by hand"):
@@ -449,6 +490,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(download.DownloadError, match="only http and https"):
         download.fetch(file._replace(urls=("file:///etc/passwd",)), settings=FAST)
     assert download.fetch_all([], settings=FAST, progress=False).empty
+    assert str(download.estimate([], FAST)) == "no files: nothing to fetch"
 
 
 def test_command_line_of_gtex(server, tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Largest statistics against brute force; ties; independence of blocks and threads."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 from made_cohort import N, make_frames, make_samples, small_cohort
+from scipy import stats
 
-from lib import false_discovery, family_wise, permutations, significance
+from lib import calibration, false_discovery, family_wise, permutations, significance
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +192,49 @@ def test_covariates_match_an_explicit_second_projection(small, scheme, statistic
     assert p[3] == (1 + (np.abs(r) >= abs(x[g] @ y[f]) - 1e-9).sum()) / 41
 
 
+@pytest.fixture(scope="module")
+def many_genes():
+    """1,500 genes: more than fit one block of what works through them."""
+    rng = np.random.default_rng(4)
+    samples_df = make_samples(np.repeat(list("abc"), 5).tolist())
+    x, y = rng.normal(size=(1500, 15)), rng.normal(size=(6, 15))
+    x[::7, :10] = np.round(x[::7, :10])  # ties
+    return samples_df, *make_frames(x, y, samples_df), covariates_of(samples_df, *rng.normal(size=(2, 15)))
+
+
+@pytest.mark.parametrize("scheme", ["within_tissue", "donor_signs"])
+def test_genes_do_not_change_the_p_of_their_neighbours(many_genes, scheme):
+    samples_df, log_df, features_df, covariates_df = many_genes
+    perms = permutations.draw(scheme, 150, samples_df, 0)
+    how = {"covariates_df": covariates_df, "progress": False}
+    whole = family_wise.max_statistic(log_df, features_df, perms, **how)
+    parts = [
+        family_wise.max_statistic(log_df.iloc[rows], features_df, perms, **how)
+        for rows in (slice(0, 700), slice(700, 1500))
+    ]
+    apart_df = pd.concat([part.genes_df for part in parts])
+    columns = ["feature", "statistic", "p_gene"]
+    pd.testing.assert_frame_equal(whole.genes_df[columns], apart_df[columns], rtol=1e-12)
+    assert whole.genes_df["p_gene"].equals(apart_df["p_gene"])
+    overall = np.maximum(*(part.null_overall for part in parts))
+    np.testing.assert_allclose(whole.null_overall, overall, rtol=1e-12)
+    np.testing.assert_allclose(whole.null_gene.max(axis=1), overall, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_covariates", [False, True])
+def test_memory_is_that_of_the_maxima_alone(many_genes, with_covariates):
+    """No other table of rearrangements x genes is made besides the float32 maxima that are returned."""
+    samples_df, log_df, features_df, covariates_df = many_genes
+    log_df = pd.concat([log_df.add_prefix(f"{k}_", axis=0) for k in range(10)])
+    perms = permutations.draw("within_tissue", 1000, samples_df, 0)
+    given = covariates_df if with_covariates else None
+    tracemalloc.start()
+    result = family_wise.max_statistic(log_df, features_df, perms, covariates_df=given, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.0 * result.null_gene.nbytes, peak / result.null_gene.nbytes
+
+
 def test_covariate_driven_genes_disappear():
     """Genes and features that follow a covariate are called without it, hardly with it; others stay."""
     rng = np.random.default_rng(11)
@@ -228,3 +274,49 @@ def test_covariates_that_leave_nothing(small):
     many = covariates_of(samples_df, *np.random.default_rng(0).normal(size=(70, N)))
     with pytest.raises(ValueError, match="degrees of freedom to 72 slides in 5 groups"):
         family_wise.max_statistic(log_df, features_df, perms, covariates_df=many, progress=False)
+
+
+def test_larger_p_of_two_schemes(small):
+    samples_df, log_df, features_df, pairs_df = small
+    drawn = [permutations.draw(s, 60, samples_df, 2) for s in ("within_tissue", "donor_signs")]
+    results = [
+        family_wise.max_statistic(log_df, features_df, d, pairs_df=pairs_df, progress=False) for d in drawn
+    ]
+    genes_df, tested_df = family_wise.larger_p(results)
+    for mine_df, theirs in (
+        (genes_df, [r.genes_df for r in results]),
+        (tested_df, [r.tested_df for r in results]),
+    ):
+        for column in ("p_gene", "p_overall"):
+            expected = np.maximum(theirs[0][column], theirs[1][column])
+            np.testing.assert_array_equal(mine_df[column], expected)
+    assert genes_df["statistic"].equals(results[0].genes_df["statistic"])
+    with pytest.raises(ValueError, match="not of the same genes"):
+        family_wise.larger_p([results[0], results[1]._replace(genes_df=results[1].genes_df.iloc[1:])])
+
+
+@pytest.mark.slow
+def test_family_wise_error_with_donors_and_with_sparse_genes():
+    """Shuffling alone finds too much where a donor's tissues share an effect, signs where genes are sparse.
+
+    A link that must pass both is called as seldom as it should be in either.
+    """
+    n_genes, rates = 300, {}
+    samples_df = calibration.design(n_donors=60)
+    log_df, _, _ = calibration.null_pairs(samples_df, n_genes, 1.0, 0)
+    _, features_df, _ = calibration.null_pairs(samples_df, 400, 1.0, 100)
+    rng = np.random.default_rng(0)
+    shape = (n_genes, len(samples_df))
+    sparse = np.where(rng.random(shape) < 0.1, rng.lognormal(1, 0.8, shape), 0.0)
+    sparse_df = pd.DataFrame(sparse, log_df.index, log_df.columns)
+    heavy_df = pd.DataFrame(rng.lognormal(0, 1, features_df.shape), features_df.index, features_df.columns)
+    drawn = [permutations.draw(s, 199, samples_df, 0) for s in permutations.believable(samples_df)]
+    for name, tables in (("donors", (log_df, features_df)), ("sparse", (sparse_df, heavy_df))):
+        results = [family_wise.max_statistic(*tables, d, progress=False) for d in drawn]
+        p = [r.genes_df["p_gene"] for r in results] + [family_wise.larger_p(results)[0]["p_gene"]]
+        rates[name] = [(p <= 0.05).mean() for p in p]
+    allowed = stats.binom.ppf(0.999, n_genes, 0.05) / n_genes
+    assert rates["donors"][0] > 2 * allowed, "shuffling alone takes a donor's tissues for independent"
+    assert rates["donors"][1] <= allowed
+    assert rates["sparse"][0] <= allowed < rates["sparse"][1] + 0.02
+    assert max(rates[name][2] for name in rates) <= allowed

@@ -388,8 +388,17 @@ def test_out_of_memory_says_what_to_try(small, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(small.classifier[1], "forward", full)
-    with pytest.raises(RuntimeError, match="batch of 2 tiles of 64 px: halve batch_size"):
+    said = r"with 2 tiles of 64 px at a time\. Try 1 \(inference_batch of a run.*feature_precision"
+    with pytest.raises(RuntimeError, match=said):
         features.quantify(small, SMALL, [random_tiles(2, 64)])
+    monkeypatch.setattr(small.classifier[1], "forward", lambda *args: torch.empty(1 << 50))
+    with pytest.raises(RuntimeError, match=f"out of memory on cpu {said}"):
+        features.quantify(small, SMALL, [random_tiles(2, 64)])
+
+
+def test_sums_are_added_up_where_there_is_float64():
+    assert features.accumulator("mps") == torch.device("cpu")
+    assert features.accumulator("cuda:1") == torch.device("cuda:1")
 
 
 # Samples of slides

@@ -405,3 +405,19 @@ def test_command_converts_the_samples_asked_for(tmp_path, capsys):
     assert gct_parquet.main([str(path), str(tmp_path / "y.parquet"), "--columns", str(ids)]) == 1
     assert "nobody" in capsys.readouterr().err
     assert not (tmp_path / "y.parquet").exists()
+
+
+def test_command_takes_an_extract_when_told(tmp_path, capsys):
+    path, out = make_gct(tmp_path, ROWS, size=(5, 2)), tmp_path / "x.parquet"
+    assert gct_parquet.main([str(path), str(out)]) == 1
+    assert "--rows report" in capsys.readouterr().err
+    assert gct_parquet.main([str(path), str(out), "--rows", "report"]) == 0
+    assert "5 genes promised" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\u0661", "1_0.5"])
+def test_numbers_that_only_python_reads_are_refused(tmp_path, cell):
+    path = tmp_path / "x.gct"
+    path.write_text(f"#1.2\n1\t2\nName\tDescription\ta\tb\ng1\tG\t{cell}\t2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"1 non-numeric value\\(s\\), first '{cell}' at gene g1, sample a"):
+        expression.read_expression(path)

@@ -17,6 +17,15 @@ def test_slide_files():
         gtex.slide_files(["../x"], "slides")
 
 
+def test_a_slide_that_ends_in_5_is_not_fetched_again(tmp_path):
+    (tmp_path / "GTEX-117YW-0125.svs").write_bytes(b"x")
+    assert gtex.slide_files(["GTEX-117YW-0126"], tmp_path)[0].path.name == "GTEX-117YW-0125.svs"
+    both = gtex.slide_files(["GTEX-117YW-0126", "GTEX-117YW-0125"], tmp_path)
+    assert [file.path.name for file in both] == ["GTEX-117YW-0126.svs", "GTEX-117YW-0125.svs"]
+    (tmp_path / "GTEX-117YW-0126.svs").write_bytes(b"x")
+    assert gtex.slide_files(["GTEX-117YW-0126"], tmp_path)[0].path.name == "GTEX-117YW-0126.svs"
+
+
 def test_command_line_errors(tmp_path, capsys):
     portal = str(write_portal(tmp_path / "portal.csv", portal_rows()))
     assert gtex.main(["download", "--tissue", "Livre", "--portal", portal]) == 2

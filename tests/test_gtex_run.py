@@ -59,6 +59,9 @@ def write_tables(folder) -> None:
     (folder / TPM).write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
     rin, minutes = rng.uniform(6, 9, len(ids)), rng.uniform(60, 900, len(ids))
     attributes_df = pd.DataFrame({"SAMPID": ids, "SMRIN": rin.round(1), "SMTSISCH": minutes.round()})
+    (folder.parent / "go").mkdir()  # stand-ins, so that nothing is fetched
+    for name in ("go-basic.obo", "goa_human.gaf"):
+        (folder.parent / "go" / name).write_bytes(b"")
     attributes_df.to_csv(folder / "GTEx_v7_Annotations_SampleAttributesDS.txt", sep="\t", index=False)
 
 
@@ -112,6 +115,7 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     assert "27 downloaded" in fetched.stdout
     slides = sorted((tmp_path / "data/raw/gtex/slides").iterdir())
     assert len(slides) == 27
+    slides[2].rename(slides[2].with_stem(slides[2].stem[:-1] + "5"))
     slides[0].unlink()
     (slides[0].parent / "GTEX-9999-0126.svs").write_bytes(slides[1].read_bytes())
 
@@ -119,6 +123,7 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     assert "1 of 27 slides have no file" in stopped.stderr
     assert "--set missing_slides=go_on" in stopped.stderr
     assert "1 slide files belong to no sample and are not used: 'GTEX-9999-0126.svs'" in stopped.stdout
+    assert "of these, with a file that ends in 5 for 6: 1 (" in stopped.stdout
     # What follows the tiles knows nothing of GTEx: test_pipeline runs it.
     done = command(*run_all, "missing_slides=go_on", "--only", "01")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,9 +10,10 @@ from gtex_factory import TISSUES, portal_rows, rna, write_portal
 
 import lib
 from lib import expression
-from lib.gtex_ids import find_slides, match_sample_ids, match_tissue
+from lib.gtex_ids import match_sample_ids, match_tissue
 from lib.gtex_samples import pathology_indicators, samples_table
 from lib.gtex_tables import read_portal, read_sample_attributes, read_subject_phenotypes
+from lib.pairing import pair_rna
 
 MIRROR = Path(os.environ.get("DATA_MIRROR", Path(lib.__file__).parents[2] / "shared" / "data")) / "gtex"
 PORTAL, GCT = MIRROR / "GTExPortal.csv", MIRROR / "GTEx_v8_gene_reads.acmg_59.gct.gz"
@@ -90,16 +91,17 @@ def test_portal_and_phenotypes_agree():
 
 # ----------------------------------------------------------------------------------------- the join
 def test_steps_duplicates_and_endings(portal_df):
+    portal_df["sample_id"] = portal_df["sample_id"].replace("GTEX-1AB2-0126", "GTEX-1AB2-0125")
     rna_ids = [
         rna("GTEX-1AB0-0126"), rna("GTEX-1AB0-0126", "SM-9WYT2"), rna("GTEX-1AB1-0126"),
-        rna("GTEX-1AB2-0125"), rna("GTEX-1AB0-0226"), rna("GTEX-1AB0-0011-R11a"), rna("GTEX-1AB0-0005"),
+        rna("GTEX-1AB2-0126"), rna("GTEX-1AB0-0226"), rna("GTEX-1AB0-0011-R11a"), rna("GTEX-1AB0-0005"),
         rna("GTEX-9ZZZ-0126"),
     ]  # fmt: skip
     table = samples_table(portal_df, rna_ids)
     samples_df = table.samples_df.set_index("sample_id")
     assert samples_df.loc["GTEX-1AB0-0126", "rna_ids"] == "|".join(rna_ids[:2])
     assert samples_df["n_rna"].to_dict() == {
-        "GTEX-1AB0-0126": 2, "GTEX-1AB1-0126": 1, "GTEX-1AB2-0126": 1, "GTEX-1AB0-0226": 1
+        "GTEX-1AB0-0126": 2, "GTEX-1AB1-0126": 1, "GTEX-1AB2-0125": 1, "GTEX-1AB0-0226": 1
     }  # fmt: skip
     assert (samples_df["slide_id"] == samples_df.index).all()
     assert samples_df.loc["GTEX-1AB0-0126", "pathology_notes"] == 'says "6 pieces", ok'
@@ -115,6 +117,26 @@ def test_steps_duplicates_and_endings(portal_df):
     assert steps.loc["of these, ids read with 6 for their final 5", "n_left"] == 1
     assert steps.loc["slides with RNA", "note"].startswith("1 with several")
     assert list(table.samples_df.columns[:4]) == ["sample_id", "slide_id", "tissue", "donor"]
+
+
+def test_preparing_and_pairing_agree_on_endings(portal_df):
+    """Ids of samples are read with a 6, ids of RNA are not; the later join finds the same."""
+    portal_df["sample_id"] = portal_df["sample_id"].replace("GTEX-1AB2-0126", "GTEX-1AB2-0125")
+    rna_ids = [
+        *(rna("GTEX-1AB0-0125"), rna("GTEX-1AB1-0126"), rna("GTEX-1AB1-0125", "SM-4")),
+        *(rna("GTEX-1AB2-0126"), rna("GTEX-1AB2-0126", "SM-2"), rna("GTEX-1AB3-0126-R11a")),
+    ]
+    table = samples_table(portal_df, rna_ids)
+    assert table.samples_df["sample_id"].tolist() == ["GTEX-1AB1-0126", "GTEX-1AB2-0125"]
+    pairing_df, counts_df = pair_rna(table.samples_df, rna_ids, "gtex")
+    paired_df = table.rna_df[table.rna_df["outcome"].eq("paired")]
+    assert dict(paired_df[["rna_id", "sample_id"]].to_numpy()) == dict(
+        pairing_df[["rna_id", "sample_id"]].to_numpy()
+    )
+    n, steps = counts_df.set_index("step")["n"], table.steps_df.set_index("step")["n_left"]
+    assert n["RNA samples paired"] == steps["RNA samples whose tissue sample has a slide"] == 3
+    mapped = n["sample ids read with ending 6 instead of 5"]
+    assert mapped == steps["of these, ids read with 6 for their final 5"] == 1
 
 
 def test_an_id_that_exists_is_never_mapped():
@@ -227,18 +249,6 @@ def test_empty_join_shows_both_sides(portal_df):
         samples_table(portal_df, [f"TCGA-AA-000{i}" for i in range(1, 5)])
 
 
-def test_find_slides(tmp_path):
-    for name in ("GTEX-1AB0-0125", "GTEX-1AB1-0126", "GTEX-9ZZZ-0126"):
-        (tmp_path / f"{name}.svs").write_bytes(b"")
-    known = ["GTEX-1AB0-0126", "GTEX-1AB1-0126"]
-    df = find_slides(tmp_path, known)
-    assert df["sample_id"].tolist() == ["GTEX-1AB0-0126", "GTEX-1AB1-0126", ""]
-    assert df["ends_mapped"].tolist() == [True, False, False]
-    (tmp_path / "GTEX-1AB0-0126.svs").write_bytes(b"")
-    with pytest.raises(ValueError, match="2 files share samples"):
-        find_slides(tmp_path, known)
-
-
 # ------------------------------------------------------------------------- why a sample is left out
 def test_every_sample_of_the_portal_is_kept_or_has_a_reason(portal_df):
     rna_ids = [rna(s) for s in portal_df["sample_id"]][:-1]
@@ -267,7 +277,15 @@ def test_published_list_decides_whatever_the_caps(portal_df):
     )
     assert sorted(table.samples_df["sample_id"]) == ["GTEX-1AB0-0126", "GTEX-1AB1-0126", "GTEX-1AB1-0226"]
     note = table.steps_df.set_index("step").loc["slides in the published list", "note"]
-    assert note == "1 of 4 listed ids have no slide with RNA; 1 ids read with 6 for their final 5"
+    assert note.startswith("1 of 4 listed ids have no slide with RNA (first GTEX-9ZZZ-0126)")
+    assert note.endswith("; 1 ids read with 6 for their final 5")
+
+
+def test_a_published_list_of_other_samples_shows_both_sides(portal_df):
+    rna_ids = [rna(s) for s in portal_df["sample_id"]]
+    listed = [f"GTEX-9ZZ{i}-0126" for i in range(4)]
+    with pytest.raises(ValueError, match=r"none of the 4 ids .*GTEX-9ZZ0-0126.*GTEX-1AB0-0126.*\(12\)"):
+        samples_table(portal_df, rna_ids, listed=listed)
 
 
 def test_samples_without_a_required_covariate_are_left_out(portal_df):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,9 @@ import pytest
 from gtex_factory import portal_rows, rna, write_portal
 
 import lib
-from lib import gtex, gtex_fetch, gtex_source
+from lib import gct_parquet, gtex, gtex_fetch, gtex_source
 from lib.cohort import read_samples
-from lib.config import Config
+from lib.config import Config, parse_setting
 from lib.expression import read_gene_table
 from lib.gtex_tables import read_portal
 from lib.store import Store
@@ -81,8 +82,8 @@ def portal(monkeypatch):
         "attributes.txt": ATTRIBUTES.encode(),
         "phenotypes.txt": PHENOTYPES.encode(),
         "genes.gtf": GTF.encode(),
-        "go-basic.obo": b"obo",
-        "goa_human.gaf.gz": b"gaf",
+        "go-basic.obo": b"format-version: 1.2\n",
+        "goa_human.gaf.gz": gzip.compress(b"!gaf-version: 2.1\n"),
     }
     server.pages, server.fail_pages, server.promised = [], {}, len(RECORDS)
     monkeypatch.setitem(gtex_fetch.RELEASES, "v7", gtex_fetch.Release(*(base + name for name in names)))
@@ -183,14 +184,56 @@ def test_published_list(portal, tmp_path):
     ]
 
 
-def test_slide_files_that_end_in_5(portal, tmp_path):
+def test_slides_that_are_here_change_no_table(portal, tmp_path):
     (tmp_path / "slides").mkdir()
-    (tmp_path / "slides" / "GTEX-1AB0-0125.svs").write_bytes(b"")
-    record = gtex_source.prepare(tmp_path, [tmp_path])
-    slides = read_samples(tmp_path / "samples.csv").set_index("sample_id")["slide_id"]
-    assert slides["GTEX-1AB0-0126"] == "GTEX-1AB0-0125"
-    assert slides["GTEX-1AB1-0126"] == "GTEX-1AB1-0126"
-    assert record["steps"][-1]["note"] == "1 slide files end in 5 where the sample ends in 6"
+    for name in ("GTEX-1AB0-0125", "GTEX-1AB0-0126", "GTEX-1AB1-0125"):
+        (tmp_path / "slides" / f"{name}.svs").write_bytes(b"")
+    gtex_source.prepare(tmp_path, [tmp_path])
+    samples_df = read_samples(tmp_path / "samples.csv")
+    assert (samples_df["slide_id"] == samples_df["sample_id"]).all()
+
+
+def test_the_gene_ontology_is_fetched_or_its_lack_remarked(portal, tmp_path):
+    record = gtex_source.prepare(tmp_path, [tmp_path], go_folder=tmp_path / "go")
+    assert sorted(p.name for p in (tmp_path / "go").iterdir()) == ["go-basic.obo", "goa_human.gaf.gz"]
+    assert record["steps"][-1]["step"] != "remark"
+    assert Path(record["files"][-1]["file"]).name == "goa_human.gaf.gz"
+    portal.files = {k: v for k, v in portal.files.items() if not k.startswith("go")}
+    record = gtex_source.prepare(tmp_path, [tmp_path], go_folder=tmp_path / "other")
+    assert "could not be fetched: Table 6 needs it (python -m lib.gtex go)" in record["steps"][-1]["note"]
+
+
+def test_own_gene_models_come_before_those_of_gencode_26(portal, tmp_path):
+    spare = tmp_path / gtex_source.SPARE_GENES
+    pd.DataFrame({"gene_id": ["ENSG1.9"], "gene_name": ["B"], "gene_biotype": ["lincRNA"]}).to_csv(spare)
+    gtex_source.prepare(tmp_path, [tmp_path], genes_file="genes.csv.gz")
+    assert read_gene_table(tmp_path / "genes.csv.gz").index.tolist() == ["ENSG1.1"]
+    (tmp_path / "genes.gtf").unlink()
+    del portal.files["genes.gtf"]
+    record = gtex_source.prepare(tmp_path, [tmp_path], genes_file="genes.csv.gz")
+    assert (tmp_path / "genes.csv.gz").resolve() == spare
+    assert record["steps"][-1]["note"].startswith("no genes.gtf: names and biotypes of genes are those of")
+    portal.files["genes.gtf"] = GTF.encode()
+    gtex_source.prepare(tmp_path, [tmp_path], genes_file="genes.csv.gz")
+    assert read_gene_table(tmp_path / "genes.csv.gz").index.tolist() == ["ENSG1.1"]
+    assert pd.read_csv(spare)["gene_id"].tolist() == ["ENSG1.9"], "what a link led to is not written over"
+
+
+def test_a_parquet_that_is_not_there_is_no_link_to_a_gct(portal, tmp_path):
+    message = r"expression\.parquet is not there\. Make it .*: python -m lib\.gct_parquet \S+tpm\.gct\.gz "
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=message):
+            gtex_source.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
+        assert not (tmp_path / "expression.parquet").exists()
+    (tmp_path / "tpm.gct.gz").write_bytes(gzip.compress(GCT.encode()))
+    (tmp_path / "expression.parquet").symlink_to(tmp_path / "tpm.gct.gz")  # of an earlier version
+    with pytest.raises(FileNotFoundError, match=message):
+        gtex_source.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
+    (tmp_path / "expression.parquet").unlink()
+    assert gct_parquet.main([str(tmp_path / "tpm.gct.gz"), str(tmp_path / "mine.parquet")]) == 0
+    (tmp_path / "expression.parquet").symlink_to(tmp_path / "mine.parquet")
+    gtex_source.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
+    assert (tmp_path / "expression.parquet").resolve() == tmp_path / "mine.parquet"
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -207,8 +250,11 @@ def test_attributes_are_optional_unless_a_covariate_needs_them(nowhere, tmp_path
     (tmp_path / "expression.gct.gz").write_bytes(gzip.compress(GCT.encode()))
     record = gtex_source.prepare(tmp_path, [tmp_path], covariates=["sex"])
     assert record["steps"][-1]["note"].startswith("no attributes.txt: rin, ischaemic_time_min")
-    with pytest.raises(RuntimeError, match=r"covariates \['rin'\] come from.*--set 'covariates=\['sex'\]'"):
+    with pytest.raises(RuntimeError, match=r"covariates \['rin'\] come from.*--set 'covariates=") as raised:
         gtex_source.prepare(tmp_path, [tmp_path], covariates=["sex", "rin"])
+    advised = shlex.split(str(raised.value).rpartition("--set ")[2])
+    config = Config.load("gtex", overrides=dict(parse_setting(text) for text in advised))
+    assert list(config.covariates) == ["sex"]
 
 
 def test_expression_of_another_world_shows_both_sides(portal, tmp_path):
@@ -230,6 +276,65 @@ def test_tables_command(portal, tmp_path, capsys):
         *("GTExPortal.csv", "attributes.txt", "genes.gtf", "phenotypes.txt", "tpm.gct.gz"),
     ]
     assert sorted(p.name for p in (tmp_path / "raw" / "go").iterdir()) == ["go-basic.obo", "goa_human.gaf.gz"]
+
+
+def test_go_command_fetches_that_alone(portal, tmp_path, capsys):
+    assert gtex.main(["go", "--folder", str(tmp_path / "go"), "--interval", "0"]) == 0
+    assert "2 downloaded" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["go-basic.obo", "goa_human.gaf.gz"]
+
+
+ERROR_PAGES = {
+    "json": b'{"error": "rate limit"}',
+    "xml": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "comment": b"<!-- portal --><html><body>maintenance</body></html>",
+    "bom": b"\xef\xbb\xbf<!DOCTYPE html><html><title>x</title>",
+    "empty": b"",
+    "cut off": gzip.compress(GCT.encode())[:60],
+    "another table": gzip.compress(b"Name\tDescription\n"),
+}
+
+
+@pytest.mark.parametrize("kind", ERROR_PAGES)
+def test_what_is_no_table_does_not_get_its_name(portal, tmp_path, kind):
+    portal.files |= dict.fromkeys(portal.files, ERROR_PAGES[kind])
+    settings = gtex_fetch.download.Settings(1, 0.0, 1, 0.01)
+    for url in (*gtex_fetch.RELEASES["v7"], *gtex_fetch.GO):
+        if kind == "cut off" and not url.endswith(".gz"):
+            continue
+        with pytest.raises(RuntimeError, match=r"fetching it failed: .*(not usable|empty file|web page)"):
+            gtex_fetch.table(url, [tmp_path], settings)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith((".part", ".part.json"))] == []
+
+
+def test_a_wrong_file_that_is_here_is_named(portal, tmp_path):
+    (tmp_path / "tpm.gct.gz").write_bytes(ERROR_PAGES["json"])
+    with pytest.raises(ValueError, match=r"tpm\.gct\.gz: it is not gzip; it begins with .*Delete it"):
+        gtex_fetch.table(gtex_fetch.RELEASES["v7"].tpm, [tmp_path])
+    assert gtex.main(["tables", "--folder", str(tmp_path), "--interval", "0"]) == 0
+    assert (tmp_path / "tpm.gct.gz.unusable").is_file()
+    assert gzip.decompress((tmp_path / "tpm.gct.gz").read_bytes()) == GCT.encode()
+
+
+def test_a_list_that_is_not_there_is_not_the_whole_portal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    write_portal(tmp_path / "GTExPortal.csv", portal_rows())
+    typed = ["download", "--list", str(tmp_path / "wantd.csv"), "--tissue", "Liver", "--dry-run"]
+    assert gtex.main(typed) == 2
+    assert f"--list {tmp_path / 'wantd.csv'}: no such file" in capsys.readouterr().err
+    assert gtex.main(["download", "--dry-run"]) == 2
+    assert "slides_wanted.csv is not there" in capsys.readouterr().err
+    (tmp_path / "data/raw/gtex").mkdir(parents=True)
+    (tmp_path / "data/raw/gtex/slides_wanted.csv").write_text("sample_id,tissue\n")
+    assert gtex.main(["download"]) == 0
+    assert "nothing to fetch" in capsys.readouterr().out
+
+
+def test_a_relative_mirror_starts_at_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", "../shared/data")
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert gtex._folders() == list(Store(Config(cohort="gtex")).gtex_folders)
 
 
 def test_download_takes_the_prepared_list(tmp_path, capsys, monkeypatch):

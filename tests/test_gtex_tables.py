@@ -41,6 +41,53 @@ def test_bad_portal_tables(tmp_path):
         read_portal(write_portal(tmp_path / "c.csv", rows))
 
 
+def test_a_packed_portal_table(tmp_path, portal_df):
+    whole = gzip.compress((tmp_path / "portal.csv").read_bytes())
+    for name in ("portal.csv.gz", "packed.csv"):
+        (tmp_path / name).write_bytes(whole)
+        pd.testing.assert_frame_equal(read_portal(tmp_path / name), portal_df)
+        (tmp_path / name).write_bytes(whole[:100])
+        with pytest.raises(ValueError, match=f"{tmp_path / name}: damaged or cut off"):
+            read_portal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\n".encode("utf-16"), "not UTF-8 text .*spreadsheet"),
+        ("Tissue Sample ID,Tissue\nGTEX-1AB0-0126,5 \xb5m\n".encode("latin-1"), "not UTF-8 text .*byte"),
+        (b"", "the file is empty. It should be the GTEx portal's"),
+        (b"Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\na,b,c,d\n", "not a table"),
+        (
+            b"Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\nGTEX-1AB0-0226,\n",
+            r"column 'Tissue' is empty for 1 samples, first \['GTEX-1AB0-0226'\]",
+        ),
+    ],
+)
+def test_a_portal_table_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'p.csv'}: {message}"):
+        read_portal(tmp_path / "p.csv")
+
+
+def test_the_site_detail_is_the_tissue(tmp_path):
+    rows = [["GTEX-1AB0-0126", "Skin", "Skin - Sun Exposed (Lower leg)"]]
+    for header in ("Tissue Sample ID,Tissue,Tissue Site Detail", "Tissue Sample ID,SMTS,SMTSD"):
+        df = read_portal(write_portal(tmp_path / "p.csv", rows, header))
+        assert df["tissue"].tolist() == ["Skin - Sun Exposed (Lower leg)"]
+
+
+def test_missing_and_strange_numbers_of_attributes(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("SAMPID\tSMRIN\tSMTSISCH\na\t6.5\tNA\nb\t\t-40\n")
+    df = read_sample_attributes(path)
+    assert df["rin"].fillna(0).tolist() == [6.5, 0]
+    assert df["ischaemic_time_min"].fillna(0).tolist() == [0, -40]
+    path.write_text("SAMPID\tSMRIN\na\tgood\n")
+    with pytest.raises(ValueError, match=r"x\.txt: column SMRIN: 1 cells are no numbers, first \['good'\]"):
+        read_sample_attributes(path)
+
+
 def test_bad_annotation_tables(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("SUBJID\tSEX\tAGE\nA\t3\t50-59\n")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from skimage.color import hed2rgb
 
 from lib import ihc
@@ -79,6 +80,84 @@ def test_p_is_calibrated_when_map_and_mask_are_unrelated():
         p.append(ihc.overlap(maps, masks, n_null=99, seed=seed).p_more)
     assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.1
     assert 0.42 <= np.mean(p) <= 0.58
+
+
+def core(seed: int, *, glass: float = 1.0, bound: bool = False, size: int = 512) -> np.ndarray:
+    """A core of nuclei at random on glass of this brightness; DAB in it is smooth noise, or on nuclei."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    inside = np.hypot(y - size / 2, x - size / 2) < 0.48 * size
+    nuclei = np.zeros((size, size))
+    for cy, cx in rng.integers(0, size, (900, 2)):
+        nuclei[max(0, cy - 4) : cy + 4, max(0, cx - 4) : cx + 4] = 1
+    nuclei = ndimage.gaussian_filter(nuclei, 1) * inside
+    noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), 4)
+    dab = np.clip(noise / noise.std() * 0.03 + 0.06, 0, None) * inside + 0.01 * bound * nuclei
+    hed = np.stack([0.12 * nuclei + 0.005 * inside, 0 * dab, dab], axis=-1)
+    light = glass * np.clip(hed2rgb(hed), 0, 1) * 255 + rng.normal(0, 1, (size, size, 3))
+    return np.clip(light, 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("glass", [1.0, 0.92])
+def test_glass_round_a_core_is_no_evidence(glass):
+    """Stain and nuclei are both on tissue and both not on glass: that alone says nothing of nuclei."""
+    p = [ihc.dab_on_nuclei(core(seed, glass=glass), n_null=199).p_more for seed in range(12)]
+    assert np.mean(np.array(p) <= 0.05) <= 0.17
+    assert 0.3 <= np.mean(p) <= 0.8
+
+
+def test_stain_on_nuclei_of_a_core_is_still_found():
+    found = [ihc.dab_on_nuclei(core(seed, bound=True), n_null=199) for seed in range(4)]
+    assert max(overlap.p_more for overlap in found) == pytest.approx(1 / 200)
+    assert found[0].n_tiles < 64, "corners of glass are no tiles"
+
+
+def test_glass_is_told_from_tissue_and_from_gaps_in_it():
+    image = core(0)
+    size = len(image)
+    y, x = np.mgrid[:size, :size]
+    inside = np.hypot(y - size / 2, x - size / 2) < 0.48 * size
+    image[250:260, 250:260] = 255  # a gap of 10 px
+    found = ihc.tissue_pixels(image)
+    assert (found != inside).mean() < 0.03
+    assert not found[~inside].any(), "glass under the edge's blur is glass"
+    assert found[250:260, 250:260].all()
+    assert ihc.tissue_pixels(painted(128, dab_on="nuclei")[0]).all()
+    assert not ihc.tissue_pixels(np.full((40, 40, 3), 240, np.uint8)).any()
+
+
+def test_only_tissue_counts():
+    rng = np.random.default_rng(5)
+    maps, masks = rng.gamma(1.0, size=(4, 6, 6)), rng.random((4, 6, 6)) < 0.4
+    tissue = np.ones(maps.shape, bool)
+    tissue[0, :, 4:] = tissue[3] = False
+    found = ihc.overlap(maps, masks, tissue, n_null=4000)
+    kept = tissue[:3]
+    assert found.n_tiles == 3
+    assert found.share == pytest.approx((maps * masks * tissue).sum() / (maps * tissue).sum(), rel=1e-5)
+    # What a map holds on glass, and a mask off tissue, does not matter.
+    other = ihc.overlap(np.where(tissue, maps, 9), masks | ~tissue, tissue, n_null=4000)
+    assert other == found
+    null = []
+    for _ in range(4000):
+        above = below = 0.0
+        shift = rng.integers(1, 3)  # the two cycles of three
+        for i in range(3):
+            j = (i + shift) % 3
+            k, flip = rng.integers(4), rng.integers(2)
+            mask, there = (np.rot90(a[j], k).T if flip else np.rot90(a[j], k) for a in (masks, kept))
+            above += (maps[i] * mask * there * kept[i]).sum()
+            below += (maps[i] * there * kept[i]).sum()
+        null.append(above / below)
+    assert found.null_mean == pytest.approx(np.mean(null), abs=5 * found.null_sd / 63)
+    with pytest.raises(ValueError, match="1 tile with tissue, of 4, leaves no other"):
+        ihc.overlap(maps, masks, tissue & (np.arange(4) == 0)[:, None, None])
+    with pytest.raises(ValueError, match="tissue is of shape"):
+        ihc.overlap(maps, masks, tissue[:2])
+    apart = np.zeros((2, 6, 6), bool)
+    apart[0, 0, 0] = apart[1, 2:4, 2:4] = True
+    with pytest.raises(ValueError, match="never falls on that of another"):
+        ihc.overlap(maps[:2], np.where(np.arange(6) == 2, apart, False), apart)
 
 
 def test_share_and_null_against_a_plain_loop():

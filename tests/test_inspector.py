@@ -10,6 +10,7 @@ import torch
 from slide_factory import MPP, write_slide
 
 from lib import closeup, correlation, features, inspector, lookup, networks, panel, plots
+from lib.config import Config
 
 ODD = "<b>A$b$&"  # what a user's ids may hold
 N = 24
@@ -77,6 +78,7 @@ def run(tmp_path_factory):
         start=("ENSG2", "1_1"),
         samples_df=samples_df,
         tiles_df=tiles_df,
+        sample_tiles_df=inspector.one_tile_each(tiles_df),
         stack_files=stacks,
         slide_files=slides,
         slide_mpp=pd.Series(MPP, index=ids),
@@ -265,12 +267,99 @@ def test_spots_need_no_network(run):
     np.testing.assert_allclose(values, run.lookup.features_df.loc["0_0", tiles_df["sample_id"]])
 
 
+def test_a_feature_is_shown_without_reading_the_table_of_tiles(run):
+    """That table is long, and what is shown of a feature at once needs one tile of a sample."""
+    alone = run._replace(tiles_df=None)
+    values = run.lookup.features_df.loc["0_0"].drop("s4")
+    fewer = alone._replace(sample_tiles_df=run.sample_tiles_df[run.sample_tiles_df["sample_id"] != "s4"])
+    by_slide = inspector.slides_by_value(fewer, "0_0")
+    assert by_slide.index.tolist() == values.sort_values(ascending=False).index.tolist()
+    np.testing.assert_allclose(by_slide, values[by_slide.index])
+    one_slide = alone._replace(sample_tiles_df=run.sample_tiles_df.assign(slide_id="section"))
+    assert inspector.slides_by_value(one_slide, "0_0")["section"] == pytest.approx(
+        run.lookup.features_df.loc["0_0"].mean()
+    )
+    assert inspector.strip_tiles(alone, "0_0")["sample_id"].nunique() == inspector.STRIP_TILES
+    assert inspector.slides_by_value(none_of(run), "0_0").empty
+
+
+def none_of(run):
+    return run._replace(tiles_df=run.tiles_df.iloc[:0], sample_tiles_df=run.sample_tiles_df.iloc[:0])
+
+
+def test_one_tile_of_each_sample_is_that_with_most_tissue(run):
+    shuffled_df = run.tiles_df.assign(tissue_fraction=[0.5, 0.9, 0.9, 0.6] * 8).sample(frac=1, random_state=1)
+    one_df = inspector.one_tile_each(shuffled_df.sort_index())
+    assert sorted(one_df["tile_id"]) == [f"s{i}_1_0" for i in range(8)], "the first of two alike"
+
+
+def test_pairs_by_name_give_the_same_q(run):
+    known_df = pd.DataFrame(
+        {"gene": ["ENSG2", "ENSG1"], "feature": ["1_1", "0_0"], "q_within_tissue": [0.2, 0.3]}
+    )
+    asked = run.lookup._replace(known_df=inspector.by_name(known_df))
+    found = lookup.features_of(asked, "ENSG2")["q_within_tissue"]
+    assert found["1_1"] == 0.2
+    assert found.drop("1_1").isna().all()
+    assert lookup.features_of(asked, "ENSG3")["q_within_tissue"].isna().all(), "no category of this name"
+    assert lookup.genes_of(asked, "0_0")["q_within_tissue"]["ENSG1"] == 0.3
+
+
 def test_samples_without_tiles(run):
-    none = run._replace(tiles_df=run.tiles_df.iloc[:0])
+    none = none_of(run)
     with pytest.raises(ValueError, match="none of the 8 samples"):
         inspector.look_closely(none, "2_0")
     with pytest.raises(ValueError, match="slide 's0' has no tiles"):
         inspector.slide_values(none, "0_0", "s0")
+
+
+class FinishedRun:
+    """What `inspector.load` asks of a store, from tables."""
+
+    def __init__(self, tables, stacks, folder):
+        self.tables, self.stacks, self.folder = tables, stacks, folder
+        self.config = Config(cohort="mine", n_permutations=20)
+
+    def load(self, name):
+        return self.tables[name]
+
+    def reference(self, name):
+        return pd.DataFrame({"tissue": ["Lung"], "color": ["#123456"]})
+
+    def stack_files(self, tiles_df):
+        return self.stacks
+
+    def slide_paths(self, samples_df):
+        return {}
+
+    def work_folder(self, name, artefact):
+        return self.folder
+
+
+def test_tissues_have_the_colours_of_all_samples(run, tmp_path):
+    """As in the report: a tissue without a test sample moves no other tissue's colour."""
+    elsewhere_df = run.samples_df.iloc[:2].assign(sample_id=["x", "y"], tissue=["Adrenal", "Lung"])
+    samples_df = pd.concat([run.samples_df, elsewhere_df], ignore_index=True)
+    pairs_df = pd.DataFrame({"gene": ["ENSG2"], "feature": ["1_1"], "q_within_tissue": [0.2]})
+    tables = {
+        "features_test": run.lookup.features_df,
+        "gene_significance": run.genes_df,
+        "expression": 2 ** run.lookup.log_df.clip(lower=0) - 1,
+        "samples": samples_df,
+        "gene_medians": run.lookup.genes_df,
+        "pairs_significance": pairs_df,
+        "tiles": run.tiles_df,
+        "slides": pd.DataFrame({"slide_id": ["s0"], "mpp": [MPP]}),
+        "network": run.network_file,
+    }
+    store = FinishedRun(tables, run.stack_files, tmp_path)
+    found = inspector.load(store)
+    assert found.colours == plots.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
+    assert found.colours["Liver"] != plots.tissue_colours(run.samples_df["tissue"])["Liver"]
+    assert found.samples_df["sample_id"].tolist() == run.samples_df["sample_id"].tolist()
+    assert found.sample_tiles_df["sample_id"].is_unique
+    assert found.start == ("ENSG2", "1_1")
+    assert not panel.Panel(found).message.value
 
 
 # -- the panel ----------------------------------------------------------------------------------------------

@@ -160,7 +160,9 @@ def test_spearman_is_that_of_the_tables_in_every_column(cohort):
 
 def test_constant_rows_have_no_correlates_and_are_nobodys(cohort):
     log_df, features_df, tissues, genes_df = (frame.copy() for frame in cohort)
-    log_df.iloc[5], features_df.iloc[7] = 2.0, 0.0
+    log_df.iloc[5], features_df.iloc[7] = 2.0, 0.1
+    features_df.iloc[7, 1] -= 1e-17 + 2e-16 * features_df.iloc[7, 1]  # but for rounding
+    assert features_df.iloc[7].nunique() == 2
     table = lookup.build(log_df, features_df, tissues, genes_df, n_permutations=50)
     with pytest.raises(ValueError, match=r"gene 'ENSG00000000005\.5' has one value in all 60 test samples"):
         lookup.features_of(table, log_df.index[5])

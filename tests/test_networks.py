@@ -10,7 +10,7 @@ from lib import networks
 from lib.architectures import PAPER_NAMES
 from lib.inception import fold_input_transform
 from lib.layers import Call, Layer, trace, watch
-from lib.weights import fingerprint
+from lib.weights import fingerprint, imagenet_state, read_weights
 
 # Paper, Table 1: features, trainable parameters with 39 classes.
 TABLE_1 = {
@@ -278,6 +278,33 @@ def test_checkpoint_of_other_classes(small, tmp_path):
     assert model.classifier[1].out_features == 6
 
 
+def test_checkpoint_of_another_architecture_is_refused_for_a_new_task_too(small, tmp_path):
+    """Without the last layer a deeper network holds all a shallower one needs, and more."""
+    path = tmp_path / "deep.pt"
+    torch.save(torchvision.models.resnet34(num_classes=5).state_dict(), path)
+    with pytest.raises(ValueError, match="it is of resnet34: 0 tensors are missing, 96 too many"):
+        networks.build("torchvision:resnet18", 4, weights=path, keep_head=False)
+    state = {k: v for k, v in small.state_dict().items() if k.startswith("features.")}
+    three = {f"classifier.{k}.{part}": torch.zeros(2) for k in (0, 3, 6) for part in ("weight", "bias")}
+    torch.save(state | three, path)
+    with pytest.raises(ValueError, match="too many"):
+        networks.build(SMALL, 4, weights=path, keep_head=False)
+
+
+def test_a_last_layer_of_another_kind_may_be_left_over(small, tmp_path):
+    state = {k: v for k, v in small.state_dict().items() if k.startswith("features.")}
+    head = {"classifier.1.0.weight": torch.zeros(9, 512), "classifier.1.0.bias": torch.zeros(9)}
+    torch.save(state | head | {"AuxLogits.conv0.conv.weight": torch.zeros(2, 3, 1, 1)}, tmp_path / "a.pt")
+    model = networks.build(SMALL, 4, weights=tmp_path / "a.pt", keep_head=False)
+    assert torch.equal(model.features[0].weight, small.features[0].weight)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off(prefix, tmp_path):
+    torch.save({f"{prefix}conv.weight": torch.zeros(2)}, tmp_path / "a.pt")
+    assert list(read_weights(tmp_path / "a.pt")[0]) == ["conv.weight"]
+
+
 def test_checkpoint_missing_or_unsafe(small, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         networks.build(SMALL, 4, weights=tmp_path / "nowhere.pt")
@@ -305,6 +332,18 @@ def test_imagenet_weights_fill_all_but_the_last_layer(small, monkeypatch):
     assert asked == [SMALL]
     assert torch.equal(model.features[28].weight, small.features[28].weight)
     assert not torch.equal(model.classifier[1].weight[:4], small.classifier[1].weight)
+
+
+def test_imagenet_weights_of_inception_come_folded(monkeypatch):
+    with torch.random.fork_rng():
+        state = torchvision.models.inception_v3(num_classes=3, init_weights=False).state_dict()
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: state)
+    name = "Conv2d_1a_3x3.conv.weight"
+    given = imagenet_state("inception_v3")[name]
+    torch.testing.assert_close(given, fold_input_transform(state)[name], rtol=0, atol=0)
+    assert not torch.equal(given, state[name])
+    # torchvision's own network is given input in [-1, 1] (`normalisation`) and its weights as they are.
+    assert torch.equal(imagenet_state("torchvision:inception_v3")[name], state[name])
 
 
 def test_imagenet_weights_not_to_be_had(monkeypatch):
@@ -338,6 +377,26 @@ def test_normalisation_follows_timm():
     assert networks.normalisation("vgg16") == (networks.IMAGENET_MEAN, networks.IMAGENET_SD)
     mean, sd = networks.normalisation("timm:vit_tiny_patch16_224")
     assert mean == sd == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "efficientnet_v2_l", "resnet18"])
+def test_pretrained_torchvision_encoders_get_the_input_their_weights_expect(name):
+    """Ours against torchvision's own preprocessing and, where it has one, its `transform_input`."""
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 80, 80, 3), dtype=np.uint8)
+    ours = networks.normalise(torch.from_numpy(tiles), *networks.normalisation(f"torchvision:{name}"))
+    stated = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    scaled = torch.from_numpy(tiles).permute(0, 3, 1, 2) / 255
+    theirs = torchvision.transforms.functional.normalize(scaled, stated.mean, stated.std)
+    if name in ("googlenet", "inception_v3"):
+        model = torchvision.models.get_model(name, weights=None, transform_input=True, init_weights=False)
+        theirs = model._transform_input(theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_every_torchvision_encoder_has_a_normalisation():
+    for name in torchvision.models.list_models(module=torchvision.models):
+        mean, sd = networks.normalisation(f"torchvision:{name}")
+        assert len(mean) == len(sd) == 3
 
 
 # Layer outputs
@@ -424,6 +483,31 @@ def test_other_encoders_have_maps_and_tokens(architecture, kinds, n_channels_las
     assert kinds <= set(table_df["layer_kind"])
     assert (table_df["layer"] == table_df["layer"].max()).sum() == n_channels_last
     assert networks.minimum_input_px(architecture) <= 64
+
+
+def test_widths_computed_with_tensors_are_no_obstacle():
+    """RegNet cannot be built on the meta device."""
+    name = "torchvision:regnet_y_400mf"
+    for cached in (networks.feature_layers, networks._runs, networks.minimum_input_px):
+        cached.cache_clear()
+    torch.manual_seed(4)
+    model = networks.build(name, 3, input_px=64).eval()
+    torch.manual_seed(4)
+    assert fingerprint(networks.build(name, 3, input_px=64)) == fingerprint(model), "seeded by the caller"
+    n_channels = []
+    with networks.layer_outputs(model, name, lambda _, y: n_channels.append(y.shape[1])), torch.no_grad():
+        model(torch.zeros(2, 3, 64, 64))
+    assert sum(n_channels) == len(networks.feature_names(name))
+
+
+def test_the_input_itself_is_tried_in_training_too():
+    with pytest.raises(ValueError, match=r"vit_b_16 takes no input of 100 px; .* 96, 112"):
+        networks.check_input_px("torchvision:vit_b_16", 100)
+    with pytest.raises(ValueError, match="takes no input of 100 px"):
+        networks.build("torchvision:vit_b_16", 3, input_px=100)
+    networks.check_input_px("torchvision:inception_v3", 128)
+    with pytest.raises(ValueError, match=r"takes no input of 128 px in training; .* 299"):
+        networks.check_input_px("torchvision:inception_v3", 128, training=True)
 
 
 def test_vit_takes_its_layers_at_another_input_size():

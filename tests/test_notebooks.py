@@ -70,3 +70,22 @@ def test_no_logic_that_belongs_in_lib(notebook):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not re.match(r"(\.{0,2}/|data/|figures/)", node.value), f"literal path {node.value!r}"
         assert "sys.path" not in cell.source
+
+
+@pytest.mark.parametrize("name", ["05_correlate", "07_conditional", "08_reproducibility", "09_architectures"])
+def test_captions_say_of_how_many(name):
+    """Each caption counts something: pairs, genes, samples, networks."""
+    (path,) = (path for path in PATHS if path.stem == name)
+    n_calls = 0
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        tree = ast.parse(cell.source)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) in ("store.save_figure", "store.save_table"):
+                words = ast.unparse(call.args[2])
+                if words == "caption":  # what is assigned and added to it, up to this call
+                    words = " ".join(re.findall(r"^ *caption \+?= .*", cell.source, re.MULTILINE))
+                assert re.search(r"\{(len\(|.*nunique\(|.*\.n_pairs|.*\.shape|over)", words), (
+                    f"{words} has no n"
+                )
+                n_calls += 1
+    assert n_calls >= 2

@@ -65,6 +65,18 @@ def test_a_blank_image_keeps_its_row_and_the_reason(model):
     assert not row["nuclei"].any()
 
 
+def test_a_gradient_is_looked_at_on_tissue_only(model, monkeypatch):
+    cut = [tile.copy() for tile in tiles()[:3]]
+    cut[1][:, 32:] = 255
+    asked = []
+    monkeypatch.setattr(on_nuclei.ihc, "overlap", lambda *args, **kwargs: asked.append(args))
+    on_nuclei.gradient_on_nuclei(model, "alexnet", "3_5", cut, mpp=0.5)
+    (_, _, tissue) = asked[0]
+    assert tissue[[0, 2]].all()
+    assert not tissue[1][:, 32:].any()
+    assert tissue[1][:, :26].all()
+
+
 def test_without_images_there_is_nothing_to_compare(model):
     pairs_df = pd.DataFrame({"gene": ["g1"], "symbol": ["A"], "feature": ["3_5"]})
     found_df = on_nuclei.compare(model, "alexnet", pairs_df, {}, {}, mpp=0.5)

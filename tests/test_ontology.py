@@ -229,6 +229,15 @@ def test_closure_against_matrix_powers():
         assert ontology.ancestors(onto, [name]) == {names[j] for j in np.nonzero(reach[i])[0]}
 
 
+@needs_go
+@pytest.mark.parametrize(("whole", "read"), [(OBO, ontology.read_obo), (GAF, ontology.read_gaf)])
+def test_a_file_that_was_cut_off_says_so(whole, read, tmp_path):
+    path = tmp_path / whole.name
+    path.write_bytes(whole.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match=rf"{path}: damaged or cut off .*python -m lib\.gtex go"):
+        read(path)
+
+
 def test_bad_input(tiny, tmp_path):
     obo, gaf = tiny
     with pytest.raises(FileNotFoundError, match=r"absent\.obo"):

@@ -59,5 +59,11 @@ def test_slide_files_missing_and_unknown(tmp_path):
     files_df = overview.slide_files({"a": tmp_path / "a.svs", "b": tmp_path / "b.svs"})
     assert files_df["n"].tolist() == [2, 1, 1]
     assert files_df["examples"].tolist() == ["", "'b'", "'stranger.svs'"]
+    fives = {f"GTEX-1{x}-0126": tmp_path / f"GTEX-1{x}-012{end}.svs" for x, end in ("A5", "B6", "C6")}
+    for name in ("GTEX-1A-0125", "GTEX-1B-0125", "GTEX-1B-0126"):
+        (tmp_path / f"{name}.svs").write_bytes(b"")
+    files_df = overview.slide_files(fives).set_index("what")
+    assert files_df["n"].tolist() == [3, 1, 1, 1, 2]
+    assert files_df["examples"].tolist()[2:4] == ["'GTEX-1A-0125.svs'", "'GTEX-1B-0125.svs'"]
     lost = overview.slide_files({"a": tmp_path / "nowhere" / "a.svs"})
     assert lost["n"].tolist() == [1, 1, 0]

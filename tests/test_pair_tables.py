@@ -44,3 +44,15 @@ def test_tables_by_hand():
             call(df, 0.6 if call is pair_tables.best_feature_per_gene else (0.6,))
     with pytest.raises(ValueError, match=r"r >= 0.5, but pairs were kept from 0\.7"):
         pair_tables.threshold_table(df, ((0.5, 7.0),))
+
+
+def test_no_count_of_negative_pairs_where_none_were_kept():
+    """A count of 0 would say that there are none."""
+    df = hand_pairs()
+    everything = pair_tables.threshold_table(df, ((0.7, 7.0),))
+    df.attrs["negative"] = True
+    pd.testing.assert_frame_equal(pair_tables.threshold_table(df, ((0.7, 7.0),)), everything)
+    df = df[df["r"] > 0]
+    df.attrs["negative"] = False
+    table = pair_tables.threshold_table(df, ((0.7, 7.0),))
+    pd.testing.assert_frame_equal(table, everything[list(everything)[:6]])

@@ -99,3 +99,20 @@ def test_bad_schemes():
         permutations.draw("within_tissue", 10, make_samples(["a", "a", "b", None]), 0)
     with pytest.raises(ValueError, match=r"lacks the columns \['donor'\]"):
         permutations.draw("donor_signs", 10, make_samples(list("aabb")).drop(columns="donor"), 0)
+    twice_df = pd.concat([make_samples(list("aabbb")), make_samples(list("aa"))])
+    for scheme in permutations.SCHEMES:
+        with pytest.raises(ValueError, match=r"2 of 7 rows .* repeat a sample_id, first \['s0', 's1'\]"):
+            permutations.draw(scheme, 10, twice_df, 0)
+
+
+def test_which_schemes_a_link_must_pass():
+    samples_df = make_samples(list("aabb") * 15)
+    assert permutations.believable(samples_df.drop(columns="donor", errors="ignore")) == ("within_tissue",)
+    alone_df = samples_df.assign(donor=[f"d{i}" for i in range(60)])
+    assert permutations.believable(alone_df) == ("within_tissue",)
+    assert permutations.draw("within_tissue", 9, alone_df, 0).notes == ()
+    few_df = samples_df.assign(donor=[f"d{i % 10}" for i in range(60)])
+    assert permutations.believable(few_df) == ("within_tissue",)
+    assert "60 slides are of 10 donors" in permutations.draw("within_tissue", 9, few_df, 0).notes[0]
+    several_df = samples_df.assign(donor=[f"d{i // 2}" for i in range(60)])
+    assert permutations.believable(several_df) == ("within_tissue", "donor_signs")

@@ -3,6 +3,7 @@
 import inspect
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +28,27 @@ def test_tissues_keep_their_colour_whatever_is_shown():
     mine = plots.tissue_colours(["b", "a", "Liver"], known_df)
     assert mine["Liver"] == all_colours["Liver"]
     assert len({str(colour) for colour in mine.values()}) == 3
+
+
+def test_scatter_of_pairs_says_r_given_tissue_where_it_is_known():
+    samples = list("stuv")
+    log_df = pd.DataFrame([[0.0, 1, 2, 3]], index=["a"], columns=samples)
+    features_df = pd.DataFrame([[0.0, 2, 1, 3]], index=["0_1"], columns=samples)
+    pair = {"gene": "a", "symbol": "A", "feature": "0_1", "r": 0.8}
+    pairs = [pair | {"r_partial": 0.31}, pair | {"r_partial": np.nan}, pair]
+    figure = plots.pair_scatter(log_df, features_df, pairs, pd.Series("x", index=samples), {"x": "red"})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["A\nr = 0.80, given tissue 0.31", "A\nr = 0.80", "A\nr = 0.80"]
+
+
+def test_colours_come_from_all_samples_in_every_notebook():
+    """From the test samples alone, a tissue missing among them would move the colours of the others."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            found += [line for line in cell.source.splitlines() if "tissue_colours(" in line]
+    assert len(found) >= 2
+    assert all('tissue_colours(store.load("samples")["tissue"], ' in line for line in found), found
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import run_all
-from lib import correlation, feature_tables, networks, rehearsal, rehearsal_samples, synthetic
+from lib import correlation, feature_tables, networks, overview, rehearsal, rehearsal_samples, synthetic
 from lib.config import ROOT
 from lib.gtex_tables import read_portal
 from lib.rehearsal_values import draw_features, plan_genes
@@ -83,6 +83,12 @@ def test_sizes_and_ids(made, tables):
     steps_df = pd.DataFrame(said["steps"])
     assert steps_df["n_left"].tolist()[-2:] == [sum(N_SAMPLES)] * 2
     assert (steps_df["n_left"].shift(1)[1:] - steps_df["n_dropped"][1:] == steps_df["n_left"][1:]).all()
+    dropped_df = pd.DataFrame(said["dropped"])
+    assert dropped_df["n"].sum() == steps_df["n_dropped"].sum() == len(portal_df) - sum(N_SAMPLES)
+    of_tissue = dropped_df.set_index("reason")["n"]
+    assert of_tissue["not in 39 tissues"] == (portal_df["tissue"] == "Kidney - Medulla").sum()
+    left_df = overview.left_out(samples_df, samples_df, said["dropped"])
+    assert left_df.loc["total", ["known", "kept"]].tolist() == [len(portal_df), sum(N_SAMPLES)]
     assert (samples_df.groupby("donor")["split"].nunique() == 1).all(), "a donor on two sides"
     assert said["n_invented_gene_ids"] == 2
     assert len(expression_df) == N_GENES

@@ -1,6 +1,7 @@
 """The report: grouped in running order, numbers from the artefacts, ids of the user escaped."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -83,6 +84,31 @@ def test_every_saved_stem_is_found_in_the_notebooks():
     assert len(order) >= 0.9 * n_calls, "names that are not literal fall among the further files"
 
 
+def test_what_a_notebook_no_longer_saves_is_removed(store):
+    """Twelve pairs had two figures; two pairs have one, and the second is of another run."""
+    vgg16 = store.config.run_name
+    for stem in ("fig4_6_pairs_1", "fig4_6_pairs_2", "tab5_thresholds", "notes_of_mine"):
+        store.save_table(stem, pd.DataFrame({"a": [1]}), "Old.")
+    store.save_table("s1_table", pd.DataFrame({"a": [1]}), "Old.", per_network=False)
+    a_picture(store.figures / f"fig4_6_pairs_3__{vgg16}.png")
+    (store.figures / f"fig4_6_pairs_3__{vgg16}.pdf").write_text("pdf")
+    (store.figures / f"fig4_6_pairs_3__{vgg16}.png.json").write_text('{"caption": "Old."}')
+    a_picture(store.figures / f"fig4_6_pairs_4__{vgg16}.png")  # nothing says that a run saved it
+    other = store.with_network("alexnet")
+    other.save_table("fig4_6_pairs_2", pd.DataFrame({"a": [1]}), "Another network's.")
+    for path in store.figures.iterdir():
+        os.utime(path, (1000, 1000))
+    store.save_table("fig4_6_pairs_1", pd.DataFrame({"a": [2]}), "New.")
+    removed = report.forget_unwritten(store, "10_visualize", 2000)
+    assert removed == [f"fig4_6_pairs_2__{vgg16}.csv", f"fig4_6_pairs_3__{vgg16}.png"]
+    left = {path.name for path in store.figures.iterdir()}
+    assert not [name for name in left if name.startswith(("fig4_6_pairs_2__" + vgg16, "fig4_6_pairs_3"))]
+    assert {f"fig4_6_pairs_1__{vgg16}.csv", "fig4_6_pairs_2__alexnet.csv", "s1_table.csv"} <= left
+    assert {f"tab5_thresholds__{vgg16}.csv", f"notes_of_mine__{vgg16}.csv"} <= left
+    assert f"fig4_6_pairs_4__{vgg16}.png" in left
+    assert report.forget_unwritten(store, "01_tiles", 2000) == ["s1_table.csv"]
+
+
 def test_figures_leave_the_page_when_it_grows_large(store, monkeypatch):
     for name in ("a", "b"):
         a_picture(store.figures / f"{name}__vgg16.png", 100)
@@ -140,6 +166,32 @@ def test_rows_are_plain_json():
     plain = report_pairs._plain(row)
     assert plain == {"r": 0.1235, "q": None, "symbol": None, "gene": "g", "card": None}
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_none(store, monkeypatch):
+    accuracy_df = pd.DataFrame({
+        "level": ["tile", "slide"], "split": "test", "n": [900, 184], "accuracy": [0.4, 0.511],
+        "low": [0.35, np.nan], "high": [0.45, np.nan],
+    })  # fmt: skip
+    samples_df = pd.DataFrame({"slide_id": ["A1", "A1", "B1"]})
+    tables = {"accuracy": accuracy_df, "samples": samples_df}
+    monkeypatch.setattr(Store, "is_current", lambda self, name: name == "accuracy")
+    monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
+    assert report.network_numbers(store) == [
+        ("of 900 test tiles named rightly (95 % interval over donors)", "40.0% (35% to 45%)"),
+        ("of 184 test samples named rightly", "51.1%"),
+    ]
+    tables["samples"] = pd.DataFrame({"slide_id": ["A1", "A2", "B1"]})
+    assert report.network_numbers(store)[1][0] == "of 184 test slides named rightly"
+
+
+def test_the_page_says_how_to_read_a_gradient_and_a_pattern(store, monkeypatch):
+    monkeypatch.setattr(report_pairs, "payload", lambda of: {"network": "vgg16", "rows": []})
+    page = report.build(store).read_text()
+    before_the_table = page[: page.index('<table id="pairs"')]
+    for code in ("g-t-f", "f-g-t", "g-f-t"):
+        assert f"<em>{code}</em>:" in before_the_table
+    assert "mid grey is zero" in page
 
 
 def test_nothing_made_yet_is_a_page_all_the_same(store):

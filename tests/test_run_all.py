@@ -1,11 +1,16 @@
 """The driver's plan and its failures, without kernels: order of notebooks over several networks."""
 
+import os
 import subprocess
 import sys
 
+import pandas as pd
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 import run_all
+from lib import notebook_pages
 from lib.config import ROOT
 
 
@@ -73,6 +78,18 @@ def test_other_encoders_are_known_by_name():
     assert [step.label for step in steps] == ["02_train timm_vit_tiny_patch16_224"]
 
 
+def test_an_encoder_that_cannot_train_at_this_input_is_refused_unless_it_is_not_trained():
+    arguments = ("--architectures", "torchvision:inception_v3", "--only", "02")
+    with pytest.raises(ValueError, match="no input of 128 px in training"):
+        labels(*arguments)
+    assert labels(*arguments, "--set", "null_network=untrained")
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_runs():
+    with pytest.raises(FileNotFoundError, match=r"weights = 'runs/none.pt': there is no checkpoint at"):
+        labels("--set", "weights=runs/none.pt")
+
+
 def test_from_and_to_bound_the_run():
     assert labels("--from", "03", "--to", "04") == ["03_classify alexnet", "04_features alexnet"]
     assert labels("--architectures", "alexnet,vgg11", "--from", "08", "--to", "09") == [
@@ -89,6 +106,36 @@ def test_planning_needs_no_torch():
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_run_removes_what_it_no_longer_saves_and_a_failed_one_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    (step,) = planned("--only", "10")
+    for stem in ("fig4_6_pairs_1", "fig4_6_pairs_2"):
+        step.store.save_table(stem, pd.DataFrame({"a": [1]}), "Old.")
+    for path in step.store.figures.iterdir():
+        os.utime(path, (1000, 1000))
+    problems = []
+
+    def execute_notebook(*args, **kwargs):
+        step.store.save_table("fig4_6_pairs_1", pd.DataFrame({"a": [2]}), "New.")
+        if problems:
+            raise problems[0]
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    for name in ("tidy_executed", "export_html"):
+        monkeypatch.setattr(notebook_pages, name, lambda executed: None)
+
+    def tables():
+        return sorted(path.name for path in step.store.figures.glob("*.csv"))
+
+    problems.append(PapermillExecutionError(0, 1, "", "ValueError", "broken", []))
+    assert run_all.execute(step).startswith("cell 1: ValueError: broken")
+    assert tables() == ["fig4_6_pairs_1__alexnet.csv", "fig4_6_pairs_2__alexnet.csv"]
+    problems.clear()
+    assert run_all.execute(step) == ""
+    assert tables() == ["fig4_6_pairs_1__alexnet.csv"]
+    assert step.store.executed_path("10_visualize").with_suffix(".ipynb.json").is_file()
 
 
 @pytest.fixture

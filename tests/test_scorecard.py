@@ -7,6 +7,8 @@ from scipy import stats
 
 from lib import scorecard
 
+IGNORES = 0.2
+
 
 @pytest.fixture
 def planted():
@@ -104,24 +106,28 @@ def test_every_pair_is_thinned_by_feature():
 
 def test_pair_kinds_go_by_the_genes_own_quantity(planted):
     truth_df, pairs_df, r_df = planted_pairs(planted)
-    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df)
+    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df, IGNORES)
     by_pair = kinds.set_axis(pd.MultiIndex.from_frame(pairs_df))
-    assert abs(r_df.loc["0_1", "density"]) < scorecard.IGNORES, "the draw must not link them by chance"
+    assert abs(r_df.loc["0_1", "density"]) < IGNORES, "the draw must not link them by chance"
     assert by_pair["g0", "0_0"] == "direct"
     assert by_pair["g0", "0_1"] == "unrelated", "follows the other quantity"
     assert by_pair["g10", "0_1"] == "direct", "of either sign"
     assert by_pair["g0", "0_2"] == "unrelated", "constant within tissues"
     assert by_pair["g25", "0_0"] == "marker"
     weak_df = r_df.assign(density=[0.49, 0.2, 0.19])
-    assert scorecard.pair_kinds(pairs_df, truth_df, weak_df).head(3).tolist() == ["weak", "weak", "unrelated"]
+    assert scorecard.pair_kinds(pairs_df, truth_df, weak_df, IGNORES).head(3).tolist() == [
+        "weak",
+        "weak",
+        "unrelated",
+    ]
     with pytest.raises(KeyError, match="1 genes of the pairs are not in the truth, first 'g0'"):
-        scorecard.pair_kinds(pairs_df, truth_df.drop("g0"), r_df)
+        scorecard.pair_kinds(pairs_df, truth_df.drop("g0"), r_df, IGNORES)
 
 
 def test_precision_and_recall_of_pairs(planted):
     """Perfect calls score 1; a shuffled truth table fails; weak pairs count neither way."""
     truth_df, pairs_df, r_df = planted_pairs(planted)
-    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df)
+    kinds = scorecard.pair_kinds(pairs_df, truth_df, r_df, IGNORES)
     called_df = pd.DataFrame(
         {"perfect": kinds == "direct", "half": (kinds == "direct") & (pairs_df.index % 2 == 0)}
     )
@@ -133,9 +139,12 @@ def test_precision_and_recall_of_pairs(planted):
     assert found_df.loc["half", ["precision", "recall"]].tolist() == [1, 0.5]
     assert found_df.loc["everything", ["precision", "recall"]].tolist() == [20 / 180, 1]
     shuffled_df = truth_df.sample(frac=1, random_state=0).set_axis(truth_df.index)
-    wrong = scorecard.score_pairs(scorecard.pair_kinds(pairs_df, shuffled_df, r_df), called_df)
+    wrong = scorecard.score_pairs(scorecard.pair_kinds(pairs_df, shuffled_df, r_df, IGNORES), called_df)
     assert (scorecard.precision_recall(wrong).loc["perfect", ["precision", "recall"]] < 0.6).all()
     weak = kinds.mask(kinds == "direct", "weak")
+    dealt_anew = scorecard.pair_kinds(pairs_df, scorecard.shuffled(truth_df, 1), r_df, IGNORES)
+    by_chance = scorecard.precision_recall(scorecard.score_pairs(dealt_anew, called_df)).loc["perfect"]
+    assert (by_chance[["precision", "recall"]] < 0.6).all()
     nothing = scorecard.precision_recall(scorecard.score_pairs(weak, called_df)).loc["perfect"]
     assert nothing[["called", "direct"]].tolist() == [0, 0]
     lines = scorecard.summary(pd.DataFrame({"split": []}), score_links_of_nothing(), pairs=[score_df])
@@ -145,3 +154,20 @@ def test_precision_and_recall_of_pairs(planted):
 def score_links_of_nothing():
     columns = ["genes", "tested", "called", "share_called", "right_quantity", "share_right"]
     return pd.DataFrame(0.0, index=list(scorecard.KINDS), columns=columns)
+
+
+def test_what_a_run_must_reach():
+    names = ["pairs called direct that are, shuffling alone", "direct pairs called direct, shuffling alone"]
+    card_df = pd.DataFrame({"value": [0.95, 0.75]}, index=names)
+    assert scorecard.missed(card_df, 0.9, 0.7) == []
+    assert scorecard.missed(card_df, 0.9, 0.8) == [f"{names[1]}: 75.0%, at least 80% are asked for"]
+    assert len(scorecard.missed(card_df.iloc[:0], 0.9, 0.8)) == 2, "no line meets no target"
+    assert scorecard.missed(card_df.iloc[:0], 0, 0) == []
+
+
+def test_what_slides_cannot_tell_from_nothing():
+    rng = np.random.default_rng(0)
+    tissues = pd.Series(np.repeat(list("abcd"), 25), index=[f"s{i}" for i in range(100)])
+    a_df, b_df = (pd.DataFrame(rng.normal(size=(60, 100)), columns=tissues.index) for _ in range(2))
+    r = scorecard.within_tissue_r(a_df, b_df, tissues).abs().to_numpy()
+    assert abs((r >= scorecard.like_nothing(100, 4)).mean() - 0.05) < 0.01

@@ -22,7 +22,7 @@ def test_pair_p_is_the_count_of_r_reached(small, scheme):
     samples_df, log_df, features_df, pairs_df = small
     perms = permutations.draw(scheme, 60, samples_df, 3)
     chosen = pairs_df.iloc[:: max(1, len(pairs_df) // 25)]
-    p = significance.pair_p(log_df, features_df, chosen, perms, progress=False)
+    p = significance.pair_p(log_df, features_df, chosen, perms, alternative="same_sign", progress=False)
     for row, value in zip(chosen.itertuples(), p, strict=True):
         x, y = log_df.loc[row.gene].to_numpy(), features_df.loc[row.feature].to_numpy()
         null = np.array([stats.pearsonr(x[o], y)[0] for o in perms.order])
@@ -49,7 +49,8 @@ def test_exhaustive_p_is_exact():
     x, y = np.array([1.0, 2, 3, 4, 6]), np.array([1.0, 3, 2, 5, 4])
     log_df, features_df = make_frames(x[None], y[None], samples_df)
     perms = permutations.draw("free", 1000, samples_df, 0)
-    p = significance.pair_p(log_df, features_df, matched_pairs(log_df, features_df), perms, progress=False)
+    pairs_df = matched_pairs(log_df, features_df)
+    p = significance.pair_p(log_df, features_df, pairs_df, perms, alternative="same_sign", progress=False)
     r = stats.pearsonr(x, y)[0]
     everything = [stats.pearsonr(x[list(o)], y)[0] >= r - 1e-12 for o in itertools.permutations(range(5))]
     assert p[0] == pytest.approx(np.mean(everything), abs=1e-15)
@@ -82,6 +83,24 @@ def test_pair_p_bad_input(small):
     covariates_df = pd.DataFrame({"rin": np.nan, "age": 1.0}, index=samples_df["sample_id"])
     with pytest.raises(ValueError, match=r"missing values: \{'rin': 72\}"):
         significance.pair_p(log_df, features_df, pairs_df, perms, covariates_df=covariates_df, progress=False)
+    tables = log_df, features_df
+    with pytest.raises(
+        ValueError, match=r"lack the columns \['r'\]: 'same_sign' needs \['gene', 'feature', 'r'\]"
+    ):
+        significance.pair_p(
+            *tables, pairs_df.drop(columns="r"), perms, alternative="same_sign", progress=False
+        )
+    with pytest.raises(ValueError, match=r"lack the columns \['feature'\]: 'two_sided' needs"):
+        significance.pair_p(*tables, pairs_df[["gene"]], perms, alternative="two_sided", progress=False)
+    unknown_df = pairs_df.assign(r=pairs_df["r"].where(np.arange(len(pairs_df)) > 1))
+    gene, feature = pairs_df[["gene", "feature"]].iloc[0]
+    with pytest.raises(
+        ValueError, match=f"2 of {len(pairs_df)} pairs have no r, first '{gene}' with '{feature}'"
+    ):
+        significance.pair_p(*tables, unknown_df, perms, alternative="same_sign", progress=False)
+    run = {"alternative": "two_sided", "progress": False}
+    p = significance.pair_p(*tables, unknown_df.drop(columns="r"), perms, **run)
+    np.testing.assert_array_equal(p, significance.pair_p(*tables, pairs_df, perms, **run))
 
 
 def test_survival_table():
@@ -107,6 +126,46 @@ def test_within_tissue_pattern():
     assert pattern.to_dict() == {
         "a": "through covariates", "b": "direct", "c": "through tissue", "d": "not tested",
     }  # fmt: skip
+
+
+def test_a_pair_is_direct_only_if_found_both_before_and_after_covariates():
+    hidden_by_covariates = significance.within_tissue_pattern(pd.Series([0.9]), pd.Series([0.01]))
+    assert hidden_by_covariates.tolist() == ["through tissue"]
+    untested_after = significance.within_tissue_pattern(pd.Series([0.01]), pd.Series([np.nan]))
+    assert untested_after.tolist() == ["not tested"]
+
+
+def test_a_link_of_the_other_sign_within_tissues_is_marked(small):
+    """Simpson: over all slides r > 0, within every tissue the other way round."""
+    rng = np.random.default_rng(0)
+    samples_df = make_samples(np.repeat(list("abcd"), 30).tolist())
+    level = np.repeat([0.0, 10, 20, 30], 30)
+    shared = rng.normal(size=120)
+    log_df, features_df = make_frames((level + shared)[None], (level - shared)[None], samples_df)
+    pairs_df = matched_pairs(log_df, features_df)
+    assert pairs_df["r"].iloc[0] > 0.9
+    perms = permutations.draw("within_tissue", 99, samples_df, 0)
+    within = significance.r_within(log_df, features_df, pairs_df, perms)
+    centred = [
+        level_free - level_free.reshape(4, 30).mean(axis=1).repeat(30) for level_free in (shared, -shared)
+    ]
+    assert within[0] == pytest.approx(stats.pearsonr(*centred)[0])
+    pattern = significance.within_tissue_pattern(pd.Series([0.01]), None, 0.05, pd.Series(within * 1 < 0))
+    assert pattern.tolist() == ["direct, other sign"]
+
+
+def test_the_side_read_off_the_data_rejects_twice_as_often():
+    """Independent noise: two-sided p keep their level, one-sided p by the sign of r do not."""
+    rng = np.random.default_rng(4)
+    samples_df = make_samples(["a"] * 40)
+    log_df, features_df = make_frames(*rng.normal(size=(2, 2000, 40)), samples_df)
+    pairs_df = matched_pairs(log_df, features_df)
+    perms = permutations.draw("free", 199, samples_df, 0)
+    run = {"progress": False}
+    two = (significance.pair_p(log_df, features_df, pairs_df, perms, **run) <= 0.05).mean()
+    one = significance.pair_p(log_df, features_df, pairs_df, perms, alternative="same_sign", **run) <= 0.05
+    assert abs(two - 0.05) < 0.015
+    assert one.mean() > 0.085
 
 
 def test_whole_chain_calls_direct_pairs_and_not_markers():
@@ -136,6 +195,7 @@ def test_whole_chain_calls_direct_pairs_and_not_markers():
         pairs_df,
         truth_df,
         scorecard.within_tissue_r(features_df, hidden_df, samples_df.set_index("sample_id")["tissue"]),
+        scorecard.like_nothing(n, 8),
     )
     drawn = permutations.draw("within_tissue", 499, samples_df, 0)
     q = {}

@@ -120,6 +120,16 @@ def test_split_file_with_gtex_endings(tmp_path):
     assert split.tolist() == ["train", "test", "train"]
 
 
+def test_split_file_with_one_sample_in_two_sets(tmp_path):
+    samples_df = table(2, sample_id=["GTEX-1A-0526", "GTEX-1D-0826"])
+    lines = "GTEX-1A-0526-SM-1,train\nGTEX-1A-0526-SM-2,{}\nGTEX-1D-0826-SM-3,test\n"
+    torn = written(tmp_path, lines.format("test"), "torn.csv")
+    with pytest.raises(ValueError, match=r"1 sample\(s\) in two sets.*0526: .*SM-1 train, .*SM-2 test"):
+        assign_splits(samples_df, split_file=torn, rule="gtex")
+    whole = written(tmp_path, lines.format("train"), "whole.csv")
+    assert assign_splits(samples_df, split_file=whole, rule="gtex").tolist() == ["train", "test"]
+
+
 def test_split_file_that_does_not_fit(tmp_path):
     lines = "s0,train\ns1,test\ns2,val\ns3,train\n"
     more = written(tmp_path, lines + "x1,test\nx2,test\n", "more.csv")

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+import lib.store
 from lib.config import Config
 from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store, write_json
 
@@ -120,6 +121,67 @@ def test_forget_removes_artefacts_and_work(make_store):
     assert not store.path("stacks").exists()
 
 
+def test_more_epochs_keep_the_work_and_another_recipe_throws_it_away(make_store, capsys):
+    def begun(**fields):
+        folder = make_store(**fields).work_folder("training", "network")
+        kept = (folder / "last.pt").exists()
+        (folder / "last.pt").write_bytes(b"x")
+        return kept
+
+    assert not begun(epochs=2)
+    assert capsys.readouterr().out == ""
+    assert begun(epochs=4)
+    assert begun(epochs=3)
+    assert not begun(epochs=3, learning_rate=0.5)
+    said = capsys.readouterr().out
+    assert "training begins anew (learning_rate was 0.01, is 0.5): 1 files of" in said
+    assert said.count("\n") == 1
+
+
+def test_a_record_that_still_names_epochs_keeps_the_work(make_store):
+    store = make_store()
+    folder = store.work_folder("training", "network")
+    (folder / "last.pt").write_bytes(b"x")
+    begun = json.loads((folder / "begun.json").read_text())
+    begun["config"]["epochs"] = 7
+    write_json(folder / "begun.json", begun)
+    assert (store.work_folder("training", "network") / "last.pt").exists()
+
+
+def test_weights_lie_in_the_repository_and_their_content_counts(make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.store, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "data")
+    assert make_store().weights is None
+    assert make_store(weights="imagenet").weights == "imagenet"
+    store = make_store(weights="runs/best.pt")
+    with pytest.raises(FileNotFoundError, match=r"weights = 'runs/best.pt': there is no checkpoint at /"):
+        _ = store.weights
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/best.pt").write_bytes(b"first")
+    assert store.weights == str(tmp_path / "runs/best.pt")
+    keep_network(store, tmp_path, names=())
+    folder = store.work_folder("training", "network")
+    (folder / "last.pt").write_bytes(b"x")
+    assert store.is_current("network")
+    (tmp_path / "runs/best.pt").write_bytes(b"another")
+    assert store.why_stale("network") == "was made from another 'raw:weights'"
+    assert not (store.work_folder("training", "network") / "last.pt").exists()
+    store.save("network", tmp_path / "weights.pt")
+    (tmp_path / "runs/best.pt").unlink()
+    assert store.is_current("network")  # it may be on another machine
+
+
+def test_networks_that_began_with_other_weights_are_others(make_store, tmp_path):
+    for fields in ({}, {"weights": "imagenet"}, {"weights": "imagenet", "null_network": "untrained"}):
+        keep_network(make_store(architecture="resnet34", **fields), tmp_path)
+    found = make_store().networks(("accuracy",))
+    names = ["resnet34", "resnet34__imagenet", "resnet34__imagenet__untrained"]
+    assert list(found) == names
+    assert [why for _, why in found.values()] == ["", "", ""]
+    kinds = [store.config.network_kind for store, _ in found.values()]
+    assert kinds == ["trained", "trained", "as it is"]
+
+
 @pytest.mark.parametrize("slide_id", ["../a", "a/b", "", "..", "/etc/passwd"])
 def test_slide_ids_cannot_leave_the_folder(make_store, slide_id):
     with pytest.raises(ValueError, match="rename it"):
@@ -131,6 +193,50 @@ def test_slide_suffixes(make_store):
     (store.raw / "slides/b.tiff").write_bytes(b"slide")
     assert store.slide_path("b").name == "b.tiff"
     assert store.slide_path("nowhere").name == "nowhere.svs"
+
+
+def test_a_slide_file_of_gtex_may_end_in_5(make_store):
+    store, folder = make_store(id_rule="gtex"), make_store().raw / "slides"
+    (folder / "GTEX-1A-0525.svs").write_bytes(b"slide")
+    assert store.slide_path("GTEX-1A-0526").name == "GTEX-1A-0525.svs"
+    assert make_store().slide_path("GTEX-1A-0526").name == "GTEX-1A-0526.svs"
+    samples_df = pd.DataFrame({"slide_id": ["GTEX-1A-0526", "GTEX-1B-0526"]})
+    assert store.missing_slides(samples_df) == ["GTEX-1B-0526"]
+    both_df = pd.DataFrame({"slide_id": ["GTEX-1A-0525", "GTEX-1A-0526"]})
+    assert store.missing_slides(both_df) == ["GTEX-1A-0526"]
+    (folder / "GTEX-1A-0526.svs").write_bytes(b"slide")
+    assert store.slide_path("GTEX-1A-0526").name == "GTEX-1A-0526.svs"
+
+
+def test_an_immunohistochemistry_image_is_found_by_symbol_or_id(make_store):
+    store = make_store()
+    assert store.ihc_path("AMY2A") is None
+    assert store.unused_ihc([]) == []
+    folder = store.raw_path("ihc_dir")
+    folder.mkdir()
+    for name in (
+        "amy2a.PNG",
+        "ENSG00000900162.png",
+        "ENSG7.3.jpg",
+        "ENSG7.tif",
+        "RP11-34P13.7.png",
+        "KLK3.txt",
+    ):
+        (folder / name).write_bytes(b"x")
+    (folder / ".hidden").write_bytes(b"x")
+    found = {
+        "amy2a.PNG": store.ihc_path("AMY2A", "ENSG1"),
+        "ENSG00000900162.png": store.ihc_path("LMO2", "ENSG00000900162.9"),
+        "ENSG7.3.jpg": store.ihc_path(float("nan"), "ENSG7.3"),
+        "ENSG7.tif": store.ihc_path(None, "ENSG7"),
+        "RP11-34P13.7.png": store.ihc_path("RP11-34P13.7"),
+    }
+    assert {name: path and path.name for name, path in found.items()} == {name: name for name in found}
+    assert store.ihc_path("X", "ENSG7.8").name == "ENSG7.3.jpg", "another version of the id"
+    for names in (("RP11-34P13", "ENSG2"), ("KLK3",), (pd.NA, ""), ()):
+        assert store.ihc_path(*names) is None
+    used = [found["amy2a.PNG"], None, found["ENSG7.tif"]]
+    assert store.unused_ihc(used) == ["ENSG00000900162.png", "ENSG7.3.jpg", "KLK3.txt", "RP11-34P13.7.png"]
 
 
 def test_figures_and_tables_carry_captions(make_store):
@@ -245,6 +351,34 @@ def test_go_files_as_configured_or_found(make_store, tmp_path, monkeypatch):
     assert [str(path) for path in named] == ["/x/a.obo", "/x/b.gaf"]
     with pytest.raises(ValueError, match="give both or none"):
         make_store(go_obo_file="/x/a.obo").go_files()
+
+
+def test_partial_go_files_are_not_whole_ones(make_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    folder = tmp_path / "data/raw/go"
+    folder.mkdir(parents=True)
+    for name in ("go-basic.obo", "goa_human.gaf.gz.part", "goa_human.gaf.gz.part.json"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() is None
+    for name in ("goa_human.gaf.gz", "goa_human.gaf.gz.unusable", "go-basic.obo.part"):
+        (folder / name).write_bytes(b"")
+    assert make_store().go_files() == (folder / "go-basic.obo", folder / "goa_human.gaf.gz")
+    (folder / "go-basic.obo").rename(folder / "go.obo.gz")
+    assert make_store().go_files()[0] == folder / "go.obo.gz"
+
+
+def test_go_files_are_fetched_where_there_are_none_and_table6_then_made(make_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    source, folder = tmp_path / "05.ipynb", tmp_path / "data/raw/go"
+    source.write_text("{}")
+    assert make_store().gtex_places == {"folders": make_store().gtex_folders, "go_folder": folder}
+    before = make_store().notebook_record("05_correlate", source)
+    folder.mkdir(parents=True)
+    for name in ("go-basic.obo", "goa_human.gaf.gz"):
+        (folder / name).write_bytes(b"")
+    assert make_store().gtex_places["go_folder"] is None
+    assert make_store().notebook_record("05_correlate", source) != before
+    assert "go" not in make_store(synthetic_data=True).notebook_record("05_correlate", source)
 
 
 def test_source_of_gtex_follows_its_choice_and_that_of_others_does_not(make_store):

@@ -18,10 +18,13 @@ from torchvision.models.inception import InceptionOutputs
 from tqdm.auto import tqdm
 
 import lib
-from lib import batches, checkpoints, networks, steps, training
+from lib import batches, checkpoints, networks, steps, training, training_run
+from lib.config import ROOT, Config
+from lib.store import Store
 
 PX = 12
 CLASSES = ["Colon", "Liver", "Lung"]
+IMAGENET = networks.IMAGENET_MEAN, networks.IMAGENET_SD
 
 
 def textured_tiles(folder, n_samples=9, n_tiles=8, seed=0):
@@ -282,7 +285,7 @@ def test_two_processes_end_like_one(tmp_path):
 def test_batch_norm_over_cpu_processes_is_refused(monkeypatch):
     monkeypatch.setattr(steps, "rank_and_ranks", lambda: (0, 2))
     with pytest.raises(ValueError, match="batch norm is not synchronised"):
-        steps.prepare(small_model(norm=True), n_classes=3, device="cpu")
+        steps.prepare(small_model(norm=True), n_classes=3, device="cpu", normalisation=IMAGENET)
 
 
 def test_more_epochs_extend_a_run(splits, tmp_path):
@@ -387,7 +390,7 @@ def test_auxiliary_head_counts_with_four_tenths(splits):
             return InceptionOutputs(self.main(images_t), self.side(images_t))
 
     model = TwoHeads()
-    trainer = steps.prepare(model, n_classes=3, lr=0.0, device="cpu")
+    trainer = steps.prepare(model, n_classes=3, lr=0.0, device="cpu", normalisation=IMAGENET)
     images_t, labels_t = stored(splits[0].iloc[:10])
     loss = nn.CrossEntropyLoss()
     wanted = loss(model.main(images_t.float()), labels_t) + 0.4 * loss(model.side(images_t.float()), labels_t)
@@ -425,6 +428,32 @@ def test_shuffled_labels_move_whole_samples(splits):
     assert not null_df.equals(training.shuffle_labels(train_df, seed=2))
     with pytest.raises(ValueError, match=r"1 samples have tiles of two labels, first \['sample_0'\]"):
         training.shuffle_labels(train_df.assign(label=[2, *train_df["label"][1:]]), seed=1)
+
+
+def test_labels_of_validation_are_shuffled_with_those_of_training(splits):
+    labelled_df = pd.concat(splits)
+    labelled_df = pd.concat([labelled_df, splits[1].iloc[:1].assign(label=-1, sample_id="stranger")])
+    train_df, validation_df = training.training_sets(labelled_df)
+    pd.testing.assert_frame_equal(train_df, splits[0])
+    pd.testing.assert_frame_equal(validation_df, splits[1])
+    null_train_df, null_validation_df = training.training_sets(labelled_df, "shuffled", seed=2)
+    pd.testing.assert_frame_equal(null_train_df, training.shuffle_labels(splits[0], 2))
+    pd.testing.assert_frame_equal(null_validation_df, training.shuffle_labels(splits[1], 2))
+    assert not null_validation_df["label"].equals(splits[1]["label"])
+
+
+def test_a_longer_run_is_dropped_and_a_shorter_one_kept(splits, tmp_path, capsys):
+    fit(small_model(), splits, tmp_path, epochs=2)
+    checkpoints.drop_longer(tmp_path, 2)
+    checkpoints.drop_longer(tmp_path / "nowhere", 2)
+    assert (tmp_path / "last.pt").exists()
+    assert capsys.readouterr().out == ""
+    checkpoints.drop_longer(tmp_path, 1)
+    assert "holds 2 finished epochs, more than 1: they are thrown away" in capsys.readouterr().out
+    fresh, again = small_model(), small_model()
+    fit(again, splits, tmp_path, epochs=1)
+    fit(fresh, splits, tmp_path / "fresh", epochs=1)
+    assert same_weights(again, fresh)
 
 
 def test_class_missing_from_training_is_named(splits, tmp_path):
@@ -510,7 +539,7 @@ def test_losses_checked_late_still_name_their_batch():
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB")])
 def test_out_of_memory_says_batch_size_and_remedy(splits, tmp_path, error):
-    with pytest.raises(RuntimeError, match=r"batch_size 9 at 12 px\. Try batch_size 4") as caught:
+    with pytest.raises(RuntimeError, match=r"with 9 tiles of 12 px at a time\. Try batch_size 4,") as caught:
         fit(Interrupted(small_model(), 2, error), splits, tmp_path)
     assert caught.value.__cause__ is error
 
@@ -520,7 +549,7 @@ def test_exhausted_cpu_memory_is_recognised(splits, tmp_path):
         def forward(self, images_t):
             return super().forward(images_t) + torch.empty(1 << 50)
 
-    with pytest.raises(RuntimeError, match="out of memory on cpu with batch_size 9"):
+    with pytest.raises(RuntimeError, match="out of memory on cpu with 9 tiles"):
         fit(Greedy(*small_model()), splits, tmp_path)
 
 
@@ -529,14 +558,23 @@ def test_other_errors_pass_unchanged(splits, tmp_path):
         fit(Interrupted(small_model(), 2, RuntimeError("shapes do not fit")), splits, tmp_path)
 
 
-def test_command_line_trains_what_networks_loads(tmp_path, monkeypatch):
+def command(*arguments):
+    training_run.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tiles_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "PX", 32)
     splits = textured_tiles(tmp_path, n_samples=6, n_tiles=2)
     pd.concat(splits).drop(columns="label").to_parquet(tmp_path / "tiles.parquet")
+    return tmp_path / "tiles.parquet"
+
+
+def test_command_line_trains_what_networks_loads(tiles_file, tmp_path):
     architecture, run_dir = "torchvision:squeezenet1_1", tmp_path / "run"
-    options = ["--tiles", tmp_path / "tiles.parquet", "--architecture", architecture, "--run-dir", run_dir]
+    options = ["--tiles", tiles_file, "--architecture", architecture, "--run-dir", run_dir]
     options += ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--augment", "flip", "--shuffle-labels"]
-    training.main([str(option) for option in options])
+    command(*options)
     assert json.loads((run_dir / "recipe.json").read_text())["augment"] == ["flip"]
     model = networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES, input_px=32)
     best = torch.load(run_dir / "best.pt", weights_only=True)
@@ -544,6 +582,79 @@ def test_command_line_trains_what_networks_loads(tmp_path, monkeypatch):
     assert all(torch.equal(value, best["state_dict"][name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="classes"):
         networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES[::-1], input_px=32)
+    torch.rand(100)  # the command seeds the first weights itself
+    command(*options, "--restart")
+    again = torch.load(run_dir / "best.pt", weights_only=True)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in best["state_dict"].items())
+
+
+def test_command_line_takes_the_papers_batch_and_an_initialisation(tiles_file, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training, "fit", lambda model, *sets, **how: seen.update(how, model=model))
+    options = ["--tiles", tiles_file, "--run-dir", tmp_path / "run", "--initialisation", "vgg"]
+    monkeypatch.setattr(
+        networks, "check_input_px", lambda *_: None
+    )  # stripes of 32 px are too small for AlexNet
+    command(*options, "--architecture", "alexnet")
+    assert seen["batch_size"] == 256
+    assert all((m.bias == 0).all() for m in seen["model"].modules() if isinstance(m, nn.Linear))
+    command(*options, "--architecture", "vgg11")
+    assert seen["batch_size"] == 40
+
+
+def test_command_line_names_what_is_missing(tiles_file, tmp_path, capsys):
+    where = ["--architecture", "vgg11", "--run-dir", tmp_path / "run"]
+    pd.read_parquet(tiles_file).drop(columns=["split", "tissue"]).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"no column \['tissue', 'split'\].*--cohort"):
+        command("--tiles", tmp_path / "other.parquet", *where)
+    for arguments, words in (
+        (["--tiles", tiles_file], "--architecture and --run-dir"),
+        (["--cohort", "demo", "--lr", 0.1], "--lr goes with --tiles"),
+        (["--cohort", "demo", "--tiles", tiles_file], "not allowed with"),
+    ):
+        with pytest.raises(SystemExit):
+            command(*arguments)
+        assert words in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not trained"):
+        command("--cohort", "demo", "--set", "null_network=untrained")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_that_notebook_02_goes_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(
+        'architecture = "vgg16_avg1fc"\nepochs = 1\nbatch_size = 4\ninput_px = 32\nlearning_rate = 1e-4\n'
+    )
+    raw = tmp_path / "data/raw/mine"
+    raw.mkdir(parents=True)
+    for name in ("samples.csv", "expression.gct.gz"):
+        (raw / name).write_text("made up")
+    cohort = str(tmp_path / "mine.toml")
+    store = Store(Config.load(cohort))
+    stacks = store.path("stacks")
+    stacks.mkdir(parents=True)
+    tiles_df = pd.concat(textured_tiles(stacks, n_samples=6, n_tiles=2))
+    tiles_df["slide_id"] = tiles_df["file"].map(lambda file: Path(file).stem)
+    tiles_df["tile_id"] = tiles_df["slide_id"] + "_" + tiles_df["stack_index"].astype(str)
+    samples_df = tiles_df[["sample_id", "tissue", "split", "slide_id"]].drop_duplicates()
+    store.save("samples", samples_df.assign(donor=samples_df["sample_id"]))
+    store.save("tiles", tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(ROOT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "lib.training", "--cohort", cohort, "--set", "device=cpu"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best_path = store.path("training") / "best.pt"
+    before = best_path.read_bytes()
+    notebook = [sys.executable, str(ROOT / "run_all.py"), "--cohort", cohort, "--only", "02"]
+    done = subprocess.run(
+        notebook, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert best_path.read_bytes() == before == store.load("network").read_bytes()
+    assert len(store.load("history")) == 1
 
 
 def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
@@ -554,7 +665,6 @@ def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
         *splits,
         class_names=CLASSES,
         run_dir=tmp_path / "null",
-        architecture="small",
         device="cpu",
         lr=0.1,
     )
