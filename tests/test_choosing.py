@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import choosing
+from lib import choosing, permutations, significance
 
 rng = np.random.default_rng(3)
 
@@ -174,7 +174,7 @@ def test_measured_computes_everything_of_ranks_for_spearman(cohort):
     np.testing.assert_allclose(found_df["r"].astype(float), rho)
 
 
-def test_p_within_tissues_of_a_pair_asked_for_has_no_side(cohort):
+def test_p_of_a_pair_asked_for_is_the_two_sided_one_of_the_tables(cohort):
     log_df, features_df, samples_df = cohort
     asked_df = pd.DataFrame({"gene": ["a"], "symbol": "A", "feature": "0_1", "tissue": "liver"})
     tissues = samples_df.set_index("sample_id")["tissue"]
@@ -185,6 +185,10 @@ def test_p_within_tissues_of_a_pair_asked_for_has_no_side(cohort):
     found_df = choosing.measured(asked_df, none_df, log_df, features_df, samples_df, n_permutations=99)
     assert found_df["r"].item() > 0 > found_df["r_partial"].item()
     assert found_df["p_within_tissue"].item() < 0.05
+    for scheme in ("free", "within_tissue"):
+        drawn = permutations.draw(scheme, 99, samples_df, 0)
+        p = significance.pair_p(log_df, features_df, asked_df, drawn, alternative="two_sided", progress=False)
+        assert found_df[f"p_{scheme}"].item() == p[0]
 
 
 def test_measured_leaves_out_what_slides_are_too_few_for(cohort):
