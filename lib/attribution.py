@@ -49,7 +49,7 @@ class _ReluRecord(TorchDispatchMode):
 
 
 def guided_backpropagation(
-    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray, *, p: float = 1.0
 ) -> np.ndarray:
     """Gradient of a feature, passing back through every ReLU only positive gradients at positive inputs.
 
@@ -62,6 +62,8 @@ def guided_backpropagation(
     architecture : str, as for `networks.build`
     feature : str, `<layer>_<channel>`
     tile : uint8, H x W x 3, RGB
+    p : float
+        Exponent of the feature, as in `feature_sums`.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def guided_backpropagation(
     """
     with network_input(model, architecture, tile) as input_t:
         record = _ReluRecord()
-        value_t = feature_sums(model, architecture, [feature], input_t, record)
+        value_t = feature_sums(model, architecture, [feature], input_t, record, p=p)
         relus = record.relus()
         if len(relus) != record.n_executed:
             raise NotGuidable(
@@ -97,6 +99,8 @@ def feature_sums(
     features: Sequence[str],
     images_t: torch.Tensor,
     record: _ReluRecord | None = None,
+    *,
+    p: float = 1.0,
 ) -> torch.Tensor:
     """Spatial sums of chosen features, n_images x n_features, with their graph where gradients are recorded.
 
@@ -109,14 +113,18 @@ def feature_sums(
     images_t : float, n_images x 3 x H x W, normalised
     record : optional
         Watches the pass; every feature layer that runs, chosen or not, is noted in it.
+    p : float
+        Exponent in f = sum over x, y of Y^p, > 0, with the sign rule of `features.tile_quantifier`.
 
     Raises
     ------
     ValueError
-        For a name that is no feature of the architecture.
+        For a name that is no feature of the architecture, or a p that is not above 0.
     RuntimeError
         If the model is in training mode or not of the architecture.
     """
+    if not p > 0:
+        raise ValueError(f"p is {p}; the power of the activations must be above 0 (the paper's is 1)")
     places = feature_places(architecture, features)
     axis = {found.layer: found.call.channel_axis for found in networks.feature_layers(architecture)}
     waiting = {layer for layer, _ in places}
@@ -130,7 +138,8 @@ def feature_sums(
             for place in places:
                 if place[0] == layer:
                     # Summed at once: an in-place ReLU may overwrite the layer as soon as this returns.
-                    sums[place] = output_t.select(axis[layer], place[1]).flatten(1).sum(1)
+                    channel_t = output_t.select(axis[layer], place[1])
+                    sums[place] = _powered(channel_t, p).flatten(1).sum(1)
         if not waiting:
             raise _FeaturesReached
 
@@ -143,6 +152,18 @@ def feature_sums(
     raise RuntimeError(
         f"the forward pass ended before the layers {sorted(waiting)}: is the model {architecture}?"
     )
+
+
+def _powered(values_t: torch.Tensor, p: float) -> torch.Tensor:
+    """Y^p for whole p, else sign(Y) |Y|^p, as features are quantified; the gradient at Y = 0 is finite."""
+    if p == 1:
+        return values_t
+    values_t = values_t.clone()  # the power keeps its input, which an in-place ReLU would overwrite
+    if p == int(p):
+        return values_t**p
+    # For p < 1 the slope at 0 is infinite, and a channel is mostly 0 after a ReLU: zeros pass nothing back.
+    size_t = torch.where(values_t == 0, 1.0, values_t.abs())
+    return values_t.sign() * size_t**p
 
 
 def feature_places(architecture: str, features: Sequence[str]) -> list[tuple[int, int]]:
@@ -164,24 +185,26 @@ def feature_places(architecture: str, features: Sequence[str]) -> list[tuple[int
     return places
 
 
-def plain_gradient(model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray) -> np.ndarray:
+def plain_gradient(
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray, *, p: float = 1.0
+) -> np.ndarray:
     """Gradient of a feature with respect to the normalised tile; as `guided_backpropagation` otherwise."""
     with network_input(model, architecture, tile) as input_t:
-        value_t = feature_sums(model, architecture, [feature], input_t)
+        value_t = feature_sums(model, architecture, [feature], input_t, p=p)
         return _as_map(torch.autograd.grad(value_t.sum(), input_t)[0])
 
 
 def guided_or_plain(
-    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray, *, p: float = 1.0
 ) -> tuple[np.ndarray, str]:
     """`guided_backpropagation` where the network allows it, else `plain_gradient`; and which of them it is.
 
     Transformers, and other networks that rectify with something else than ReLU, have no guided one.
     """
     try:
-        return guided_backpropagation(model, architecture, feature, tile), "guided backpropagation"
+        return guided_backpropagation(model, architecture, feature, tile, p=p), "guided backpropagation"
     except NotGuidable:
-        return plain_gradient(model, architecture, feature, tile), "plain gradient"
+        return plain_gradient(model, architecture, feature, tile, p=p), "plain gradient"
 
 
 def integrated_gradients(
@@ -190,6 +213,7 @@ def integrated_gradients(
     feature: str,
     tile: np.ndarray,
     *,
+    p: float = 1.0,
     baseline: int = 255,
     n_steps: int = 32,
     batch: int = 8,
@@ -201,7 +225,7 @@ def integrated_gradients(
 
     Parameters
     ----------
-    model, architecture, feature, tile : as in `guided_backpropagation`.
+    model, architecture, feature, tile, p : as in `guided_backpropagation`.
     baseline : int in 0..255
         Grey level that stands for absence; 255 is the white of an empty slide.
     n_steps : int
@@ -221,7 +245,7 @@ def integrated_gradients(
         for points in torch.arange(n_steps).split(batch):
             share_t = ((points + 0.5) / n_steps).to(input_t)[:, None, None, None]
             line_t = (absent_t + share_t * (input_t - absent_t)).detach().requires_grad_()
-            value_t = feature_sums(model, architecture, [feature], line_t)
+            value_t = feature_sums(model, architecture, [feature], line_t, p=p)
             total_t += torch.autograd.grad(value_t.sum(), line_t)[0].sum(0, keepdim=True)
         return _as_map((input_t - absent_t).detach() * total_t / n_steps)
 
@@ -234,14 +258,21 @@ METHODS = {
 
 
 def all_maps(
-    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray
+    model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray, *, p: float = 1.0
 ) -> dict[str, np.ndarray]:
     """The map of each of METHODS; guided backpropagation is left out where the network does not allow it."""
     maps = {}
     for name, method in METHODS.items():
         with suppress(NotGuidable):
-            maps[name] = method(model, architecture, feature, tile)
+            maps[name] = method(model, architecture, feature, tile, p=p)
     return maps
+
+
+# For captions: `to_picture` in a sentence.
+COLOURS_IN_WORDS = (
+    "Gradients: mid grey is zero; brighter red (green, blue) than grey means that more red (green, blue) "
+    "there raises the feature, darker that less does; no two pictures share a scale."
+)
 
 
 def to_picture(gradient: np.ndarray, *, percentile: float = 99.5) -> np.ndarray:
@@ -268,6 +299,7 @@ def tile_values(
     tiles_df: pd.DataFrame,
     stack_files: Mapping[str, str | Path],
     *,
+    p: float = 1.0,
     batch: int = 32,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
@@ -280,6 +312,7 @@ def tile_values(
     features : feature names; none gives a table without columns
     tiles_df : columns tile_id, slide_id, stack_index
     stack_files : path of the tile stack of each slide_id; uint8, n_tiles x input_px x input_px x 3
+    p : exponent of the features, as in `feature_sums`
     on_step : called after each batch with the tiles done; what it raises ends the work
 
     Returns
@@ -304,7 +337,8 @@ def tile_values(
                 tiles_t = torch.from_numpy(stack[rows_df["stack_index"].to_numpy()])
                 with torch.no_grad():
                     input_t = _normalised(architecture, tiles_t.to(_device(model)))
-                    values[rows_df.index] = feature_sums(model, architecture, features, input_t).cpu().numpy()
+                    values_t = feature_sums(model, architecture, features, input_t, p=p)
+                    values[rows_df.index] = values_t.cpu().numpy()
                 bar.update(len(rows_df))
                 n_done += len(rows_df)
                 if on_step is not None:

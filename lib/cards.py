@@ -52,9 +52,14 @@ def make_cards(
     n_strip: int = 5,
     n_steps: int = 96,
     seeds: Sequence[int] = (0, 1),
+    p: float = 1.0,
     progress: bool = True,
 ) -> Cards:
     """Pictures of each chosen pair, with the tables that say what they are.
+
+    The cards get the columns method (of the gradient), has_map (it is not zero everywhere), synthetic_note
+    and strip_note: why there is no synthetic image (the feature did not rise from noise) or no strip (all its
+    tiles would have one value); "" where there is.
 
     Parameters
     ----------
@@ -64,23 +69,37 @@ def make_cards(
     values_df, tiles_df : as for `cover_tiles`; tiles_df also with file and stack_index
     n_strip : tiles from low to high
     n_steps, seeds : of the synthetic images
+    p : exponent of the features, as in `attribution.feature_sums`
     """
-    cards_df = chosen_df.reset_index(drop=True).rename_axis("card").assign(method="")
+    cards_df = chosen_df.reset_index(drop=True).rename_axis("card")
+    cards_df = cards_df.assign(method="", has_map=False, synthetic_note="", strip_note="")
     pictures, shown = [], []
     for card, pair in enumerate(cards_df.itertuples()):
         tile_df = cover_df.iloc[[card]].assign(card=card, order=1)
         tile = representatives.read_tile(tile_df.iloc[0])
-        gradient, method = attribution.guided_or_plain(model, architecture, pair.feature, tile)
-        cards_df.loc[card, "method"] = method
-        strip_df = _strip(pair, values_df, tiles_df, n_strip)
+        gradient, method = attribution.guided_or_plain(model, architecture, pair.feature, tile, p=p)
+        strip_df, note = _strip(pair, values_df, tiles_df, n_strip)
+        for column, fact in (("method", method), ("has_map", bool(gradient.any())), ("strip_note", note)):
+            cards_df.loc[card, column] = fact
         strip = [representatives.read_tile(row) for row in strip_df.itertuples()]
         pictures += [tile, attribution.to_picture(gradient), *strip]
-        shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient"), strip_df.assign(card=card)]
+        shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient")]
+        shown += [strip_df.assign(card=card)] if len(strip_df) else []
     features = list(dict.fromkeys(cards_df["feature"]))  # two genes may share one
-    images, curves_df = synthetic_images(model, architecture, features, tiles_df, n_steps, seeds, progress)
+    images, curves_df = synthetic_images(
+        model, architecture, features, tiles_df, n_steps, seeds, progress=progress, p=p
+    )
     last_df = curves_df[curves_df["step"] == n_steps].rename(columns={"objective": "value"})
+    noise = curves_df[curves_df["step"] == 0].set_index("image")["objective"]
+    # What did not rise is still the noise it began with, and is not to be looked at.
+    risen_df = last_df[last_df["value"] > last_df["image"].map(noise)]
     for card, feature in enumerate(cards_df["feature"]):
-        of_feature_df = last_df[last_df["feature"] == feature]
+        of_feature_df = risen_df[risen_df["feature"] == feature]
+        if of_feature_df.empty:
+            stayed = last_df.loc[last_df["feature"] == feature, "value"].max()
+            note = f"no image: from noise the feature stayed at {stayed:.3g} in {n_steps} steps"
+            cards_df.loc[card, "synthetic_note"] = note
+            continue
         pictures += [images[image] for image in of_feature_df["image"]]
         order = np.arange(1, len(of_feature_df) + 1)
         shown.append(of_feature_df.assign(card=card, kind="synthetic", order=order))
@@ -89,13 +108,55 @@ def make_cards(
     return Cards(cards_df, shown_df, curves_df, stacked)
 
 
-def _strip(pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, n: int) -> pd.DataFrame:
-    """n tiles of a pair's tile tissue from the lowest to the highest value of its feature."""
+def _strip(pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, n: int) -> tuple[pd.DataFrame, str]:
+    """n tiles of a pair's tile tissue from the lowest to the highest value of its feature, and "".
+
+    Tiles of one value have no order: then no tile, and the reason.
+    """
     here_df = tiles_df[tiles_df["tissue"] == pair.tile_tissue]
     values_df = values_df.loc[here_df["tile_id"], [pair.feature]]
     strip_df = representatives.quantile_strip(values_df, here_df, here_df.drop_duplicates("sample_id"), n=n)
+    note = tied_note(strip_df, values_df[pair.feature], pair.tile_tissue)
     files_df = here_df[["tile_id", "file", "tissue"]]
-    return strip_df.merge(files_df, on="tile_id", how="left").assign(kind="low to high")
+    strip_df = strip_df.head(0 if note else n).merge(files_df, on="tile_id", how="left")
+    return strip_df.assign(kind="low to high"), note
+
+
+def strips(
+    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, n: int = 7
+) -> dict[str, tuple[pd.DataFrame, str, str]]:
+    """The tiles with the n highest values of a pair's feature, and n from low to high in its tile tissue.
+
+    Parameters
+    ----------
+    pair : with feature and tile_tissue, a row of the cards
+    values_df, tiles_df : as for `make_cards`
+
+    Returns
+    -------
+    dict: highest, graded -> tiles, with file and tissue; where they are of; why not to show them, or ""
+    """
+    one_df = values_df[[pair.feature]]
+    top_df = representatives.top_k(one_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=n)
+    top_df = top_df.merge(tiles_df[["tile_id", "file", "tissue"]], on="tile_id", how="left")
+    note = tied_note(top_df, one_df[pair.feature], "all tissues")
+    low_df, low_note = _strip(pair, values_df, tiles_df, n)
+    return {
+        "highest": (top_df, "all tissues", note),
+        "graded": (low_df, pair.tile_tissue, low_note),
+    }
+
+
+def tied_note(strip_df: pd.DataFrame, values: pd.Series, where: str) -> str:
+    """Why a strip (column value) from low to high is not shown: its tiles have one value; "" if they differ.
+
+    values are those of all tiles that were looked at, of the tissue `where`.
+    """
+    tied = strip_df["value"].unique()
+    if len(tied) > 1 or len(values) == 1:
+        return ""
+    n_tied = int((values == tied[0]).sum())
+    return f"no strip: the feature is {tied[0]:.3g} on {n_tied:,} of {len(values):,} tiles of {where}"
 
 
 def synthetic_images(
@@ -106,6 +167,7 @@ def synthetic_images(
     n_steps: int,
     seeds: Sequence[int],
     progress: bool = True,
+    p: float = 1.0,
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
     """`synthesis.synthesise` of many features, a few at a time, in the colours of the cohort's tiles.
 
@@ -127,6 +189,7 @@ def synthetic_images(
             n_steps=n_steps,
             seed=seeds,
             colour_basis=basis,
+            p=p,
             progress=progress,
         )
         curves.append(curve_df.assign(image=curve_df["image"] + len(images)))
@@ -141,10 +204,18 @@ def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: s
 
 
 def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
-    """What stands below each tile of a strip: its sample, its place in the grid, its value."""
+    """What stands below each tile of a strip: its sample and tissue, its place in the grid, its value."""
     return [
-        f"{tile.sample_id}\ncolumn {tile.column:.0f}, row {tile.row:.0f}\nvalue {tile.value:.3g}"
+        f"{tile.sample_id}\n{tile.tissue}\ncolumn {tile.column:.0f}, row {tile.row:.0f}\n"
+        f"value {tile.value:.3g}"
         for tile in tiles_df.itertuples()
+    ]
+
+
+def synthetic_titles(shown_df: pd.DataFrame) -> list[str]:
+    """What stands below each synthetic image: its feature and seed, and the value reached."""
+    return [
+        f"{image.feature}, seed {image.seed:.0f}\nvalue {image.value:.3g}" for image in shown_df.itertuples()
     ]
 
 
@@ -154,9 +225,10 @@ def panel_rows(
     pictures: np.ndarray,
     ihc_images: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Rows for `pictures.attribution_panel`, one per card, and each pair's method.
+    """Rows for `pictures.attribution_panel`, one per card, with each pair's method and has_map.
 
-    ihc_images are uint8 [h, w, 3] by gene, where there are any; their central square is shown.
+    cards_df also has finding (`choosing.finding`). ihc_images are uint8 [h, w, 3] by gene, where there are
+    any; their central square is shown.
     """
     rows = []
     for pair in cards_df.itertuples():
@@ -169,10 +241,15 @@ def panel_rows(
             "r": pair.r,
         }
         row |= {"r_partial": pair.r_partial, "p_free": pair.p_free, "p_within": pair.p_within_tissue}
-        row |= {"tile": shown["tile"][0], "guided": shown["gradient"][0], "synthetic": shown["synthetic"][0]}
-        row |= {"ihc": _central_square(ihc_images.get(pair.gene)), "tile_label": tile["tile_id"]}
+        row |= {"q_within": pair.q_within_tissue, "finding": pair.finding}
+        row |= {"tile": shown["tile"][0], "guided": shown["gradient"][0]}
+        row |= {"synthetic": next(iter(shown["synthetic"]), None), "synthetic_label": pair.synthetic_note}
+        # The tissue of this tile's own sample: a tile may come from another than the gene's.
+        row |= {"tile_label": f"{tile['tile_id']}\n{tile['tissue']}"}
+        row |= {"ihc": _central_square(ihc_images.get(pair.gene))}
         guided = pair.method == "guided backpropagation"
-        rows.append(row | {"method": pair.method, "guided_label": "" if guided else pair.method})
+        row |= {"method": pair.method, "guided_label": "" if guided else pair.method}
+        rows.append(row | {"has_map": bool(pair.has_map)})
     return rows
 
 

@@ -6,14 +6,18 @@ our own statement of the same aim.
 
 import difflib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from lib import conditional, permutations, representatives, significance
+from lib import conditional, correlation, permutations, representatives, significance
 
 PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
 PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern"]
+# A correlation with a feature that has its one usual value (0 after a ReLU) in all samples but fewer than
+# these hangs on a handful of points, and there is next to nothing of it to be seen on tiles.
+MIN_ACTIVE = 5
 
 
 def pairs_with_tests(
@@ -75,6 +79,7 @@ def measured(
     features_df: pd.DataFrame,
     samples_df: pd.DataFrame,
     *,
+    method: Literal["pearson", "spearman"] = "pearson",
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -89,58 +94,87 @@ def measured(
     tested_df : from `pairs_with_tests`
     log_expression_df, features_df : genes and features x samples
     samples_df : sample_id, tissue, donor, in the order of the columns of features_df
+    method : of all numbers computed here; "spearman" takes ranks first, as notebooks 05 to 07 do
     """
     key = ["gene", "feature"]
     found_df = asked_df.merge(tested_df[key + PAIR_COLUMNS[5:]], on=key, how="left")
     new = found_df["r"].isna()
     if new.any():
         new_df = asked_df[new.to_numpy()]
-        x = log_expression_df.loc[new_df["gene"], features_df.columns].to_numpy(float)
-        y = features_df.loc[new_df["feature"]].to_numpy(float)
+        x_df = log_expression_df.loc[new_df["gene"].unique(), features_df.columns]
+        sides = correlation.on_scale(x_df, method)
+        sides = sides, correlation.on_scale(features_df.loc[new_df["feature"].unique()], method)
+        x, y = (df.loc[new_df[name]].to_numpy(float) for df, name in zip(sides, key, strict=True))
         r = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
         new_df = new_df.assign(r=r)
         found_df.loc[new, "r"] = r
         for column, given in (("r_given_own", "indicator"), ("r_partial", "categorical")):
             if conditional.degrees_of_freedom(samples_df, tissue=given) < conditional.MIN_DF:
                 continue
-            given_df = conditional.pairs_conditional(
-                log_expression_df, features_df, new_df, samples_df, tissue=given
-            )
+            given_df = conditional.pairs_conditional(*sides, new_df, samples_df, tissue=given)
             found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
         repeated = samples_df["tissue"].duplicated().any()  # else nothing can change place within a tissue
         schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
         for column, scheme in schemes.items():
             drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
+            # On both sides, as in notebook 06.
             found_df.loc[new, column] = significance.pair_p(
-                log_expression_df, features_df, new_df, drawn, progress=False
+                *sides, new_df, drawn, alternative="two_sided", progress=False
             )
     return found_df[PAIR_COLUMNS]
 
 
-def best_pairs(pairs_df: pd.DataFrame, *, n: int = 24, e_threshold: float = 0.0) -> pd.DataFrame:
-    """The strongest pairs within tissues: tissues take turns, no gene and no feature twice.
+def best_pairs(
+    pairs_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    *,
+    n: int = 24,
+    e_threshold: float = 0.0,
+    q_threshold: float = 0.05,
+) -> pd.DataFrame:
+    """The strongest pairs found within tissues, and, where these are fewer than n, the strongest others.
 
-    Ranked by r_partial in the direction of r: a pair that turns round within tissues, or vanishes, is none.
+    Among either, tissues take turns, no gene and no feature twice; ranked by r_partial in the direction of
+    r: a pair that turns round within tissues, or vanishes, is none. A feature that is active in fewer than
+    MIN_ACTIVE samples is not taken.
 
     Parameters
     ----------
-    pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues), and others
+    pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues),
+        q_within_tissue, and others
+    features_df : features x samples
     n : int
         Pairs at most.
     e_threshold : float
         Only genes whose highest median of log2(1 + expression) reaches it.
+    q_threshold : float
+        A pair with q_within_tissue at or below it is found within tissues.
 
     Returns
     -------
-    DataFrame, rows of pairs_df in order of choice; empty when no pair passes.
+    DataFrame, rows of pairs_df in order of choice, those found first; empty when no pair passes.
     """
     agreement = pairs_df["r_partial"] * np.sign(pairs_df["r"])
+    active = n_active(features_df.loc[pairs_df["feature"].unique()]) >= MIN_ACTIVE
     able = (pairs_df["max_median_log2"] >= e_threshold) & (agreement > 0)
+    able &= active.reindex(pairs_df["feature"]).to_numpy(bool)
     ranked_df = pairs_df[able].iloc[np.argsort(-agreement[able].to_numpy(), kind="stable")]
+    found = (ranked_df["q_within_tissue"] <= q_threshold).to_numpy()
     keys = ranked_df[["gene", "feature", "tissue"]].to_numpy()
-    waiting = {tissue: iter(np.flatnonzero(keys[:, 2] == tissue)) for tissue in pd.unique(keys[:, 2])}
-    taken: set[str] = set()
     chosen: list[int] = []
+    for rows in (np.flatnonzero(found), np.flatnonzero(~found)):
+        _take_turns(keys, rows, chosen, n)
+    return ranked_df.iloc[chosen].reset_index(drop=True)
+
+
+def _take_turns(keys: np.ndarray, rows: np.ndarray, chosen: list[int], n: int) -> None:
+    """Add rows to those chosen until there are n: tissues take turns, no gene and no feature twice.
+
+    keys are gene, feature, tissue of each row; the first of a tissue's rows are taken first.
+    """
+    of_tissue = keys[rows, 2]
+    waiting = {tissue: iter(rows[of_tissue == tissue]) for tissue in pd.unique(of_tissue)}
+    taken = {name for row in chosen for name in keys[row, :2]}
     while waiting and len(chosen) < n:
         for tissue in list(waiting):
             row = next((i for i in waiting[tissue] if not taken & {*keys[i, :2]}), None)
@@ -149,7 +183,22 @@ def best_pairs(pairs_df: pd.DataFrame, *, n: int = 24, e_threshold: float = 0.0)
             elif len(chosen) < n:
                 taken |= {*keys[row, :2]}
                 chosen.append(int(row))
-    return ranked_df.iloc[chosen].reset_index(drop=True)
+
+
+def n_active(features_df: pd.DataFrame) -> pd.Series:
+    """In how many samples each feature (a row) has another value than its most frequent one."""
+    same = [np.unique(row, return_counts=True)[1].max() for row in features_df.to_numpy()]
+    return pd.Series(features_df.shape[1] - np.array(same, dtype=int), index=features_df.index)
+
+
+def finding(q: pd.Series, q_threshold: float) -> pd.Series:
+    """What the calibrated test says of each pair, in words for figures and cards; str, index of q."""
+    words = np.select(
+        [q.isna(), q <= q_threshold],
+        ["not tested within tissues", "found within tissues"],
+        "not found within tissues",
+    )
+    return pd.Series(words, index=q.index, dtype=object)
 
 
 def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:

@@ -43,6 +43,7 @@ def look(
     tiles_per_sample: int = 48,
     n_steps: int = 64,
     seed: int = 0,
+    p: float = 1.0,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Closeup:
     """The tiles with the highest value of a feature, their gradients, and an image that maximises it.
@@ -56,6 +57,7 @@ def look(
     tiles_per_sample : int
         Of a sample with more tiles as many are tried, evenly spaced.
     n_steps, seed : of the synthetic image (`synthesis.synthesise`)
+    p : exponent of the feature, as in `attribution.feature_sums`
     on_step : called with steps done and steps in all; what it raises ends the work
 
     Raises
@@ -70,13 +72,13 @@ def look(
         if on_step is not None:
             on_step(done, n_all)
 
-    options = {"progress": False, "on_step": report}
+    options = {"p": p, "progress": False, "on_step": report}
     values_df = attribution.tile_values(model, architecture, [feature], tried_df, stack_files, **options)
     top_df = top_k(values_df, tried_df, samples_df, k=k)
     tiles = pictures_of(top_df, stack_files)
     gradients = []
     for i, tile in enumerate(tiles):
-        gradient, method = attribution.guided_or_plain(model, architecture, feature, tile)
+        gradient, method = attribution.guided_or_plain(model, architecture, feature, tile, p=p)
         gradients.append(attribution.to_picture(gradient))
         report(len(tried_df) + i + 1)
     spread_df = tried_df.iloc[np.linspace(0, len(tried_df) - 1, min(len(tried_df), 48)).astype(int)]
@@ -90,6 +92,7 @@ def look(
         seed=seed,
         colour_basis=basis,
         n_recorded=2,
+        p=p,
         progress=False,
         on_step=lambda done: report(len(tried_df) + k + done),
     )

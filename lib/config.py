@@ -136,8 +136,8 @@ class Config(BaseModel):
     least_recall: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     # -- seeing (notebook 10) ---------------------------------------------------------------------------
-    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best of each tissue
-    n_cards: PositiveInt = 24  # pairs chosen when none are named
+    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best within tissues
+    n_cards: PositiveInt = 24  # pairs chosen when none are named, those found within tissues first
     cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that counts as a feature's top
     tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when looking for tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
@@ -201,6 +201,11 @@ class Config(BaseModel):
         import torch  # late: reading a configuration should not take seconds
 
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def tile_um(self) -> float:
+        """Width of a tile, µm."""
+        return self.tile_px * self.tile_mpp
 
     @property
     def synthetic_parameters(self) -> dict[str, Any]:

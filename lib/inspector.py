@@ -44,6 +44,7 @@ class Inspection(NamedTuple):
     device: str
     folder: Path  # where closeups are kept
     n_steps: int  # of synthetic images
+    p: float = 1.0  # exponent of the features
 
 
 def load(store: Store) -> Inspection:
@@ -83,6 +84,7 @@ def load(store: Store) -> Inspection:
         config.torch_device,
         store.work_folder("inspected", "features_test"),
         config.synthesis_steps,
+        config.p,
     )
 
 
@@ -117,6 +119,7 @@ def look_closely(inspection: Inspection, feature: str, on_step=None) -> closeup.
             inspection.samples_df,
             inspection.stack_files,
             n_steps=inspection.n_steps,
+            p=inspection.p,
             on_step=on_step,
         )
         closeup.keep(inspection.folder, feature, inspection.n_steps, made)
@@ -146,6 +149,7 @@ def slide_values(
             [feature],
             of_slide_df.reset_index(),
             inspection.stack_files,
+            p=inspection.p,
             progress=False,
             on_step=None if on_step is None else lambda done: on_step(done, len(of_slide_df)),
         )[feature]
@@ -274,6 +278,8 @@ def render_strip(strip_df: pd.DataFrame, tiles: np.ndarray, feature: str) -> Fig
         f"{plain(row.sample_id)}\n{plain(row.tissue)}\n{row.value:.4g}" for row in strip_df.itertuples()
     ]
     heading = f"Feature {plain(feature)} from its lowest sample to its highest: a tile and the sample's value"
+    if strip_df["value"].nunique() == 1:
+        heading = f"Feature {plain(feature)} has one value in these samples: they stand in no order"
     return pictures.tile_strip(list(tiles), captions, heading=heading)
 
 
@@ -297,9 +303,13 @@ def render_closeup(made: closeup.Closeup, feature: str) -> Figure:
             if i == 0:
                 ax.set_ylabel("tile, value" if row == 0 else str(made.method), fontsize=7)
     ax = figure.add_subplot(grid[:, k:])
-    ax.imshow(made.synthetic)
     ax.axis("off")
     start, end = made.objective
+    if end > start:
+        ax.imshow(made.synthetic)
+    else:  # it is still noise
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        ax.text(0.5, 0.5, "no image: from noise\nthe feature did not rise", ha="center", va="center")
     ax.set_title(f"synthetic image\n{start:.4g} on noise, {end:.4g} on the image", fontsize=7)
     figure.suptitle(f"What raises feature {plain(feature)}", fontsize=9)
     return figure

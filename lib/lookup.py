@@ -22,9 +22,9 @@ class Side(NamedTuple):
     """All genes, or all features, ready for products."""
 
     names: pd.Index
-    unit: np.ndarray  # float64 [n, n_samples], mean 0 and length 1; a constant row is 0
+    # float64 [n, n_samples], mean 0 and length 1; of ranks for Spearman; a constant row is 0
+    unit: np.ndarray
     varies: np.ndarray  # bool [n], not constant
-    ranked: np.ndarray  # what r is taken from: `unit`, or for Spearman the same of ranks
     left: np.ndarray  # float64 [n], length of the row of `unit` once tissue means are taken off
     r_tissue: np.ndarray  # float64 [n, n_tissues], correlation with the indicator of each tissue
 
@@ -34,8 +34,9 @@ class Lookup(NamedTuple):
 
     genes: Side
     features: Side
-    log_df: pd.DataFrame
-    features_df: pd.DataFrame
+    log_df: pd.DataFrame  # log2(1 + expression), never ranks
+    features_df: pd.DataFrame  # f_lz, never ranks
+    method: Literal["pearson", "spearman"]
     genes_df: pd.DataFrame  # index gene, in the order of `genes`: symbol, tissue, max_median_log2
     membership: np.ndarray  # float64 [n_samples, n_tissues], 1 where the sample is of the tissue
     tissue_of_gene: np.ndarray  # int [n_genes], column of `membership`
@@ -74,7 +75,8 @@ def build(
     tissues : sample_id -> tissue.
     genes_df : index gene; symbol, tissue (of highest median), max_median_log2.
     significance_df : gene, feature, q_within_tissue of the pairs over the threshold, where there are any.
-    method : of r; what is given the tissues is always Pearson's, as in `conditional`.
+    method : of all that is computed. "spearman" takes ranks over the samples first, and everything from
+        these, as notebooks 05 to 07 do (`correlation.on_scale`); `log_df`, `features_df` stay for figures.
     alpha : level of the patterns.
     n_permutations, seed : of the shuffles within tissues: those of the significance table give its p again.
 
@@ -102,6 +104,7 @@ def build(
         _side(features_df, "feature", membership, method),
         log_df,
         features_df,
+        method,
         genes_df,
         membership,
         np.searchsorted(names, genes_df["tissue"].to_numpy(dtype=object).astype(names.dtype)),
@@ -115,7 +118,7 @@ def build(
 
 
 def _side(df: pd.DataFrame, what: str, membership: np.ndarray, method: str) -> Side:
-    unit = _units(df, what, "pearson")
+    unit = _units(df, what, method)
     tissue_df = pd.DataFrame(membership.T)
     indicator, varies = correlation.standardise(tissue_df, "tissue", dtype="float64")
     r_tissue = np.zeros((len(df), len(tissue_df)))
@@ -124,8 +127,7 @@ def _side(df: pd.DataFrame, what: str, membership: np.ndarray, method: str) -> S
     for start in range(0, len(df), 4096):
         rows = slice(start, start + 4096)
         left[rows] = np.linalg.norm(_within(unit[rows], membership), axis=1)
-    ranked = unit if method == "pearson" else _units(df, what, method)
-    return Side(df.index, unit, unit.any(axis=1), ranked, left, r_tissue)
+    return Side(df.index, unit, unit.any(axis=1), left, r_tissue)
 
 
 def _units(df: pd.DataFrame, what: str, method: str) -> np.ndarray:
@@ -189,8 +191,7 @@ def _correlates(
     n, n_tissues = lookup.membership.shape
     residual = _within(one.unit[i], lookup.membership)
     # One reading of the large matrix for both products.
-    r_gf, covariance = np.clip(np.stack([one.unit[i], residual]) @ other.unit.T, -1, 1)
-    r = r_gf if one.ranked is one.unit else np.clip(other.ranked @ one.ranked[i], -1, 1)
+    r, covariance = np.clip(np.stack([one.unit[i], residual]) @ other.unit.T, -1, 1)
     varies = (other.left > LEFT) & (one.left[i] > LEFT) & (n - n_tissues > 2)
     r_tissues = np.divide(covariance, other.left * one.left[i], out=np.full(len(r), np.nan), where=varies)
     r_tissues = np.clip(r_tissues, -1, 1)
@@ -204,7 +205,7 @@ def _correlates(
     q[[other.names.get_loc(name) for name in known_df[table_df.index.name]]] = known_df["q_within_tissue"]
     table_df["q_within_tissue"] = q
     enough = n_tissues > 1 and n > 4
-    table_df["pattern"] = conditional.patterns(r_gf, r_gt, r_ft, n, lookup.alpha) if enough else "none"
+    table_df["pattern"] = conditional.patterns(r, r_gt, r_ft, n, lookup.alpha) if enough else "none"
     return ordered(table_df[other.varies], "r_tissues")
 
 
@@ -220,24 +221,25 @@ def ordered(table_df: pd.DataFrame, by: str, reverse: bool = False) -> pd.DataFr
 
 
 def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np.ndarray:
-    """p of shuffling within tissues, one-sided by the sign of r, of pairs that share a gene or a feature.
+    """Two-sided p of shuffling within tissues, of pairs that share a gene or a feature.
 
-    The shuffles, and so the p, are those of the table of significant pairs. Pairs [n]; float64 [n], NaN where
-    no two samples share a tissue.
+    How often |c*| >= |c|, c the covariance of what gene and feature leave within tissues
+    (`significance.pair_p`): the test of `r_tissues`. The shuffles, and so the p, are those of the table of
+    significant pairs. Pairs [n]; float64 [n], NaN where no two samples share a tissue.
     """
     if lookup.shuffles is None or not genes:
         return np.full(len(genes), np.nan)
-    g, f = lookup.genes.names.get_indexer(genes), lookup.features.names.get_indexer(features)
-    r = np.einsum("ps,ps->p", lookup.genes.unit[g], lookup.features.unit[f])
-    pairs_df = pd.DataFrame({"gene": genes, "feature": features, "r": r})
-    tables = (lookup.log_df, lookup.features_df)
+    pairs_df = pd.DataFrame({"gene": genes, "feature": features})
+    # Ranks of the rows that are asked about only.
+    sides = ((lookup.log_df, genes), (lookup.features_df, features))
+    tables = [correlation.on_scale(df.loc[pd.unique(np.array(n))], lookup.method) for df, n in sides]
     shuffles = lookup.shuffles
     if len(set(features)) == 1:
         # To shuffle the one feature backwards is to shuffle each gene forwards, and takes one product.
         tables = tables[::-1]
         pairs_df = pairs_df.rename(columns={"gene": "feature", "feature": "gene"})
         shuffles = shuffles._replace(order=np.argsort(shuffles.order, axis=1))
-    return significance.pair_p(*tables, pairs_df, shuffles, progress=False)
+    return significance.pair_p(*tables, pairs_df, shuffles, alternative="two_sided", progress=False)
 
 
 # -- search -----------------------------------------------------------------------------------------------

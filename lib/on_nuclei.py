@@ -23,6 +23,7 @@ def gradient_on_nuclei(
     tiles: Sequence[np.ndarray],
     *,
     mpp: float,
+    p: float = 1.0,
     seed: int = 0,
 ) -> ihc.Overlap:
     """`ihc.overlap` of the magnitude of a feature's gradient with the nuclei of the same tiles, over tissue.
@@ -31,8 +32,9 @@ def gradient_on_nuclei(
     ----------
     tiles : uint8 [px, px, 3] each, two or more; the feature's top tiles, of several donors
     mpp : µm/px of the tiles as given
+    p : exponent of the feature
     """
-    gradients = [attribution.guided_or_plain(model, architecture, feature, tile)[0] for tile in tiles]
+    gradients = [attribution.guided_or_plain(model, architecture, feature, tile, p=p)[0] for tile in tiles]
     maps = np.stack([attribution.magnitude(gradient) for gradient in gradients])
     masks = np.stack([ihc.nuclei_mask(tile, mpp=mpp) for tile in tiles])
     tissue = np.stack([ihc.tissue_pixels(tile) for tile in tiles])
@@ -47,6 +49,7 @@ def compare(
     tiles: Mapping[str, Sequence[np.ndarray]],
     *,
     mpp: float,
+    p: float = 1.0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Share of DAB and of gradient on nuclei, for the pairs whose gene has an image.
@@ -60,6 +63,7 @@ def compare(
     images : gene -> uint8 [h, w, 3]
     tiles : feature -> its top tiles, uint8 [px, px, 3] each
     mpp : µm/px of the tiles
+    p : exponent of the features
 
     Returns
     -------
@@ -71,7 +75,7 @@ def compare(
         measure = {
             "DAB stain": lambda pair=pair: ihc.dab_on_nuclei(images[pair.gene], seed=seed),
             "gradient": lambda pair=pair: gradient_on_nuclei(
-                model, architecture, pair.feature, tiles[pair.feature], mpp=mpp, seed=seed
+                model, architecture, pair.feature, tiles[pair.feature], mpp=mpp, p=p, seed=seed
             ),
         }
         for what, of_pair in measure.items():

@@ -33,7 +33,7 @@ COLUMNS = {
     "name": ("name", "sort by name"),
     "r": ("r", "r over the test samples"),
     "r_tissues": ("r | t", "r given all tissues: what remains within them"),
-    "p_within": ("p | t", "one-sided p of shuffling within tissues; listed rows only: r | t orders alike"),
+    "p_within": ("p | t", "two-sided p of shuffling within tissues; listed rows only: r | t orders alike"),
     "q_within_tissue": (
         "q | t",
         "false discovery rate within tissues; only pairs over the threshold have one",
@@ -429,4 +429,8 @@ def strip_html(inspection: Inspection, feature: str) -> str:
         f"<b>Feature {html.escape(feature)}, from its lowest sample to its highest</b>: "
         "a tile of each, and the value of the sample"
     )
+    if strip_df["value"].nunique() == 1:
+        heading = (
+            f"<b>Feature {html.escape(feature)}</b> has one value in these samples: they stand in no order"
+        )
     return f'{heading}<div class="inspect-strip">{"".join(figures)}</div>'

@@ -1,5 +1,6 @@
 """Figures made of pictures: tiles, slides, maps over them. Each returns a Figure and never saves."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,10 +181,11 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Parameters
     ----------
     rows : sequence of mappings
-        tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank that says so)
+        tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank with synthetic_label in it)
         ihc : uint8, h x w x 3, or None; ihc_label: what stands in the blank, or under the picture
-        symbol, feature, tissue, r; r_partial, p_free, p_within: numbers, NaN where not known
-        tile_label : slide and position of the tile
+        symbol, feature, tissue (where the gene is highest), r
+        r_partial, p_free, p_within, q_within : numbers, NaN where not known; finding: what q says, in words
+        tile_label : slide and position of the tile, and its tissue, on a line each
         guided_label : optional heading of the second column where it is not guided backpropagation
     """
     if not len(rows):
@@ -193,7 +195,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = plt.subplots(
         len(rows),
         5,
-        figsize=(PAGE_IN, (edge + 0.16) * len(rows) + 0.25),
+        figsize=(PAGE_IN, (edge + 0.24) * len(rows) + 0.25),
         width_ratios=[1.35 / edge, 1, 1, 1, 1],
         squeeze=False,
     )
@@ -204,7 +206,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         blank = row.get("ihc_label") or f"no image\nof {row['symbol']}"
         _picture(panels[0], row["tile"], below=row.get("tile_label", ""))
         _picture(panels[1], row["guided"], below=row.get("guided_label", ""))
-        _picture(panels[2], row.get("synthetic"), "not computed")
+        _picture(panels[2], row.get("synthetic"), row.get("synthetic_label") or "not computed")
         ihc = row.get("ihc")
         _picture(panels[3], ihc, blank, below="" if ihc is None else row.get("ihc_label") or "")
     for ax, heading in zip(axes[0, 1:], headings, strict=True):
@@ -286,22 +288,25 @@ def _picture(ax: plt.Axes, image: np.ndarray | None, blank: str = "", below: str
         spine.set(color=QUIET, linewidth=0.6, linestyle=(0, (3, 3)))
     if image is None:
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ax.text(0.5, 0.5, blank, ha="center", va="center", fontsize=CAPTION_PT, color=QUIET)
+        words = "\n".join(line for part in blank.split("\n") for line in textwrap.wrap(part, 22))
+        ax.text(0.5, 0.5, words, ha="center", va="center", fontsize=CAPTION_PT, color=QUIET)
     else:
         ax.imshow(image)
     if below:
-        ax.set_xlabel(_shortened(below, 34), fontsize=5.5, labelpad=2)
+        lines = [_shortened(line, 34) for line in below.split("\n")]
+        ax.set_xlabel("\n".join(lines), fontsize=5.5, labelpad=2)
 
 
 def _facts(row: Mapping[str, Any]) -> str:
     """Names and numbers of a pair, a line each; what is not known is left out."""
-    lines = [_shortened(f"{row['symbol']}", 20), f"feature {row['feature']}", _shortened(row["tissue"], 24)]
-    lines.append(f"r = {row['r']:.2f}")
-    for key, name in (("r_partial", "r given tissue"), ("p_free", "p free"), ("p_within", "p within tissue")):
+    lines = [_shortened(f"{row['symbol']}", 20), f"feature {row['feature']}"]
+    lines += ["gene highest in", _shortened(row["tissue"], 24), f"r = {row['r']:.2f}"]
+    names = {"r_partial": "r given tissue", "p_free": "p free", "p_within": "p within tissue"}
+    for key, name in (names | {"q_within": "q within tissue"}).items():
         value = row.get(key)
         if value is not None and np.isfinite(value):
             lines.append(f"{name} = {value:.2f}" if key == "r_partial" else f"{name} = {value:.2g}")
-    return "\n".join(lines)
+    return "\n".join([*lines, row["finding"]] if row.get("finding") else lines)
 
 
 def _shortened(text: str, most: int) -> str:

@@ -19,9 +19,10 @@ N_WITHIN = 300  # ... and by their highest partial r given all tissues
 def payload(store: Store) -> dict[str, Any] | None:
     """What the page knows of one network's pairs, for JSON; None when its tests are not made or not current.
 
-    Keys: network, unit, n_pairs; samples, tissues, tissue_of (index into tissues, per sample), colours; genes
-    and features (values per sample, by name); rows (a dict per pair, `card` an index into cards or null);
-    cards (pictures as data URIs).
+    Keys: network, unit, n_pairs, tile_um (width of a tile); samples, tissues, tissue_of (index into tissues,
+    per sample), colours; genes and features (values per sample, by name); rows (a dict per pair, `card` an
+    index into cards or null); cards (pictures as data URIs; finding, and synthetic_note and strip_note: why
+    there are no synthetic images, no strip, or "").
     """
     if not (store.is_current("pairs_conditional") and store.is_current("pairs_significance")):
         return None
@@ -48,6 +49,7 @@ def payload(store: Store) -> dict[str, Any] | None:
         "unit": config.expression_unit,
         "aggregate": config.aggregate,
         "n_pairs": len(tested_df),
+        "tile_um": round(config.tile_um),
         "samples": list(features_df.columns),
         "tissues": tissues,
         "tissue_of": [tissues.index(tissue) for tissue in of_sample],
@@ -116,13 +118,16 @@ def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:
         made.append(
             {
                 "tile": images["tile"][0],
-                "tile_label": str(tile["tile_id"]),
+                "tile_label": f"{tile['tile_id']}, {tile['tissue']}, {store.config.tile_um:.0f} µm wide",
+                "finding": str(pair.finding),
+                "synthetic_note": str(pair.synthetic_note),
+                "strip_note": str(pair.strip_note),
                 "tile_tissue": str(pair.tile_tissue),
                 "gradient": images["gradient"][0],
                 "method": pair.method,
                 "synthetic": images["synthetic"],
                 "strip": images["low to high"],
-                "strip_labels": [f"{t.sample_id}: {t.value:.3g}" for t in strip_df.itertuples()],
+                "strip_labels": [f"{t.sample_id}, {t.tissue}: {t.value:.3g}" for t in strip_df.itertuples()],
                 "ihc": _card_picture(ihc.read_image(path)) if path else None,
             }
         )

@@ -79,6 +79,7 @@ def synthesise(
     scale_range: tuple[float, float] = (0.9, 1.1),
     learning_rate: float = 0.05,
     n_recorded: int = 9,
+    p: float = 1.0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
@@ -107,6 +108,8 @@ def synthesise(
         In standard deviations of the cohort's colours.
     n_recorded : int
         Points of the curve, the first and the last step included.
+    p : float
+        Exponent of the features, as in `attribution.feature_sums`.
     on_step : called after each step with the number of steps done; what it raises ends the work
 
     Returns
@@ -151,6 +154,7 @@ def synthesise(
             architecture,
             features,
             ((images_t - mean_t) / sd_t).contiguous(memory_format=torch.channels_last),
+            p=p,
         )
         return sums_t.gather(1, column_t[:, None])[:, 0]  # each image's own feature
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lib import attribution, layers, networks
+from lib import attribution, features, layers, networks
 
 HAND_TILE = np.array([[[5, 3, 1], [1, 4, 2]], [[9, 1, 3], [5, 2, 0]]], dtype=np.uint8)
 
@@ -409,3 +409,69 @@ def test_no_feature_gives_a_table_without_columns():
     values_df = attribution.tile_values(None, "alexnet", [], tiles_df, {})
     assert values_df.shape == (1, 0)
     assert list(values_df.index) == ["a"]
+
+
+@pytest.mark.parametrize("p", [2.0, 0.5, 3.0])
+def test_the_exponent_is_that_of_the_quantified_features(p):
+    """Values of `features.quantify`, before and after in-place ReLUs; slopes against differences."""
+    model, tile = built("vgg11"), random_tile(32)
+    names = ["0_5", "1_5", "6_2", "7_9"]
+    table_df = networks.feature_table("vgg11")
+    quantified = features.quantify(model, "vgg11", [tile[None]], p=p).sums
+    expected = pd.Series(quantified, index=table_df["feature"])[names]
+    with attribution.network_input(model, "vgg11", tile) as input_t:
+        found_t = attribution.feature_sums(model, "vgg11", names, input_t, p=p)
+        np.testing.assert_allclose(found_t.detach().numpy()[0], expected, rtol=1e-4)
+        for name in names:
+            gradient = attribution.plain_gradient(model, "vgg11", name, tile, p=p)
+            assert np.isfinite(gradient).all()
+    assert not np.allclose(gradient, attribution.plain_gradient(model, "vgg11", name, tile))
+    model = model.double()
+    input_t = networks.normalise(torch.from_numpy(tile[None])).double().requires_grad_()
+    value_t = attribution.feature_sums(model, "vgg11", ["0_5"], input_t, p=p)
+    slope_t = torch.autograd.grad(value_t.sum(), input_t)[0]
+    direction_t = slope_t / slope_t.norm()
+    with torch.no_grad():
+        low, high = (
+            attribution.feature_sums(model, "vgg11", ["0_5"], input_t + step * direction_t, p=p).item()
+            for step in (-1e-6, 1e-6)
+        )
+    assert slope_t.norm().item() == pytest.approx((high - low) / 2e-6, rel=1e-3)
+    with pytest.raises(ValueError, match="p is 0"):
+        attribution.feature_sums(model, "vgg11", names, torch.zeros(1, 3, 32, 32), p=0)
+
+
+def test_guided_backpropagation_of_a_square_by_hand(small):
+    """2 Y enters the backward pass in place of 1; the layer is overwritten by an in-place ReLU afterwards."""
+    model = small(SmallNetwork())
+    with attribution.network_input(model, "small", HAND_TILE) as input_t:
+        sums_t = attribution.feature_sums(model, "small", ["2_1", "3_0"], input_t, p=2)
+    image = HAND_TILE.astype(float)
+    first = np.maximum(image @ np.array([[1, 0], [-1, 1], [0, -1]]), 0)
+    second = first @ np.array([-1, 3])
+    assert sums_t[0, 0].item() == pytest.approx((second**2).sum())
+    passed = np.maximum(2 * second[..., None] * np.array([-1, 3]), 0) * (first > 0)
+    expected = passed @ np.array([[1, -1, 0], [0, 1, -1]])
+    found = attribution.guided_backpropagation(model, "small", "2_1", HAND_TILE, p=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_every_method_and_tile_values_pass_the_exponent_on(tmp_path):
+    model, tile = built("vgg11"), random_tile(32)
+    stack = tmp_path / "A.npy"
+    np.save(stack, tile[None])
+    tiles_df = pd.DataFrame({"tile_id": ["a"], "slide_id": ["A"], "stack_index": [0]})
+    feature = most_active(model, "vgg11", 7, tile)
+    values = [
+        attribution.tile_values(model, "vgg11", [feature], tiles_df, {"A": stack}, p=p, progress=False)
+        for p in (1, 2)
+    ]
+    quantified = features.quantify(model, "vgg11", [tile[None]], p=2).sums
+    place = networks.feature_table("vgg11")["feature"].tolist().index(feature)
+    assert values[1].loc["a", feature] == pytest.approx(quantified[place], rel=1e-4)
+    assert values[0].loc["a", feature] != pytest.approx(quantified[place], rel=1e-2)
+    maps = [attribution.all_maps(model, "vgg11", feature, tile, p=p) for p in (1, 2)]
+    for name in attribution.METHODS:
+        assert not np.allclose(maps[0][name], maps[1][name]), name
+    guided, _ = attribution.guided_or_plain(model, "vgg11", feature, tile, p=2)
+    np.testing.assert_array_equal(guided, maps[1]["guided backpropagation"])

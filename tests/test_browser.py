@@ -232,6 +232,25 @@ def open_page(browser, tmp_path, monkeypatch, pairs):
     browser.get(report.build(Store(Config(cohort="mine", title="Mine"), root=tmp_path)).as_uri())
 
 
+def test_a_card_says_what_was_found_and_why_pictures_are_missing(tmp_path, browser, monkeypatch):
+    card = {"tile": "data:,", "gradient": "data:,", "synthetic": [], "strip": [], "strip_labels": []}
+    card |= {"tile_label": "S1_0_0, Lung, 127 µm wide", "tile_tissue": "Liver", "method": "plain gradient"}
+    card |= {"ihc": None, "finding": "not found within tissues", "synthetic_note": "no image: because"}
+    pairs = a_network("vgg16", "ALB") | {"cards": [card | {"strip_note": "no strip: all one"}]}
+    pairs["rows"] = [row | {"card": 0} for row in pairs["rows"]]
+    open_page(browser, tmp_path, monkeypatch, pairs)
+    browser.find_element("css selector", "#pairs button").click()
+    words = browser.find_element("id", "card-body").get_property("textContent")
+    for part in (
+        "not found within tissues",
+        "S1_0_0, Lung, 127 µm wide",
+        "no image: because",
+        "no strip: all one",
+    ):
+        assert part in words
+    assert "from the lowest to the highest" not in words
+
+
 def test_small_p_and_q_keep_two_digits(tmp_path, browser, monkeypatch):
     numbers = {"r": 0.8049, "r_partial": -0.0549, "p_free": 0.000999, "p_within_tissue": 0.0549}
     pairs = a_network("vgg16", "A", **numbers, q_within_tissue=0.3, pattern="g-t-f")

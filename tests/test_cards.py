@@ -46,7 +46,8 @@ def made(cohort, n=2):
     model, tiles_df, values_df, _ = cohort
     chosen_df = pd.DataFrame({"gene": ["g1", "g2"], "symbol": ["A", "B"], "feature": ["3_5", "6_7"]})
     chosen_df = chosen_df.assign(tissue="liver", tile_tissue="liver", r=0.8, r_partial=0.4, p_free=0.001)
-    chosen_df = chosen_df.assign(p_within_tissue=np.nan).head(n)
+    chosen_df = chosen_df.assign(p_within_tissue=np.nan, q_within_tissue=[0.01, 0.9])
+    chosen_df = chosen_df.assign(finding=["found within tissues", "not found within tissues"]).head(n)
     cover_df = tiles_df.iloc[[0, 6]].assign(feature=["3_5", "6_7"], value=1.0, quantile=1.0).head(n)
     how = {"n_strip": 3, "n_steps": 2, "seeds": (4, 5), "progress": False}
     return cards.make_cards(model, "alexnet", chosen_df, cover_df, values_df, tiles_df, **how)
@@ -115,12 +116,15 @@ def test_panel_rows_carry_numbers_and_the_image_given(cohort):
     assert rows[0]["ihc"] is None
     assert rows[1]["ihc"].shape == (448, 448, 3)
     assert rows[1]["ihc"][:, 100:300].min() == 200, "the middle of the image"
-    assert rows[0]["tile_label"] == "S0_0_0"
+    assert rows[0]["tile_label"] == "S0_0_0\nliver"
+    assert [row["q_within"] for row in rows] == [0.01, 0.9]
+    assert rows[1]["finding"] == "not found within tissues"
+    assert all(row["has_map"] for row in rows)
     assert rows[0]["r_partial"] == 0.4
     assert rows[0]["guided_label"] == ""
     np.testing.assert_array_equal(rows[1]["tile"], cards.pictures_of(shown_df, pictures, 1, "tile")[0])
     titles = cards.tile_titles(shown_df[shown_df["kind"] == "tile"])
-    assert titles[1] == "S2\ncolumn 0, row 0\nvalue 1"
+    assert titles[1] == "S2\nliver\ncolumn 0, row 0\nvalue 1"
 
 
 def test_two_genes_may_share_a_feature(cohort):
@@ -140,3 +144,59 @@ def test_two_genes_may_share_a_feature(cohort):
     assert (
         shown_df[shown_df["card"] == 1].loc[lambda df: df["kind"] == "low to high", "tissue"].eq("lung").all()
     )
+
+
+def test_a_tile_is_labelled_with_its_own_tissue(cohort):
+    """A feature flat in the gene's tissue takes its tile from anywhere: the label says from where."""
+    model, tiles_df, values_df, _ = cohort
+    chosen_df = pd.DataFrame({"gene": ["g"], "symbol": ["A"], "feature": ["3_5"], "tissue": ["skin"]})
+    chosen_df = chosen_df.assign(tile_tissue="liver", r=0.8, r_partial=0.4, p_free=0.1, p_within_tissue=0.1)
+    chosen_df = chosen_df.assign(q_within_tissue=0.2, finding="")
+    cover_df = tiles_df.iloc[[3]].assign(feature="3_5", value=1.0, quantile=1.0)
+    how = {"n_strip": 2, "n_steps": 1, "seeds": (0,), "progress": False}
+    made_cards = cards.make_cards(model, "alexnet", chosen_df, cover_df, values_df, tiles_df, **how)
+    cards_df, shown_df, _, pictures = made_cards
+    (row,) = cards.panel_rows(cards_df, shown_df, pictures, {})
+    assert row["tile_label"] == "S1_0_0\nlung"
+    assert row["tissue"] == "skin"
+
+
+def test_a_dead_feature_has_reasons_in_place_of_a_strip_and_noise(cohort):
+    """No synthetic image where nothing rose, no strip of tied tiles, and the map is known to be zero."""
+    _, tiles_df, values_df, _ = cohort
+    torch.manual_seed(0)
+    model = networks.build("alexnet", 2, input_px=PX).eval()
+    with torch.no_grad():  # channel 5 of layer 3 feeds ReLU 4: never above 0, so 4_5 is dead
+        model.features[3].weight[5] = 0
+        model.features[3].bias[5] = -1
+    chosen_df = pd.DataFrame({"gene": ["g1", "g2"], "symbol": ["A", "B"], "feature": ["4_5", "4_6"]})
+    chosen_df = chosen_df.assign(tissue="liver", tile_tissue="liver", r=0.8, r_partial=0.4, p_free=0.001)
+    chosen_df = chosen_df.assign(p_within_tissue=0.1, q_within_tissue=0.2, finding="")
+    values_df = values_df.set_axis(["4_5", "4_6"], axis=1).assign(**{"4_5": 0.0})
+    cover_df = tiles_df.iloc[[0, 6]].assign(feature=["4_5", "4_6"], value=1.0, quantile=1.0)
+    how = {"n_strip": 3, "n_steps": 4, "seeds": (0, 1), "progress": False}
+    made_cards = cards.make_cards(model, "alexnet", chosen_df, cover_df, values_df, tiles_df, **how)
+    cards_df, shown_df, curves_df, pictures = made_cards
+    assert len(shown_df) == len(pictures) == 2 + (2 + 3 + 2)
+    assert set(shown_df.loc[shown_df["card"] == 0, "kind"]) == {"tile", "gradient"}
+    assert cards_df["has_map"].tolist() == [False, True]
+    assert cards_df["has_map"].dtype == bool
+    assert cards_df["strip_note"].tolist() == ["no strip: the feature is 0 on 9 of 9 tiles of liver", ""]
+    assert cards_df["synthetic_note"].tolist() == [
+        *("no image: from noise the feature stayed at 0 in 4 steps", "")
+    ]
+    assert curves_df["feature"].nunique() == 2, "the flat curve is still shown"
+    dead, alive = cards.panel_rows(cards_df, shown_df, pictures, {})
+    assert dead["synthetic"] is None
+    assert dead["synthetic_label"] == cards_df.loc[0, "synthetic_note"]
+    assert not dead["has_map"]
+    assert alive["synthetic"].shape == (PX, PX, 3)
+
+
+def test_the_exponent_reaches_the_objective_and_the_gradient(cohort):
+    model, tiles_df, *_ = cohort
+    one, two = (
+        cards.synthetic_images(model, "alexnet", ["6_7"], tiles_df, 1, (0,), progress=False, p=p)[1]
+        for p in (1, 2)
+    )
+    assert one.loc[0, "objective"] != pytest.approx(two.loc[0, "objective"])

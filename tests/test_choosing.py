@@ -5,37 +5,83 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib import choosing
+from lib import choosing, permutations, significance
 
 rng = np.random.default_rng(3)
 
 
 def pairs(rows):
-    """Rows (gene, feature, tissue, r, r_partial, max_median_log2)."""
-    columns = ["gene", "feature", "tissue", "r", "r_partial", "max_median_log2"]
+    """Rows (gene, feature, tissue, r, r_partial, max_median_log2, q_within_tissue)."""
+    columns = ["gene", "feature", "tissue", "r", "r_partial", "max_median_log2", "q_within_tissue"]
     return pd.DataFrame(rows, columns=columns).assign(symbol=lambda df: df["gene"].str.upper())
+
+
+def alive(pairs_df, n=20):
+    return pd.DataFrame({f: rng.random(n) for f in pairs_df["feature"].unique()}).T
 
 
 def test_best_pairs_take_turns_and_repeat_nothing():
     pairs_df = pairs(
         [
-            ("a", "1_0", "liver", 0.9, 0.8, 9),
-            ("a", "1_1", "liver", 0.9, 0.7, 9),  # gene again
-            ("b", "1_0", "liver", 0.9, 0.6, 9),  # feature again
-            ("c", "1_2", "liver", 0.8, 0.5, 9),
-            ("d", "1_3", "lung", 0.8, 0.3, 9),
-            ("e", "1_4", "lung", 0.9, -0.9, 9),  # turns round within tissues
-            ("f", "1_5", "lung", -0.8, -0.2, 9),  # negative, and stays so
-            ("g", "1_6", "skin", 0.9, 0.9, 3),  # hardly expressed
+            ("a", "1_0", "liver", 0.9, 0.8, 9, 0.01),
+            ("a", "1_1", "liver", 0.9, 0.7, 9, 0.01),  # gene again
+            ("b", "1_0", "liver", 0.9, 0.6, 9, 0.01),  # feature again
+            ("c", "1_2", "liver", 0.8, 0.5, 9, 0.01),
+            ("d", "1_3", "lung", 0.8, 0.3, 9, 0.01),
+            ("e", "1_4", "lung", 0.9, -0.9, 9, 0.01),  # turns round within tissues
+            ("f", "1_5", "lung", -0.8, -0.2, 9, 0.01),  # negative, and stays so
+            ("g", "1_6", "skin", 0.9, 0.9, 3, 0.01),  # hardly expressed
         ]
     )
-    chosen_df = choosing.best_pairs(pairs_df, n=10, e_threshold=7)
+    features_df = alive(pairs_df)
+    chosen_df = choosing.best_pairs(pairs_df, features_df, n=10, e_threshold=7)
     assert list(zip(chosen_df["gene"], chosen_df["feature"], strict=True)) == [
         *(("a", "1_0"), ("d", "1_3"), ("c", "1_2"), ("f", "1_5"))
     ]
-    assert list(choosing.best_pairs(pairs_df, n=2, e_threshold=7)["gene"]) == ["a", "d"]
-    assert choosing.best_pairs(pairs_df.head(0), n=5).empty
-    assert choosing.best_pairs(pairs_df, n=5, e_threshold=20).empty
+    assert list(choosing.best_pairs(pairs_df, features_df, n=2, e_threshold=7)["gene"]) == ["a", "d"]
+    assert choosing.best_pairs(pairs_df.head(0), features_df, n=5).empty
+    assert choosing.best_pairs(pairs_df, features_df, n=5, e_threshold=20).empty
+
+
+def test_pairs_found_within_tissues_come_first_whatever_their_r_given_the_tissues():
+    pairs_df = pairs(
+        [
+            ("a", "1_0", "liver", 0.9, 0.8, 9, 0.9),  # strong, and not found
+            ("b", "1_1", "lung", 0.9, 0.7, 9, np.nan),  # not tested
+            ("c", "1_2", "liver", 0.9, 0.3, 9, 0.05),
+            ("d", "1_3", "liver", -0.9, -0.2, 9, 0.01),
+            ("d", "1_4", "lung", 0.9, 0.6, 9, 0.2),  # its gene is shown already
+        ]
+    )
+    features_df = alive(pairs_df)
+    how = {"e_threshold": 7, "q_threshold": 0.05}
+    assert list(choosing.best_pairs(pairs_df, features_df, n=4, **how)["gene"]) == ["c", "d", "a", "b"]
+    assert list(choosing.best_pairs(pairs_df, features_df, n=2, **how)["gene"]) == ["c", "d"]
+    assert list(choosing.best_pairs(pairs_df, features_df, n=1, e_threshold=7, q_threshold=0.01)["gene"]) == [
+        "d"
+    ]
+
+
+def test_features_active_in_a_few_samples_are_not_chosen():
+    pairs_df = pairs(
+        [("a", "1_0", "liver", 0.9, 0.8, 9, 0.01), ("b", "1_1", "liver", 0.9, 0.5, 9, 0.01)]
+        + [("c", "1_2", "liver", 0.9, 0.3, 9, 0.01)]
+    )
+    features_df = alive(pairs_df)
+    features_df.loc["1_0", 1:] = 0.0  # one sample, and 19 zeros
+    features_df.loc["1_1", choosing.MIN_ACTIVE :] = -0.25  # just enough samples; not zero at rest
+    assert choosing.n_active(features_df).tolist() == [1, choosing.MIN_ACTIVE, 19]
+    assert list(choosing.best_pairs(pairs_df, features_df)["gene"]) == ["b", "c"]
+
+
+def test_findings_in_words():
+    q = pd.Series([0.05, 0.06, np.nan], index=["x", "y", "z"])
+    words = choosing.finding(q, 0.05)
+    assert words.to_dict() == {
+        "x": "found within tissues",
+        "y": "not found within tissues",
+        "z": "not tested within tissues",
+    }
 
 
 GENES = pd.DataFrame(
@@ -110,6 +156,39 @@ def test_measured_takes_what_is_known_and_computes_the_rest(cohort):
     assert new["p_free"] == pytest.approx(1 / 200)
     assert new["p_within_tissue"] > 0.02
     assert np.isnan(new["q_within_tissue"])
+
+
+def test_measured_computes_everything_of_ranks_for_spearman(cohort):
+    log_df, features_df, samples_df = cohort
+    asked_df = pd.DataFrame(
+        {"gene": ["b", "a"], "symbol": "A", "feature": ["0_1", "0_0"], "tissue": "liver"}
+    ).assign(max_median_log2=9.0)
+    none_df = pd.DataFrame(columns=choosing.PAIR_COLUMNS)
+    how = {"n_permutations": 99, "seed": 2}
+    inputs = (np.exp(log_df), np.sinh(features_df))  # the same ranks
+    found_df = choosing.measured(asked_df, none_df, *inputs, samples_df, method="spearman", **how)
+    sides = [df.rank(axis=1) for df in inputs]
+    ranked_df = choosing.measured(asked_df, none_df, *sides, samples_df, **how)
+    pd.testing.assert_frame_equal(found_df, ranked_df)
+    rho = [stats.spearmanr(log_df.loc[p.gene], features_df.loc[p.feature])[0] for p in asked_df.itertuples()]
+    np.testing.assert_allclose(found_df["r"].astype(float), rho)
+
+
+def test_p_of_a_pair_asked_for_is_the_two_sided_one_of_the_tables(cohort):
+    log_df, features_df, samples_df = cohort
+    asked_df = pd.DataFrame({"gene": ["a"], "symbol": "A", "feature": "0_1", "tissue": "liver"})
+    tissues = samples_df.set_index("sample_id")["tissue"]
+    within = log_df.loc["a"] - log_df.loc["a"].groupby(tissues).transform("mean")
+    features_df.loc["0_1"] -= within  # turns round within tissues
+    none_df = pd.DataFrame(columns=choosing.PAIR_COLUMNS)
+    asked_df["max_median_log2"] = 9.0
+    found_df = choosing.measured(asked_df, none_df, log_df, features_df, samples_df, n_permutations=99)
+    assert found_df["r"].item() > 0 > found_df["r_partial"].item()
+    assert found_df["p_within_tissue"].item() < 0.05
+    for scheme in ("free", "within_tissue"):
+        drawn = permutations.draw(scheme, 99, samples_df, 0)
+        p = significance.pair_p(log_df, features_df, asked_df, drawn, alternative="two_sided", progress=False)
+        assert found_df[f"p_{scheme}"].item() == p[0]
 
 
 def test_measured_leaves_out_what_slides_are_too_few_for(cohort):

@@ -78,6 +78,10 @@ def test_null_network_has_its_own_folder():
     assert Config(cohort="a", architecture="timm:vit_tiny").run_name == "timm_vit_tiny"
 
 
+def test_width_of_a_tile_in_um():
+    assert Config(cohort="x").tile_um == pytest.approx(506, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("weights", "null_network", "run_name", "shown"),
     [

@@ -101,7 +101,7 @@ ALLOWED = {
     "synthesis": {"attribution", "networks"},
     "representatives": set(),
     "lookup": {"conditional", "correlation", "permutations", "significance"},
-    "choosing": {"conditional", "permutations", "representatives", "significance"},
+    "choosing": {"conditional", "correlation", "permutations", "representatives", "significance"},
     "cards": {"attribution", "representatives", "synthesis"},
     "on_nuclei": {"attribution", "ihc"},
     "closeup": {"attribution", "representatives", "synthesis"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from slide_factory import MPP, write_slide
 
-from lib import closeup, correlation, inspector, lookup, networks, panel, plots
+from lib import closeup, correlation, features, inspector, lookup, networks, panel, plots
 from lib.config import Config
 
 ODD = "<b>A$b$&"  # what a user's ids may hold
@@ -221,6 +221,42 @@ def test_slide_values_are_those_of_its_tiles_and_kept(run, monkeypatch):
     )
     figure = inspector.render_heatmap(run, "0_0", "s3", values)
     assert "s3, Lung" in figure._suptitle.get_text()
+
+
+def test_the_exponent_of_the_features_is_that_of_maps_and_closeups(run, tmp_path):
+    squared = run._replace(p=2.0, folder=tmp_path)
+    model = inspector.model_of(run.network_file, "alexnet", "cpu")
+    stack = np.load(run.stack_files["s2"])
+    table = networks.feature_table("alexnet")["feature"].tolist()
+    sums = [features.quantify(model, "alexnet", [tile[None]], p=2).sums for tile in stack]
+    expected = np.array(sums)[:, table.index("1_1")]
+    np.testing.assert_allclose(inspector.slide_values(squared, "1_1", "s2"), expected, rtol=1e-4)
+    once, twice = inspector.look_closely(run, "1_1"), inspector.look_closely(squared, "1_1")
+    assert twice.values[0] != pytest.approx(once.values[0])
+    assert twice.objective[0] != pytest.approx(once.objective[0])
+    assert not np.array_equal(once.synthetic, twice.synthetic)
+
+
+def test_a_synthetic_image_that_did_not_rise_is_not_shown(run):
+    made = inspector.look_closely(run, "0_2")
+    figure = inspector.render_closeup(made, "0_2")
+    assert len(figure.axes[-1].images) == 1
+    figure = inspector.render_closeup(made._replace(objective=np.array([0.0, 0.0])), "0_2")
+    assert not figure.axes[-1].images
+    assert "did not rise" in figure.axes[-1].texts[0].get_text()
+    assert figure_pixels(figure)
+
+
+def test_a_strip_of_one_value_claims_no_order(run):
+    features_df = run.lookup.features_df.copy()
+    features_df.loc["0_1"] = 0.0
+    flat = run._replace(lookup=run.lookup._replace(features_df=features_df))
+    strip_df = inspector.strip_tiles(flat, "0_1")
+    tiles = closeup.pictures_of(strip_df, flat.stack_files)
+    assert "stand in no order" in inspector.render_strip(strip_df, tiles, "0_1").get_suptitle()
+    words = panel.strip_html(flat, "0_1")
+    assert "stand in no order" in words
+    assert "lowest" not in words
 
 
 def test_spots_need_no_network(run):

@@ -112,23 +112,50 @@ def test_p_within_tissues_is_that_of_the_table_of_pairs(cohort, table):
         (log_df.index.tolist(), [feature] * len(log_df)),
     ):
         pairs_df = pd.DataFrame({"gene": genes, "feature": features})
-        pairs_df["r"] = correlation.r_of_pairs(log_df, features_df, pairs_df)
-        expected = significance.pair_p(log_df, features_df, pairs_df, shuffles, progress=False)
+        expected = significance.pair_p(
+            log_df, features_df, pairs_df, shuffles, alternative="two_sided", progress=False
+        )
         assert len(set(expected)) > 5
         np.testing.assert_allclose(lookup.within_tissue_p(table, genes, features), expected, rtol=0, atol=0)
 
 
-def test_spearman_ranks_r_but_not_what_is_given_the_tissues(cohort):
+def test_p_within_tissues_has_no_side():
+    """A pair whose r turns round within tissues: its one-sided p is near 1, its two-sided p is not."""
+    log_df, features_df, tissues, genes_df = tables()
+    gene, feature = log_df.index[0], features_df.index[0]
+    features_df.loc[feature] -= 0.8 * residual(log_df.loc[gene], tissues)
+    table = lookup.build(log_df, features_df, tissues, genes_df, n_permutations=200)
+    facts = lookup.features_of(table, gene).loc[feature]
+    assert facts["r"] > 0 > facts["r_tissues"]
+    assert lookup.within_tissue_p(table, [gene], [feature])[0] < 0.05
+
+
+def test_spearman_is_that_of_the_tables_in_every_column(cohort):
+    """As notebooks 06 and 07 compute it: everything from ranks over the samples."""
     log_df, features_df, tissues, genes_df = cohort
-    table = lookup.build(
-        log_df, features_df, tissues, genes_df, method="spearman", n_permutations=50, alpha=0.01
-    )
-    gene = log_df.index[4]
-    found_df = lookup.features_of(table, gene)
-    rho = stats.spearmanr(log_df.loc[gene], features_df.loc["1_1"])[0]
-    given = stats.pearsonr(residual(log_df.loc[gene], tissues), residual(features_df.loc["1_1"], tissues))[0]
-    assert found_df.loc["1_1", "r"] == pytest.approx(rho, abs=1e-12)
-    assert found_df.loc["1_1", "r_tissues"] == pytest.approx(given, abs=1e-12)
+    log_df, features_df = 2**log_df, np.sinh(features_df)  # the same ranks, another Pearson's r
+    how = {"method": "spearman", "n_permutations": 50, "alpha": 0.01, "seed": 3}
+    table = lookup.build(log_df, features_df, tissues, genes_df, **how)
+    sides = [correlation.on_scale(df, "spearman") for df in (log_df, features_df)]
+    samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
+    gene = log_df.index[3]
+    pairs_df = pd.DataFrame({"gene": gene, "feature": features_df.index})
+    pairs_df["tissue"] = genes_df.loc[gene, "tissue"]
+    own_df = conditional.pairs_conditional(*sides, pairs_df, samples_df, alphas=(0.01,))
+    given_df = conditional.pairs_conditional(*sides, pairs_df, samples_df, tissue="categorical")
+    shuffles = permutations.draw("within_tissue", 50, samples_df, 3)
+    p = significance.pair_p(*sides, pairs_df, shuffles, alternative="two_sided", progress=False)
+    found_df = lookup.features_of(table, gene).loc[features_df.index]
+    rho = [stats.spearmanr(log_df.loc[gene], row)[0] for row in features_df.to_numpy()]
+    np.testing.assert_allclose(found_df["r"], rho, atol=1e-12)
+    np.testing.assert_allclose(found_df["r_tissues"], given_df["r_gf_t"], atol=1e-6)
+    np.testing.assert_allclose(found_df["p_tissues"], given_df["p_gf_t"], atol=1e-5)
+    assert found_df["pattern"].tolist() == own_df["pattern_0.01"].tolist()
+    names = features_df.index.tolist()
+    np.testing.assert_array_equal(lookup.within_tissue_p(table, [gene] * len(names), names), p)
+    of_feature = lookup.genes_of(table, names[5]).loc[gene]
+    assert of_feature["r_tissues"] == pytest.approx(found_df.loc[names[5], "r_tissues"], abs=1e-12)
+    pd.testing.assert_frame_equal(table.log_df, log_df)
 
 
 def test_constant_rows_have_no_correlates_and_are_nobodys(cohort):

@@ -1,12 +1,15 @@
 """Notebook 10 on a finished small cohort: what it left behind; no pair is a sentence, not an error."""
 
+import json
+import re
+
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL
 
-from lib import choosing
+from lib import attribution, choosing, report_pairs
 from lib.config import ROOT, Config, parse_setting
 from lib.store import Store
 
@@ -40,6 +43,41 @@ def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
         np.testing.assert_array_equal(pictures[row.Index], stack[tile["stack_index"]])
 
 
+def test_cards_say_what_was_found_and_their_tiles_whose_they_are(store):
+    cards_df, shown_df = store.load("cards"), store.load("card_shown")
+    found = cards_df["q_within_tissue"] <= store.config.q_threshold
+    assert (cards_df["finding"] == "found within tissues").equals(found)
+    assert found.is_monotonic_decreasing, "those found come first"
+    of_sample = store.load("samples").set_index("sample_id")["tissue"]
+    tiles_df = shown_df[shown_df["kind"].isin(["tile", "low to high"])]
+    assert tiles_df["tissue"].tolist() == of_sample.loc[tiles_df["sample_id"]].tolist()
+    shown = report_pairs.payload(store)
+    for card, pair in zip(shown["cards"], cards_df.itertuples(), strict=True):
+        (tile,) = tiles_df[(tiles_df["card"] == pair.Index) & (tiles_df["kind"] == "tile")].itertuples()
+        assert card["tile_label"] == f"{tile.tile_id}, {tile.tissue}, {store.config.tile_um:.0f} µm wide"
+        assert card["finding"] == pair.finding
+        assert bool(card["strip"]) == (card["strip_note"] == "")
+        assert bool(card["synthetic"]) == (card["synthetic_note"] == "")
+
+
+def test_captions_say_how_many_how_wide_and_how_to_read_the_colours(store):
+    captions = {}
+    for stem in (
+        "fig4_6_pairs_1",
+        "gradient_methods",
+        "randomisation",
+        "tiles_highest_1",
+        "synthetic_images",
+    ):
+        path = store.figures / f"{store.figure_name(stem)}.png.json"
+        captions[stem] = json.loads(path.read_text(encoding="utf-8"))["caption"]
+    for stem, caption in captions.items():
+        assert f"{store.config.tile_um:.0f} µm" in caption, stem
+        assert re.search(r"\d", caption.replace("µm", "")), stem
+    for stem in ("fig4_6_pairs_1", "gradient_methods", "randomisation"):
+        assert attribution.COLOURS_IN_WORDS in captions[stem], stem
+
+
 def test_figures_of_the_notebook_are_there(store):
     for stem in (
         "fig4_6_pairs_1",
@@ -70,23 +108,57 @@ def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
         np.testing.assert_allclose(again_df[column], known_df[column], atol=1e-6, err_msg=column)
 
 
-def test_no_pair_is_said_and_nothing_fails(store, monkeypatch, capsys):
-    """The cells of the notebook in this process, as if no pair had passed."""
-    notebook = nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4)
+@pytest.fixture
+def run_cells(store, monkeypatch):
+    """A function that runs the cells of the notebook in this process and returns the stems it saved."""
     monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
-    monkeypatch.setattr(choosing, "best_pairs", lambda pairs_df, **how: pairs_df.head(0).copy())
     monkeypatch.setattr(Store, "cached", lambda self, names, make, **facts: make())
     saved = []
-    monkeypatch.setattr(Store, "save_figure", lambda self, stem, *rest: saved.append(stem))
-    monkeypatch.setattr(Store, "save_table", lambda self, stem, *rest: saved.append(stem))
-    names = {"display": print, "pd": pd}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            source = cell.source
-            if "parameters" in cell.metadata.get("tags", []):
-                source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
-            exec(compile(source, "10_visualize", "exec"), names)
+    for save in ("save_figure", "save_table"):
+        monkeypatch.setattr(Store, save, lambda self, stem, *rest: saved.append(stem))
+
+    def run() -> list[str]:
+        names = {"display": print, "pd": pd}
+        for cell in nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                source = cell.source
+                if "parameters" in cell.metadata.get("tags", []):
+                    source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
+                exec(compile(source, "10_visualize", "exec"), names)
+        return saved
+
+    return run
+
+
+def test_no_pair_is_said_and_nothing_fails(run_cells, monkeypatch, capsys):
+    """As if no pair had passed."""
+    monkeypatch.setattr(choosing, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
+    assert run_cells() == []
     printed = capsys.readouterr().out
     assert "no pair over the threshold holds within tissues" in printed
     assert "no immunohistochemistry image" in printed
-    assert saved == []
+
+
+def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch, capsys):
+    """A tile on which the feature has no gradient cannot be checked: the next pair's, or a sentence."""
+    checked, guided = [], attribution.guided_or_plain
+    monkeypatch.setattr(
+        attribution,
+        "all_maps",
+        lambda model, name, feature, tile, p: checked.append(feature) or {"a": 0 * tile},
+    )
+    made = []
+
+    def without_gradient(model, architecture, feature, tile, *, p=1.0):
+        made.append(feature)
+        gradient, method = guided(model, architecture, feature, tile, p=p)
+        return gradient * (len(made) > n_dead), method
+
+    monkeypatch.setattr(attribution, "guided_or_plain", without_gradient)
+    n_dead = 1
+    saved = run_cells()
+    assert checked == made[1:2]
+    assert {"gradient_methods", "randomisation"} <= set(saved)
+    n_dead, made[:], saved[:] = 99, [], []
+    assert not {"gradient_methods", "randomisation"} & set(run_cells())
+    assert "the gradient of every pair is zero" in capsys.readouterr().out
