@@ -382,7 +382,7 @@ def pair_scatter(
                 ends = np.array([x[at].min(), x[at].max()])
                 ax.plot(ends, slope * ends + intercept, color=colours[tissue], linewidth=0.8)
         known = pd.notna(pair.get("r_partial"))
-        partial = f", given tissue {pair['r_partial']:.2f}" if known else ""
+        partial = f", given tissue {pair['r_partial']:z.2f}" if known else ""
         ax.set_title(f"{pair['symbol']}\nr = {pair['r']:.2f}{partial}", fontsize=7)
         ax.set(xlabel=f"feature {pair['feature']}", ylabel=f"log$_2$(1 + {unit})")
     handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -45,6 +45,9 @@ def test_rates_where_donors_give_several_tissues(rates, alpha):
     assert row["low"] <= alpha <= row["high"], row.to_dict()
     for name in ("free permutation (paper)", "Fisher z, all tissues", "within-tissue permutation"):
         assert rates.loc[("shared donors", name, alpha), "low"] > 1.5 * alpha, name
+    for design in ("shared donors", "shared donors, no effect"):  # the larger p of both holds in either
+        assert rates.loc[(design, calibration.BELIEVED, alpha), "low"] <= alpha, design
+    assert calibration.BELIEVED not in rates.loc["own donors"].index.get_level_values("test")
     # no two of the 60 donors gave the same tissues, so whole donors cannot change place
     assert "whole-donor permutation" not in rates.loc["shared donors"].index.get_level_values("test")
 
