@@ -66,8 +66,8 @@ def shown_pairs(tested_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame
 
     Returns
     -------
-    DataFrame with columns of `choosing.pairs_with_tests` and card (number, missing without one), sorted by
-    |r|, those with a card first.
+    DataFrame with columns of `choosing.pairs_with_tests` and card (number, missing without one): those with a
+    card first, in the order of the cards; then by q within tissues, and |r| among equals.
     """
     key = ["gene", "feature"]
     agreement = (tested_df["r_partial"] * np.sign(tested_df["r"])).rename("by")
@@ -81,8 +81,8 @@ def shown_pairs(tested_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame
     rows_df = rows_df.drop_duplicates(key)
     if "card" not in rows_df:
         rows_df["card"] = np.nan
-    order = rows_df.assign(none=rows_df["card"].isna(), by=-rows_df["r"].abs())
-    return rows_df.loc[order.sort_values(["none", "by"], kind="stable").index].reset_index(drop=True)
+    order_df = rows_df.assign(by=-rows_df["r"].abs()).sort_values(["card", "q_within_tissue", "by"])
+    return rows_df.loc[order_df.index].reset_index(drop=True)
 
 
 def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:

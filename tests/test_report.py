@@ -142,18 +142,21 @@ def test_pictures_are_small_and_true():
 
 
 def some_pairs(rows):
-    columns = ["gene", "feature", "r", "r_partial"]
+    columns = ["gene", "feature", "r", "r_partial", "q_within_tissue"]
     return pd.DataFrame(rows, columns=columns).assign(symbol="S", tissue="T", max_median_log2=9.0)
 
 
 def test_table_of_pairs_has_cards_first_then_each_genes_best():
     tested_df = some_pairs(
-        [("a", "1", 0.8, 0.1), ("a", "2", 0.9, 0.0), ("b", "1", -0.95, -0.5), ("b", "3", 0.9, -0.8)]
+        [
+            *(("a", "1", 0.8, 0.1, 0.01), ("a", "2", 0.9, 0.0, np.nan)),
+            *(("b", "1", -0.95, -0.5, 0.9), ("b", "3", 0.9, -0.8, 0.9)),
+        ]
     )
-    cards_df = some_pairs([("c", "9", 0.3, 0.2)])
+    cards_df = some_pairs([("c", "9", 0.3, 0.2, 0.5)])
     rows_df = report_pairs.shown_pairs(tested_df, cards_df)
     assert rows_df[["gene", "feature"]].to_numpy().tolist() == [
-        *(["c", "9"], ["b", "1"], ["a", "2"], ["a", "1"]),
+        *(["c", "9"], ["a", "1"], ["b", "1"], ["a", "2"]),
     ]
     assert rows_df["card"].tolist()[0] == 0
     assert rows_df["card"].isna().sum() == 3
