@@ -30,7 +30,7 @@ class Size(NamedTuple):
     n_pairs: int = 27_671
     n_permutations: int = 1_000
     n_max_genes: int = 6_000  # genes of the max statistic, about those at E_T = 7
-    n_max_permutations: int = 60
+    n_max_permutations: int = 200
     n_repeats: int = 2
     n_peer_calls: int = 2_000  # of what is too slow to run whole
 
