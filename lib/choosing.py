@@ -14,7 +14,15 @@ import pandas as pd
 from lib import conditional, correlation, permutations, representatives, significance
 
 PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
-PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern"]
+PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern", "pattern_within_tissue"]
+# What notebook 06 says of a pair (`significance.within_tissue_pattern`) -> the words for figures and cards.
+FINDINGS = {
+    "direct": "found within tissues",
+    "direct, other sign": "found within tissues, the other way round",
+    "through covariates": "gone once covariates are out",
+    "through tissue": "not found within tissues",
+    "not tested": "not tested within tissues",
+}
 # A correlation with a feature that has its one usual value (0 after a ReLU) in all samples but fewer than
 # these hangs on a handful of points, and there is next to nothing of it to be seen on tiles.
 MIN_ACTIVE = 5
@@ -130,7 +138,6 @@ def best_pairs(
     *,
     n: int = 24,
     e_threshold: float = 0.0,
-    q_threshold: float = 0.05,
 ) -> pd.DataFrame:
     """The strongest pairs found within tissues, and, where these are fewer than n, the strongest others.
 
@@ -141,14 +148,12 @@ def best_pairs(
     Parameters
     ----------
     pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues),
-        q_within_tissue, and others
+        pattern_within_tissue ("direct": found), and others
     features_df : features x samples
     n : int
         Pairs at most.
     e_threshold : float
         Only genes whose highest median of log2(1 + expression) reaches it.
-    q_threshold : float
-        A pair with q_within_tissue at or below it is found within tissues.
 
     Returns
     -------
@@ -159,7 +164,7 @@ def best_pairs(
     able = (pairs_df["max_median_log2"] >= e_threshold) & (agreement > 0)
     able &= active.reindex(pairs_df["feature"]).to_numpy(bool)
     ranked_df = pairs_df[able].iloc[np.argsort(-agreement[able].to_numpy(), kind="stable")]
-    found = (ranked_df["q_within_tissue"] <= q_threshold).to_numpy()
+    found = ranked_df["pattern_within_tissue"].eq("direct").to_numpy()
     keys = ranked_df[["gene", "feature", "tissue"]].to_numpy()
     chosen: list[int] = []
     for rows in (np.flatnonzero(found), np.flatnonzero(~found)):
@@ -191,14 +196,9 @@ def n_active(features_df: pd.DataFrame) -> pd.Series:
     return pd.Series(features_df.shape[1] - np.array(same, dtype=int), index=features_df.index)
 
 
-def finding(q: pd.Series, q_threshold: float) -> pd.Series:
-    """What the calibrated test says of each pair, in words for figures and cards; str, index of q."""
-    words = np.select(
-        [q.isna(), q <= q_threshold],
-        ["not tested within tissues", "found within tissues"],
-        "not found within tissues",
-    )
-    return pd.Series(words, index=q.index, dtype=object)
+def finding(pattern_within_tissue: pd.Series) -> pd.Series:
+    """What the calibrated test says of each pair, one of FINDINGS; a pair it lacks was not tested."""
+    return pattern_within_tissue.fillna("not tested").map(FINDINGS).astype(object)
 
 
 def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:

@@ -57,7 +57,7 @@ _PAIRS = ("r_threshold", "e_threshold", "thresholds", "correlation")
 _PERMUTING = ("n_permutations", "q_threshold", "e_threshold", "covariates", "correlation", "seed")
 _CARDS = (
     *("show_pairs", "n_cards", "cover_top", "tiles_per_sample", "synthesis_steps", "synthesis_seeds"),
-    *("n_permutations", "e_threshold", "q_threshold", "correlation", "p", "seed"),
+    *("n_permutations", "e_threshold", "correlation", "p", "seed"),
 )
 # The source of a GTEx cohort, and of the rehearsal, depends on these as well.
 SOURCE_FIELDS = {

@@ -13,7 +13,9 @@ rng = np.random.default_rng(3)
 def pairs(rows):
     """Rows (gene, feature, tissue, r, r_partial, max_median_log2, q_within_tissue)."""
     columns = ["gene", "feature", "tissue", "r", "r_partial", "max_median_log2", "q_within_tissue"]
-    return pd.DataFrame(rows, columns=columns).assign(symbol=lambda df: df["gene"].str.upper())
+    pairs_df = pd.DataFrame(rows, columns=columns).assign(symbol=lambda df: df["gene"].str.upper())
+    pattern = significance.within_tissue_pattern(pairs_df["q_within_tissue"])
+    return pairs_df.assign(pattern_within_tissue=pattern)
 
 
 def alive(pairs_df, n=20):
@@ -54,12 +56,11 @@ def test_pairs_found_within_tissues_come_first_whatever_their_r_given_the_tissue
         ]
     )
     features_df = alive(pairs_df)
-    how = {"e_threshold": 7, "q_threshold": 0.05}
-    assert list(choosing.best_pairs(pairs_df, features_df, n=4, **how)["gene"]) == ["c", "d", "a", "b"]
-    assert list(choosing.best_pairs(pairs_df, features_df, n=2, **how)["gene"]) == ["c", "d"]
-    assert list(choosing.best_pairs(pairs_df, features_df, n=1, e_threshold=7, q_threshold=0.01)["gene"]) == [
-        "d"
-    ]
+    chosen_df = choosing.best_pairs(pairs_df, features_df, n=4, e_threshold=7)
+    assert list(chosen_df["gene"]) == ["c", "d", "a", "b"]
+    assert list(choosing.best_pairs(pairs_df, features_df, n=2, e_threshold=7)["gene"]) == ["c", "d"]
+    pairs_df.loc[2, "pattern_within_tissue"] = "through covariates"
+    assert list(choosing.best_pairs(pairs_df, features_df, n=1, e_threshold=7)["gene"]) == ["d"]
 
 
 def test_features_active_in_a_few_samples_are_not_chosen():
@@ -75,13 +76,18 @@ def test_features_active_in_a_few_samples_are_not_chosen():
 
 
 def test_findings_in_words():
-    q = pd.Series([0.05, 0.06, np.nan], index=["x", "y", "z"])
-    words = choosing.finding(q, 0.05)
-    assert words.to_dict() == {
+    pattern = pd.Series(["direct", "through tissue", np.nan, "through covariates"], index=list("xyzc"))
+    assert choosing.finding(pattern).to_dict() == {
         "x": "found within tissues",
         "y": "not found within tissues",
         "z": "not tested within tissues",
+        "c": "gone once covariates are out",
     }
+    q = pd.Series([0.01, 0.01, 0.01, 0.9, np.nan])
+    given = pd.Series([0.01, 0.01, 0.9, 0.9, np.nan])
+    turned = pd.Series([False, True, False, False, False])
+    patterns = significance.within_tissue_pattern(q, given, 0.05, turned)
+    assert set(patterns) == set(choosing.FINDINGS), "every pattern there is has its words"
 
 
 GENES = pd.DataFrame(
@@ -140,7 +146,7 @@ def test_measured_takes_what_is_known_and_computes_the_rest(cohort):
         {"gene": "a", "symbol": "A", "feature": ["0_0", "0_1"], "tissue": "liver", "max_median_log2": 9.0}
     )
     known_df = asked_df.head(1).assign(r=0.5, r_given_own=0.4, r_partial=0.3, p_free=0.2, p_within_tissue=0.1)
-    known_df = known_df.assign(q_within_tissue=0.05, pattern="g-t-f")
+    known_df = known_df.assign(q_within_tissue=0.05, pattern="g-t-f", pattern_within_tissue="direct")
     found_df = choosing.measured(asked_df, known_df, log_df, features_df, samples_df, n_permutations=199)
     assert list(found_df.columns) == choosing.PAIR_COLUMNS
     assert found_df.loc[0, ["r", "r_partial", "q_within_tissue"]].tolist() == [0.5, 0.3, 0.05]

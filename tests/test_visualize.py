@@ -45,7 +45,9 @@ def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
 
 def test_cards_say_what_was_found_and_their_tiles_whose_they_are(store):
     cards_df, shown_df = store.load("cards"), store.load("card_shown")
-    found = cards_df["q_within_tissue"] <= store.config.q_threshold
+    tested_df = store.load("pairs_significance").set_index(["gene", "feature"])["pattern_within_tissue"]
+    pattern = tested_df.loc[list(zip(cards_df["gene"], cards_df["feature"], strict=True))].to_numpy()
+    found = pd.Series(pattern == "direct")
     assert (cards_df["finding"] == "found within tissues").equals(found)
     assert found.is_monotonic_decreasing, "those found come first"
     of_sample = store.load("samples").set_index("sample_id")["tissue"]
