@@ -6,6 +6,7 @@ slides that are exchangeable (of one tissue, or of donors that gave the same tis
 once the tissue is known.
 """
 
+import contextlib
 import itertools
 import math
 from typing import Literal, NamedTuple
@@ -135,6 +136,17 @@ def believable(samples_df: pd.DataFrame) -> tuple[str, ...]:
     donors = samples_df["donor"] if "donor" in samples_df else pd.Series(dtype=object)
     several = donors.duplicated().any() and donors.nunique() >= FEW_DONORS
     return ("within_tissue", "donor_signs") if several else ("within_tissue",)
+
+
+def draw_side_by_side(n_permutations: int, samples_df: pd.DataFrame, seed: int) -> dict[str, Permutations]:
+    """Every scheme worth comparing on these samples, by name: `free`, those of `believable`, and, where
+    donors give several slides and some can change place as wholes, `within_donor_block`.
+    """
+    drawn = {s: draw(s, n_permutations, samples_df, seed) for s in ("free", *believable(samples_df))}
+    if "donor" in samples_df and samples_df["donor"].duplicated().any():
+        with contextlib.suppress(ValueError):  # no two donors gave the same tissues
+            drawn["within_donor_block"] = draw("within_donor_block", n_permutations, samples_df, seed)
+    return drawn
 
 
 def _check_columns(samples_df: pd.DataFrame, columns: list[str]) -> None:

@@ -410,7 +410,7 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     table_df is significance.survival_table; `labels` names its columns in drawing order.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
-    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#009e73", "#cc79a7"]
+    shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7"]
     # Many long names stand beside rows of bars: below columns they would take the figure's height.
     in_rows = len(shown_df) > 12 and shown_df.index.str.len().max() > 12
     figure, axes = plt.subplots(figsize=(PAGE_IN, 0.8 + 0.2 * len(shown_df) if in_rows else 2.8))

@@ -10,6 +10,12 @@ from tqdm.auto import tqdm
 from lib.permutations import Permutations
 from lib.residuals import covariate_basis, covariate_scales, project_out, unit_length, within_groups
 
+# Column of `pairs_significance` -> the test in a figure's words, in the order of drawing.
+TESTS = {
+    "p_free": "free", "p_within_tissue": "within tissue, p", "p_donor_signs": "donor signs, p",
+    "p_within_donor_block": "whole donors, p", "q_within_tissue": "within tissue, q",
+    "q_covariates": "... and covariates, q",
+}  # fmt: skip
 TIE = 1e-9  # statistics this near are equal: the same sum in another order
 
 

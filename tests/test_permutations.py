@@ -116,3 +116,8 @@ def test_which_schemes_a_link_must_pass():
     assert "60 slides are of 10 donors" in permutations.draw("within_tissue", 9, few_df, 0).notes[0]
     several_df = samples_df.assign(donor=[f"d{i // 2}" for i in range(60)])
     assert permutations.believable(several_df) == ("within_tissue", "donor_signs")
+    beside = permutations.draw_side_by_side(9, several_df, 0)
+    assert list(beside) == ["free", "within_tissue", "donor_signs", "within_donor_block"]
+    assert list(permutations.draw_side_by_side(9, alone_df, 0)) == ["free", "within_tissue"]
+    unlike_df = make_samples(list("abcabab"), donors=list("1112234"))
+    assert list(permutations.draw_side_by_side(9, unlike_df.iloc[:5], 0)) == ["free", "within_tissue"]
