@@ -95,6 +95,8 @@ def _write_groups(
 def _row_groups(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
     """Pieces joined to row groups whose columns are contiguous. A group is overwritten two groups later."""
     n_group = max(ROW_GROUP_GENES, ROW_GROUP_BYTES // (4 * len(wanted)))
+    # No longer than the genes promised: columns far apart would touch all of the room, a large page each.
+    n_group = min(n_group, max(header.n_genes, ROW_GROUP_GENES)) if header.n_genes >= 0 else n_group
     group, other = (np.empty((n_group, len(wanted)), np.float32, order="F") for _ in range(2))
     names: Names = [[], [], []]
     for values, piece_names in pieces(path, header, wanted):
