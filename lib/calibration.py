@@ -112,7 +112,7 @@ def p_values(
                 drawn = permutations.draw(kind, n_permutations, samples_df, seed)
             except ValueError:  # no two slides, or donors, can take each other's place
                 continue
-            if len(drawn.order) < 99:
+            if len(drawn.order) < permutations.FEW_ORDERS:
                 continue
             columns[name] = significance.pair_p(*tables, drawn, alternative="two_sided", progress=False)
         elif conditional.degrees_of_freedom(samples_df, tissue=kind) >= conditional.MIN_DF:

@@ -119,5 +119,7 @@ def test_which_schemes_a_link_must_pass():
     beside = permutations.draw_side_by_side(9, several_df, 0)
     assert list(beside) == ["free", "within_tissue", "donor_signs", "within_donor_block"]
     assert list(permutations.draw_side_by_side(9, alone_df, 0)) == ["free", "within_tissue"]
+    three_df = make_samples(list("abababacbc"), donors=list("1122334455"))  # donors 1 to 3: 6 rearrangements
+    assert list(permutations.draw_side_by_side(99, three_df, 0)) == ["free", "within_tissue"]
     unlike_df = make_samples(list("abcabab"), donors=list("1112234"))
     assert list(permutations.draw_side_by_side(9, unlike_df.iloc[:5], 0)) == ["free", "within_tissue"]
