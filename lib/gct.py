@@ -17,6 +17,8 @@ from lib.gct_cells import parse_lines
 from lib.gct_header import Header, check_promise, read_header, refuse_duplicates, text_blocks, wanted_samples
 
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
+# Of the frame, touched by another thread before rows come: fresh memory can cost more than to parse the text.
+AHEAD_BYTES = 64 << 20
 N_AHEAD = 4  # blocks inflated before they are needed, so that neither thread waits for the other
 LARGEST = float(np.finfo(np.float32).max)  # of float32
 
@@ -58,15 +60,23 @@ def read_table(
     n_promised = header.n_genes if header.n_genes >= 0 else 65_536
     kept = np.empty((min(n_possible, n_promised), len(wanted)), np.float32)
     names: Names = [[], [], []]
-    for values, piece_names in pieces(path, header, wanted):
-        start, stop = len(names[0]), len(names[0]) + len(values)
-        if stop > len(kept):
-            larger = np.empty((max(stop, 3 * len(kept) // 2), len(wanted)), np.float32)
-            larger[:start] = kept[:start]
-            kept = larger
-        kept[start:stop] = values
-        for column, more in zip(names, piece_names, strict=True):
-            column.extend(more)
+    n_ahead, n_ready = max(1, AHEAD_BYTES // (4 * len(wanted))), 0
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(kept[:n_ahead].fill, 0)
+        for values, piece_names in pieces(path, header, wanted):
+            start, stop = len(names[0]), len(names[0]) + len(values)
+            while n_ready < min(stop, len(kept)):
+                coming.result()
+                n_ready += n_ahead
+                coming = pool.submit(kept[n_ready : n_ready + n_ahead].fill, 0)
+            if stop > len(kept):
+                coming.result()
+                larger = np.empty((max(stop, 3 * len(kept) // 2), len(wanted)), np.float32)
+                larger[:start] = kept[:start]
+                kept, n_ready = larger, len(larger)
+            kept[start:stop] = values
+            for column, more in zip(names, piece_names, strict=True):
+                column.extend(more)
     found = check_promise(path, header, len(names[0]), on_header_mismatch)
     genes = pd.Index(names[0], name="gene", dtype=object)
     refuse_duplicates(genes, "gene id", str(path))
