@@ -48,9 +48,8 @@ class Config(BaseModel):
     split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list: sample id, dataset; wins over split_by
-    merged_tissues: dict[
-        str, tuple[str, ...]
-    ] = {}  # name -> tissues as spelt, beside the paper's five groups
+    # Name -> tissues as spelt, beside the paper's own five groups.
+    merged_tissues: dict[str, tuple[str, ...]] = {}
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
     synthetic_slides_per_tissue: PositiveInt = 30
@@ -85,9 +84,8 @@ class Config(BaseModel):
 
     # -- network and training (notebooks 02, 03) --------------------------------------------------------
     architecture: str = "vgg16"
-    weights: str = (
-        ""  # "" from scratch, "imagenet", or a checkpoint's path (from the repository, or absolute)
-    )
+    # "": from scratch; "imagenet"; or a checkpoint's path, from the repository or absolute.
+    weights: str = ""
     initialisation: Literal["torchvision", "vgg"] = (
         "torchvision"  # vgg: VGG's, for small cohorts from scratch
     )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib import variation
+
 KINDS = ("direct", "marker", "covariate", "null")
 # What a pair truly is; of a direct gene's pairs it depends on how the feature follows the gene's quantity.
 PAIR_KINDS = ("direct", "weak", "unrelated", "marker", "covariate", "null")
@@ -35,7 +37,7 @@ def within_tissue_r(a_df: pd.DataFrame, b_df: pd.DataFrame, tissues: pd.Series) 
     """
     samples = a_df.columns
     of_sample = tissues.loc[samples].to_numpy()
-    sides = [_unit(_centred(df[samples].to_numpy(np.float64), of_sample)) for df in (a_df, b_df)]
+    sides = [_centred_unit(df[samples].to_numpy(np.float64), of_sample) for df in (a_df, b_df)]
     return pd.DataFrame(sides[0] @ sides[1].T, index=a_df.index, columns=b_df.index)
 
 
@@ -286,16 +288,12 @@ def _gene_lines(links_df: pd.DataFrame, how: str) -> dict[str, tuple[float, str]
     return rows
 
 
-def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _centred_unit(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rows centred within the groups, of length 1; 0 where nothing but rounding is left."""
     centred = values.copy()
     for group in np.unique(groups):
         members = groups == group
         centred[:, members] -= values[:, members].mean(axis=1, keepdims=True)
-    return centred
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    # Rounding leaves a constant row a tiny norm; it correlates with nothing.
-    is_constant = norms <= 1e-12 * np.maximum(np.abs(values).max(axis=1, keepdims=True), 1)
-    return np.where(is_constant, 0, values / np.where(is_constant, 1, norms))
+    centred[~variation.varies(centred, variation.largest(values))] = 0
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)

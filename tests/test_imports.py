@@ -18,7 +18,7 @@ ALLOWED = {
     "plots": set(),
     "pictures": {"plots"},
     "paper": set(),
-    "scorecard": set(),
+    "scorecard": {"variation"},
     # cohort and expression
     "cohort": set(),
     "gct_header": set(),
