@@ -146,11 +146,9 @@ def test_a_link_of_the_other_sign_within_tissues_is_marked(small):
     assert pairs_df["r"].iloc[0] > 0.9
     perms = permutations.draw("within_tissue", 99, samples_df, 0)
     within = significance.r_within(log_df, features_df, pairs_df, perms)
-    centred = [
-        level_free - level_free.reshape(4, 30).mean(axis=1).repeat(30) for level_free in (shared, -shared)
-    ]
+    centred = [v - v.reshape(4, 30).mean(axis=1).repeat(30) for v in (shared, -shared)]
     assert within[0] == pytest.approx(stats.pearsonr(*centred)[0])
-    pattern = significance.within_tissue_pattern(pd.Series([0.01]), None, 0.05, pd.Series(within * 1 < 0))
+    pattern = significance.within_tissue_pattern(pd.Series([0.01]), None, 0.05, pd.Series(within < 0))
     assert pattern.tolist() == ["direct, other sign"]
 
 
