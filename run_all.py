@@ -16,9 +16,12 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # sees a variable of this prefix (tqdm.autonotebook), and that text streams to this terminal.
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
-from lib import architectures, scorecard
+from lib.artefacts import NOTEBOOKS
 from lib.config import COHORTS_DIR, ROOT, Config, parse_setting
-from lib.store import NOTEBOOKS, Store, write_json
+from lib.network import architectures
+from lib.simulated import scorecard
+from lib.store import Store
+from lib.whole_files import write_json
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
 FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
@@ -67,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes, code = run(steps, force=options.force)
     _print_table(outcomes)
     if code == 0:
-        from lib import report
+        from lib.explore import report
 
         own = Config.load(steps[0].parameters["cohort"]).run_name
         tested = {step.store.config.run_name for step in steps if step.notebook == "06_significance"}
@@ -140,9 +143,9 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
         names = [name.strip() for name in options.architectures.split(",") if name.strip()]
     for name in names or [config.architecture]:
         if name.startswith(("timm:", "torchvision:")):
-            from lib import networks  # takes seconds, and only these need it
+            from lib.network import models  # takes seconds, and only these need it
 
-            networks.check_input_px(name, config.input_px, config.null_network != "untrained")
+            models.check_input_px(name, config.input_px, config.null_network != "untrained")
         else:
             architectures.check_name(name)
             architectures.check_px(name, config.input_px, architectures.MINIMUM_PX[name])
@@ -219,13 +222,13 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
 
 def _missing_slides(store: Store) -> str:
     """Why notebook 01 cannot start for want of slides, with what fetches them; "" when it can."""
-    from lib import overview
+    from lib.cohort import summary
 
     if not store.is_current("samples") or (store.is_current("tiles") and store.is_current("slides")):
         return ""  # the notebook says so itself; or the slides have been cut already
     samples_df = store.load("samples")
     missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
-    *others_df, strangers = overview.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
+    *others_df, strangers = summary.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
     for row in others_df:
         print(f"{row.what}: {row.n} ({row.examples})")
     if strangers.n:
@@ -253,7 +256,7 @@ def execute(step: Step) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from lib import notebook_pages, report
+    from lib.explore import notebook_pages, report
 
     executed = step.store.executed_path(step.notebook)
     record_path = executed.with_suffix(".ipynb.json")

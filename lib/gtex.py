@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import download, gtex_fetch
-from lib.gtex_check import check_table
-from lib.gtex_ids import match_tissue
-from lib.gtex_samples import counts_text, within_cap
-from lib.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
+from lib.cohort.gtex_ids import match_tissue
+from lib.sources import download, gtex_fetch
+from lib.sources.gtex_check import check_table
+from lib.sources.gtex_samples import counts_text, within_cap
+from lib.sources.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SLIDE_URL = "https://brd.nci.nih.gov/brd/imagedownload/"

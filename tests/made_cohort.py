@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib import calibration, correlation
+from lib.statistics import calibration, correlation
 
 N = 72
 
@@ -51,7 +51,7 @@ def small_cohort():
 
 
 def simulated(seed, n_pairs, donor_effect=0.0):
-    """Nulls of `lib.calibration`: 39 tissues, 334 slides, 60 donors of several tissues each."""
+    """Nulls of `lib.statistics.calibration`: 39 tissues, 334 slides, 60 donors of several tissues each."""
     samples_df = calibration.design(n_donors=60, seed=seed)
     return samples_df, *calibration.null_pairs(samples_df, n_pairs, donor_effect, seed)[:2]
 

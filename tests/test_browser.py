@@ -145,8 +145,8 @@ def test_table_sorts_by_the_column_chosen(finished, browser):
 
 
 def test_ids_with_markup_stay_text_in_table_and_card(tmp_path, browser, monkeypatch):
-    from lib import report
     from lib.config import Config
+    from lib.explore import report
     from lib.store import Store
 
     breaks_in = "document.title='broken in'"
@@ -223,8 +223,8 @@ def a_network(name, symbol, **numbers):
 
 
 def open_page(browser, tmp_path, monkeypatch, pairs):
-    from lib import report
     from lib.config import Config
+    from lib.explore import report
     from lib.store import Store
 
     monkeypatch.setattr(report.report_pairs, "payload", lambda store: pairs)
@@ -282,8 +282,8 @@ def test_q_is_seen_on_a_phone_without_scrolling(tmp_path, browser, monkeypatch):
 
 
 def test_several_networks_are_chosen_from_a_list(tmp_path, browser, monkeypatch):
-    from lib import report
     from lib.config import Config
+    from lib.explore import report
     from lib.store import Store
 
     store = Store(Config(cohort="mine", architecture="vgg16"), root=tmp_path)

@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from lib import training
 from lib.config import COHORTS_DIR, Config, parse_setting
+from lib.network import training
 
 
 def test_defaults_are_the_papers():

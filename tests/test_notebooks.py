@@ -7,8 +7,8 @@ import re
 import nbformat
 import pytest
 
+from lib.artefacts import NOTEBOOKS
 from lib.config import ROOT
-from lib.store import NOTEBOOKS
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = 'cohort = "demo"\narchitecture = ""\noverrides = {}'

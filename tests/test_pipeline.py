@@ -17,7 +17,7 @@ from conftest import SMALL, run_small
 from scipy import stats
 
 from lib.config import ROOT
-from lib.networks import feature_table
+from lib.network.models import feature_table
 
 pytestmark = pytest.mark.slow
 

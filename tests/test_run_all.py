@@ -10,8 +10,8 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 import run_all
-from lib import notebook_pages
 from lib.config import ROOT
+from lib.explore import notebook_pages
 
 
 def planned(*arguments):

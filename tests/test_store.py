@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 import lib.store
+from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError
 from lib.config import Config
-from lib.store import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError, Store, write_json
+from lib.store import Store
+from lib.whole_files import write_json
 
 
 @pytest.fixture

@@ -1,0 +1,261 @@
+"""Training and quantification in tiles per second, each beside a bare loop on data already on the device.
+
+`networks_rows` makes rows for `lib.benchmarks.run`; on a GPU `save_performance` keeps them, with tiles per
+second, in data/reference/performance.csv. Seconds are per 1,000 tiles. Random tiles and random weights:
+speed does not depend on what a tile shows.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from lib.benchmarks.timing import COLUMNS, row, timed
+from lib.features import quantify
+from lib.network import batches, models, training_step
+
+# Largest difference between a feature on the GPU and on the CPU (float32), as a share of the root mean square
+# of its layer. float32 differs by the order of summation, TF32 and bfloat16 by 10 and 8 bits of mantissa.
+TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
+PERFORMANCE = [
+    *("work", "architecture", "input_px", "batch_size", "precision", "tiles_per_s", "bare_tiles_per_s"),
+    *("share_of_bare", "target", "n_tiles", "n_repeats", "device", "versions", "measured_on"),
+]
+
+
+class Size(NamedTuple):
+    """How much is measured; the defaults are those of a GPU and the paper's networks."""
+
+    quantified: tuple[str, ...] = ("vgg16", "vgg16_avg1fc")
+    trained: tuple[str, ...] = ("vgg16", "vgg16_avg1fc")
+    input_px: int = 224
+    n_classes: int = 39
+    batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    n_tiles: int = 4096  # per timing, at least eight batches
+    n_repeats: int = 3
+
+
+# Two cores need about three seconds for eight tiles of VGG16: the rows of the CPU are fewer and shorter.
+ON_CPU = Size(
+    quantified=("alexnet", "vgg16", "resnet34", "inception_v3"),
+    trained=("alexnet", "vgg16_avg1fc"),
+    batch_sizes=(16,),
+    precisions=("float32",),
+    n_tiles=48,
+    n_repeats=2,
+)
+QUICK = Size(("alexnet", "resnet34"), ("alexnet",), 64, 8, (8,), ("float32",), 32, 2)
+
+
+def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = None) -> list[dict]:
+    """All rows of one device: quantification, training, and on a GPU the features held against the CPU's.
+
+    Parameters
+    ----------
+    device : "cpu", or a GPU as torch names it
+    quick : small inputs, to see that it runs
+    size : another amount of work than that of the device
+
+    Returns
+    -------
+    Rows with `timing.COLUMNS` and, for those measured in tiles, the columns PERFORMANCE.
+
+    Raises
+    ------
+    ValueError
+        A GPU is asked for where torch sees none.
+    """
+    training_step.choose_device(device)
+    size = size or (QUICK if quick else ON_CPU if device == "cpu" else Size())
+    rows: list[dict] = []
+    for measure, names in ((quantification_row, size.quantified), (training_row, size.trained)):
+        for name in names:
+            for precision in size.precisions:
+                rows += _sweep(measure, name, precision, size, device)
+    if device != "cpu":
+        rows += [agreement_row(name, p, size, device) for name in size.quantified for p in TOLERANCE]
+    return rows
+
+
+def _sweep(
+    measure: Callable[..., dict], architecture: str, precision: str, size: Size, device: str
+) -> list[dict]:
+    """A row for each batch size, smallest first, up to the one that the device's memory does not hold."""
+    rows: list[dict] = []
+    for batch_size in sorted(size.batch_sizes):
+        try:
+            rows.append(measure(architecture, batch_size, precision, size, device))
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            print(f"{architecture}, {precision}: {device} has no memory for a batch of {batch_size}")
+            torch.cuda.empty_cache()
+            break
+    return rows
+
+
+def quantification_row(architecture: str, batch_size: int, precision: str, size: Size, device: str) -> dict:
+    """f_lz of every channel, from uint8 tiles in memory, against a bare forward pass of the same batches.
+
+    Reading tile stacks and adding up per sample, as `features.quantify_samples` does, are not in it.
+    """
+    model = _network(architecture, size).eval()
+    n_batches = _n_batches(size, batch_size)
+    tiles = _random_tiles(batch_size, size.input_px)
+    mean, sd = models.normalisation(architecture)
+    with quantify.tile_quantifier(model, architecture, device=device, dtype=precision) as quantify_batch:
+        images_t = models.normalise(torch.from_numpy(tiles).to(device), mean, sd)
+
+        def ours() -> None:
+            for _ in range(n_batches):
+                sums_t = quantify_batch(tiles)
+            _wait(device, sums_t)
+
+        # The bare passes must run without the hooks that the context above has set.
+        bare_model = _network(architecture, size).eval().to(device, memory_format=torch.channels_last)
+
+        def bare() -> None:
+            with torch.inference_mode(), quantify.precision(device, precision):
+                for _ in range(n_batches):
+                    output_t = bare_model(images_t)
+            _wait(device, output_t)
+
+        seconds = timed(ours, bare, n_repeats=size.n_repeats)
+    facts = (architecture, batch_size, precision, size, device)
+    return _row("quantification", "bare forward pass, data on the device", "<= 1.15", seconds, *facts)
+
+
+def training_row(architecture: str, batch_size: int, precision: str, size: Size, device: str) -> dict:
+    """A training epoch from stored tiles against the same step on one batch held on the device.
+
+    "float32" is as training has it: on a GPU torch then uses TF32 in convolutions.
+    """
+    n_batches = _n_batches(size, batch_size)
+    n_tiles = n_batches * batch_size
+    device_t = training_step.choose_device(device)
+    trainer = training_step.prepare(
+        _network(architecture, size),
+        n_classes=size.n_classes,
+        lr=1e-4,
+        device=device,
+        mixed_precision="bf16" if precision == "bfloat16" else None,
+        normalisation=models.normalisation(architecture),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        loader = batches.tile_loader(
+            _stored_tiles(Path(folder), n_tiles, size),
+            batch_size,
+            shuffle=True,
+            n_workers=batches.default_workers(device_t),
+            pin_memory=device_t.type == "cuda",
+        )
+        batch = next(iter(loader))
+        tiles_t, labels_t = batch.tiles_t.to(device_t), batch.labels_t.to(device_t)
+
+        def epoch() -> None:
+            with tqdm(disable=True) as bar:
+                training_step.train_epoch(trainer, loader, 1, augment=(), seed=0, bar=bar)
+
+        def bare() -> None:
+            trainer.stepped.train()
+            for _ in range(n_batches):
+                loss_t, _ = training_step.training_step(trainer, tiles_t, labels_t)
+            _wait(device, loss_t)
+
+        seconds = timed(epoch, bare, n_repeats=size.n_repeats)
+    facts = (architecture, batch_size, precision, size, device)
+    return _row("training epoch", "same step, one batch on the device", "<= 1.11", seconds, *facts)
+
+
+def agreement_row(architecture: str, precision: str, size: Size, device: str, reference: str = "cpu") -> dict:
+    """Largest difference of the features of eight tiles from the CPU's in float32, beside the tolerance.
+
+    Differences are shares of the root mean square of the layer; the columns of seconds hold them.
+    """
+    tiles = _random_tiles(8, size.input_px)
+    model = _network(architecture, size).eval()
+    values = []
+    for where, dtype in ((reference, "float32"), (device, precision)):
+        with quantify.tile_quantifier(model, architecture, device=where, dtype=dtype) as quantify_batch:
+            values.append(quantify_batch(tiles).double().cpu().numpy())
+    layers = models.feature_table(architecture)["layer"].to_numpy()
+    largest = 0.0
+    for layer in np.unique(layers):
+        theirs, ours = (value[:, layers == layer] for value in values)
+        rms = np.sqrt((theirs**2).mean())
+        largest = max(largest, float(np.abs(ours - theirs).max() / rms) if rms > 0 else 0.0)
+    work = f"{architecture}, {size.input_px} px, {precision}: features against the CPU's, share of layer rms"
+    return row(work, largest, "tolerance", TOLERANCE[precision], "<= 1", 1, device)
+
+
+def save_performance(rows: Sequence[dict], path: Path) -> pd.DataFrame:
+    """Write the rows measured in tiles as csv, with tiles per second, whole or not at all; returns them."""
+    table = pd.DataFrame([r for r in rows if "tiles_per_s" in r], columns=PERFORMANCE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    table.to_csv(temporary, index=False, float_format="%.4g")
+    temporary.replace(path)
+    return table
+
+
+def _row(
+    work: str,
+    limit: str,
+    target: str,
+    seconds: Sequence[float],
+    architecture: str,
+    batch_size: int,
+    precision: str,
+    size: Size,
+    device: str,
+) -> dict:
+    n_tiles = _n_batches(size, batch_size) * batch_size
+    ours_s, bare_s = (1000 * s / n_tiles for s in seconds)
+    text = f"{work}, {architecture}, {size.input_px} px, batch {batch_size}, {precision}, s per 1,000 tiles"
+    found = row(text, ours_s, limit, bare_s, target, size.n_repeats, device)
+    facts = (work, architecture, size.input_px, batch_size, precision, 1000 / ours_s, 1000 / bare_s)
+    facts += (bare_s / ours_s, target, n_tiles, size.n_repeats, found["device"], found["versions"])
+    return found | {
+        name: value
+        for name, value in zip(PERFORMANCE, (*facts, time.strftime("%Y-%m-%d")), strict=True)
+        if name not in COLUMNS
+    }
+
+
+def _n_batches(size: Size, batch_size: int) -> int:
+    """At least three batches on a CPU and eight on a GPU, whatever their size."""
+    return max(3 if size.n_tiles < 1000 else 8, size.n_tiles // batch_size)
+
+
+def _network(architecture: str, size: Size) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build(architecture, size.n_classes, input_px=size.input_px)
+
+
+def _random_tiles(n: int, input_px: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, input_px, input_px, 3), dtype=np.uint8)
+
+
+def _stored_tiles(folder: Path, n_tiles: int, size: Size) -> pd.DataFrame:
+    """Labelled tiles in stacks of 64, as notebook 01 leaves them; the rows that training takes."""
+    parts = []
+    for k, start in enumerate(range(0, n_tiles, 64)):
+        n = min(64, n_tiles - start)
+        np.save(folder / f"{k}.npy", _random_tiles(n, size.input_px))
+        parts.append(pd.DataFrame({"file": str(folder / f"{k}.npy"), "stack_index": np.arange(n)}))
+    tiles_df = pd.concat(parts, ignore_index=True)
+    return tiles_df.assign(label=np.arange(n_tiles) % size.n_classes)
+
+
+def _wait(device: str, result_t: torch.Tensor) -> None:
+    """Kernels of a GPU are started, not awaited: reading a value of the last result waits for all."""
+    if device != "cpu":
+        result_t.flatten()[0].item()

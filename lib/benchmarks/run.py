@@ -1,0 +1,66 @@
+"""Timings at the paper's size, each beside its limit (the bare matrix products) or what a user would pick
+instead.
+
+`python -m lib.benchmarks.run` prints one row per comparison and saves them to data/reference/benchmark.csv,
+which notebook 12 shows; `--quick` takes a small size, to see that all of it runs. Both sides of a row are
+timed in turns in one process, so that their ratio means something on a busy machine; a peer too slow to
+run whole is timed on a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lib.benchmarks.gct import gct_rows
+from lib.benchmarks.networks import networks_rows, save_performance
+from lib.benchmarks.statistics import QUICK, Size, gpu_rows, statistics_rows
+from lib.benchmarks.timing import save, table
+
+REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
+BENCHMARK_FILE, PERFORMANCE_FILE = REFERENCE / "benchmark.csv", REFERENCE / "performance.csv"
+
+
+def run(quick: bool = False, gpu: bool = False) -> pd.DataFrame:
+    """All rows, as `timing.COLUMNS` and met; with `gpu` those of the first GPU as well.
+
+    With `gpu` (and not quick) tiles per second of the networks are also kept in PERFORMANCE_FILE.
+    """
+    size = QUICK if quick else Size()
+    rows = statistics_rows(size) + networks_rows(quick=quick) + gct_rows(quick)
+    if gpu:
+        network_rows = networks_rows("cuda", quick)
+        if not quick:
+            save_performance(network_rows, PERFORMANCE_FILE)
+        rows += gpu_rows(size) + network_rows
+    else:  # slides need OpenSlide and the inspector Jupyter's widgets, which a machine with a GPU may lack
+        from lib.benchmarks.inspector import inspector_rows
+        from lib.benchmarks.tiles import tiles_rows
+
+        rows += inspector_rows(quick) + tiles_rows(quick)
+    return table(rows)
+
+
+def main(arguments: list[str] | None = None) -> pd.DataFrame:
+    """Command line: --out file.csv, --quick (a small size, to see that it runs), --gpu."""
+    parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help=f"csv file to write; without --quick {BENCHMARK_FILE.name}")
+    parser.add_argument("--quick", action="store_true", help="a small made-up cohort; saved only with --out")
+    parser.add_argument("--gpu", action="store_true", help="add the rows of the first GPU")
+    options = parser.parse_args(arguments)
+    if options.gpu and not torch.cuda.is_available():
+        parser.error("--gpu asked for, but torch sees no CUDA device")
+    table_df = run(options.quick, options.gpu)
+    out = options.out or (None if options.quick else BENCHMARK_FILE)
+    if out:
+        save(table_df, out)
+    with pd.option_context("display.width", 250, "display.max_colwidth", 90, "display.max_columns", None):
+        shown_df = table_df.drop(columns=["device", "versions", "measured_on"])
+        print(shown_df.to_string(index=False, float_format="%.3g"))
+    print(f"{table_df['device'][0]}; {table_df['versions'][0]}; {f'saved to {out}' if out else 'not saved'}")
+    return table_df
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The inner loop of training: a model on its device, one SGD step, one pass over the tiles.
+
+`prepare` and `training_step` are all a benchmark needs; `training.fit` adds epochs, checkpoints and the
+recipe.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from lib.network import batches, models
+from lib.tiles import stored
+
+AUXILIARY_WEIGHT = 0.4  # of Inception's auxiliary head in the loss, as torchvision's own recipe has it
+
+
+class Trainer(NamedTuple):
+    """What a training step needs; made by `prepare`."""
+
+    model: nn.Module  # the plain module, whose weights are saved
+    stepped: nn.Module  # the same weights, compiled or wrapped for several processes
+    optimiser: torch.optim.Optimizer
+    device: torch.device
+    n_classes: int
+    class_weights_t: torch.Tensor | None  # float32 (n_classes,), on the device
+    mixed_precision: str | None
+    channels_last: bool
+    normalisation: tuple[Sequence[float], Sequence[float]]  # mean and sd per colour channel, pixels in 0 to 1
+    rank: int
+    n_ranks: int
+
+
+def prepare(
+    model: nn.Module,
+    *,
+    n_classes: int,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    device: str = "auto",
+    mixed_precision: str | None = None,
+    channels_last: bool = True,
+    compile: bool = False,
+    class_weights: np.ndarray | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+) -> Trainer:
+    """Move a model to the device, wrap it for several processes or the compiler, and give it its optimiser.
+
+    `normalisation` is that of the architecture (`networks.normalisation`): mean and sd per colour channel,
+    pixels in 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        Unknown precision; batch norm on several CPU processes (PyTorch synchronises it on GPUs only).
+    """
+    if mixed_precision not in (None, "bf16"):
+        raise ValueError(f"mixed_precision must be None or 'bf16', not {mixed_precision!r}")
+    device_t = choose_device(device)
+    rank, n_ranks = rank_and_ranks()
+    model.to(device=device_t, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    stepped = model
+    if n_ranks > 1:
+        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+            if device_t.type != "cuda":
+                raise ValueError("batch norm is not synchronised over CPU processes: use GPUs or one process")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        ids = [device_t.index] if device_t.type == "cuda" else None
+        stepped = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    if compile:
+        stepped = torch.compile(stepped)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings = {"momentum": momentum, "weight_decay": weight_decay, "fused": device_t.type in ("cpu", "cuda")}
+    optimiser = torch.optim.SGD(trained, lr, **settings)
+    weights_t = None
+    if class_weights is not None:
+        weights_t = torch.tensor(np.asarray(class_weights), dtype=torch.float32, device=device_t)
+    chosen = (device_t, n_classes, weights_t, mixed_precision, channels_last, normalisation, rank, n_ranks)
+    return Trainer(model, stepped, optimiser, *chosen)
+
+
+def training_step(
+    trainer: Trainer, tiles_t: torch.Tensor, labels_t: torch.Tensor, n_tiles: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One SGD step on tiles that lie on the device, in the mode (train or eval) the model is in.
+
+    Parameters
+    ----------
+    tiles_t : uint8 (n, px, px, 3)
+    labels_t : int64 (n,)
+    n_tiles : tiles of the batch over all processes; default: those given
+
+    Returns
+    -------
+    Summed loss, and number of tiles classified right; zero-dimensional, on the device (reading them waits
+    for it).
+    """
+    trainer.optimiser.zero_grad(set_to_none=True)
+    loss_t, n_correct_t = _loss(trainer, tiles_t, labels_t, trainer.class_weights_t)
+    # Gradients are averaged over processes; this factor turns that into the mean over the tiles of all.
+    (loss_t * (trainer.n_ranks / (n_tiles or len(labels_t)))).backward()
+    trainer.optimiser.step()
+    return loss_t.detach(), n_correct_t
+
+
+def _loss(
+    trainer: Trainer, tiles_t: torch.Tensor, labels_t: torch.Tensor, class_weights_t: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    images_t = models.normalise(tiles_t, *trainer.normalisation)
+    if not trainer.channels_last:
+        images_t = images_t.contiguous()
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.mixed_precision == "bf16"):
+        outputs = trainer.stepped(images_t)
+    logits_t, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    if logits_t.shape[1] != trainer.n_classes:
+        raise ValueError(
+            f"the model has {logits_t.shape[1]} outputs and there are {trainer.n_classes} classes: build it "
+            f"with n_classes={trainer.n_classes}"
+        )
+    loss_t = F.cross_entropy(logits_t.float(), labels_t, class_weights_t, reduction="sum")
+    for head_t in auxiliary:
+        head_loss_t = F.cross_entropy(head_t.float(), labels_t, class_weights_t, reduction="sum")
+        loss_t = loss_t + AUXILIARY_WEIGHT * head_loss_t
+    return loss_t, (logits_t.detach().argmax(1) == labels_t).sum()
+
+
+def train_epoch(
+    trainer: Trainer, loader: DataLoader, epoch: int, *, augment: Sequence[str], seed: int, bar: tqdm
+) -> tuple[float, float]:
+    """Mean loss and accuracy of one pass over the training tiles, in the order of this epoch."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, trainer.rank]).generate_state(1)[0]))
+    loader.sampler.epoch = epoch
+    sizes = loader.sampler.sizes()
+    codes = batches.orientations(len(loader.dataset), augment, seed, epoch)
+    trainer.stepped.train()
+    losses, n_correct_t = [], torch.zeros((), dtype=torch.int64, device=trainer.device)
+    check_every = 1 if trainer.device.type == "cpu" else 50  # reading a loss from a GPU waits for it
+    n_checked = 0
+    for number, (batch, n_tiles) in enumerate(zip(loader, sizes, strict=True), start=1):
+        tiles_t, labels_t = _to_device(trainer, batch)
+        tiles_t = batches.orient(tiles_t, codes[batch.rows_t.numpy()])
+        loss_t, batch_correct_t = training_step(trainer, tiles_t, labels_t, n_tiles)
+        losses.append(loss_t)
+        n_correct_t += batch_correct_t
+        bar.update(n_tiles)
+        if number % check_every == 0 or number == len(sizes):
+            _require_finite(losses, n_checked, len(sizes), f"epoch {epoch}, training")
+            n_checked = number
+            bar.set_postfix(epoch=epoch, loss=f"{float(loss_t) / len(labels_t):.3f}", refresh=False)
+    return _means(trainer, losses, n_correct_t, len(loader.dataset))
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, *, bar: tqdm) -> tuple[float, float]:
+    """Mean unweighted loss and accuracy over the validation tiles, in the precision of training."""
+    trainer.stepped.eval()
+    losses, n_correct_t = [], torch.zeros((), dtype=torch.int64, device=trainer.device)
+    sizes = loader.sampler.sizes()
+    for batch, n_tiles in zip(loader, sizes, strict=True):
+        loss_t, batch_correct_t = _loss(trainer, *_to_device(trainer, batch), None)
+        losses.append(loss_t)
+        n_correct_t += batch_correct_t
+        bar.update(n_tiles)
+    _require_finite(losses, 0, len(sizes), f"epoch {epoch}, validation")
+    return _means(trainer, losses, n_correct_t, len(loader.dataset))
+
+
+def _to_device(trainer: Trainer, batch: stored.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    pair = (batch.tiles_t, batch.labels_t)
+    return tuple(part_t.to(trainer.device, non_blocking=True) for part_t in pair)
+
+
+def _means(
+    trainer: Trainer, losses: list[torch.Tensor], n_correct_t: torch.Tensor, n_tiles: int
+) -> tuple[float, float]:
+    sums_t = torch.stack([torch.stack(losses).cpu().double().sum(), n_correct_t.cpu().double()])
+    if trainer.n_ranks > 1:
+        sums_t = sums_t.to(trainer.device)
+        dist.all_reduce(sums_t)
+    loss, n_correct = sums_t.tolist()
+    return loss / n_tiles, n_correct / n_tiles
+
+
+def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, where: str) -> None:
+    """Refuse the first loss after the `n_checked` first that is not finite."""
+    bad = (~torch.isfinite(torch.stack(losses[n_checked:]))).nonzero()
+    if len(bad):
+        place = n_checked + int(bad[0])
+        raise RuntimeError(
+            f"the loss is {float(losses[place])} in {where} batch {place + 1} of {n_batches}; the "
+            "checkpoints keep the last finished epoch. Lower lr (0.001, say), or drop mixed_precision"
+        )
+
+
+@contextmanager
+def out_of_memory_explained(
+    batch_size: int, input_px: int, device: str | torch.device, remedy: str
+) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one that says the batch size and what to try (`remedy`)."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise RuntimeError(
+            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time. {remedy} "
+            f"({reason})"
+        ) from error
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a name; "auto" is this process's GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        A GPU is asked for where PyTorch sees none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for and PyTorch sees no GPU: use 'cpu' or 'auto'")
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """This process's number and how many train together: (0, 1) outside torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@contextmanager
+def process_group() -> Iterator[int]:
+    """Join the processes torchrun started (NCCL on GPUs, else gloo) and leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()

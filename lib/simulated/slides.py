@@ -1,0 +1,154 @@
+"""
+Stain a drawn tissue and put it on glass: outline, hidden quantities, colours, pen marks, blur.
+
+The amounts of haematoxylin and eosin become colour by the Beer-Lambert law, as light through a section does.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from lib.simulated.drawing import COARSE, MPP, Field, enlarge, grain, look_up, noise, soft, stamp, stripes
+from lib.simulated.tissues import TISSUES
+
+QUANTITIES = ("nuclear_density", "nuclear_size", "lumen_size", "fibre_waviness", "eosin_strength")
+# Optical density (natural logarithm) per unit of stain in red, green and blue.
+HAEMATOXYLIN = np.array([0.65, 0.70, 0.40], np.float32) * 1.25
+EOSIN = np.array([0.13, 0.90, 0.42], np.float32) * 0.95
+GLASS = np.array([244, 243, 245], np.float32)
+INK = {"blue": (1.9, 1.2, 0.35), "green": (1.7, 0.55, 1.2), "black": (2.2, 2.1, 2.0)}
+
+
+def outline(rng: np.random.Generator, n: int, coverage: float) -> np.ndarray:
+    """Map (n, n), positive on a piece of tissue that covers the share `coverage` of the slide."""
+    line = (np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1
+    x, y = line[None, :], line[:, None]
+    height = -(x**4 + y**4) * 0.9 + 0.13 * noise(rng, n, n / 2.5) + 0.045 * noise(rng, n, n / 8)
+    height = height + 0.012 * noise(rng, n, n / 30)
+    return height - np.quantile(height, 1 - coverage)
+
+
+def pen_stroke(rng: np.random.Generator, n: int, size_um: float) -> np.ndarray:
+    """Amount of ink (n, n) of a felt-pen line across the slide."""
+    t = np.linspace(-0.1, 1.1, 400)
+    start, bend = rng.uniform(0.1, 0.9, 2), rng.normal(0, 0.12, 2)
+    x, y = t, start[0] + (start[1] - start[0]) * t + bend[0] * np.sin(5 * t) + bend[1] * np.cos(9 * t)
+    if rng.random() < 0.5:
+        x, y = y, x
+    line = np.arange(n) / n * size_um
+    grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    distance = cKDTree(np.stack([x, y], 1) * size_um).query(grid)[0].reshape(n, n)
+    width = rng.uniform(18, 32) + 2 * noise(rng, n, n / 40)
+    return soft(width - distance, 2.0) * (0.8 + 0.12 * noise(rng, n, n / 15))
+
+
+def draw(
+    tissue: str,
+    quantities: Mapping[str, float],
+    rng: np.random.Generator,
+    *,
+    size_um: float = 600.0,
+    h_gain: float = 1.0,
+    e_gain: float = 1.0,
+    likeness: float = 0.0,
+    coverage: float = 0.7,
+    pen: str = "",
+    blur: bool = False,
+) -> np.ndarray:
+    """
+    One slide of a tissue on glass.
+
+    Parameters
+    ----------
+    tissue : str
+        A key of `TISSUES`.
+    quantities : mapping
+        The five hidden `QUANTITIES`, standardised (0 = average, 1 = one standard deviation above).
+    rng : Generator
+        All randomness of the slide; the same state gives the same pixels.
+    size_um : float
+        Side of the square slide; rounded up to a multiple of 8 level-0 pixels.
+    h_gain, e_gain : float
+        Factors on the amounts of haematoxylin and eosin, for technical variation between slides.
+    likeness : float
+        For the hard pair only: negative is tubule-like, positive acinus-like.
+    coverage : float
+        Share of the slide that is tissue, 0 to 1.
+    pen : str
+        "" or a key of `INK`.
+    blur : bool
+        Out of focus.
+
+    Returns
+    -------
+    image : ndarray, (size_px, size_px, 3) uint8, RGB at 0.4942 um per pixel
+
+    Raises
+    ------
+    ValueError
+        For an unknown tissue, ink or quantity, or a slide smaller than 60 um.
+    """
+    _check(tissue, quantities, size_um, pen)
+    size_px = int(np.ceil(size_um / MPP / 8) * 8)
+    n = size_px // COARSE
+    f = _field(quantities, rng, size_px, likeness)
+    shape = outline(rng, n, coverage)
+    ground = TISSUES[tissue](f)
+    tissue_map = soft(enlarge(shape, size_px), 0.004)
+    kept = ground.nuclei[look_up(shape, ground.nuclei[:, :2]) > 0]
+    nuclear = stamp(kept, size_px, rng)
+    fine = grain(rng, size_px)
+    covered = np.minimum(nuclear, 1)
+    e = np.maximum(ground.e * (1 + _crimp(f) + 0.10 * fine), 0) * (1 - 0.55 * covered) + 0.12 * covered
+    h = np.maximum(ground.h * (1 + 0.16 * fine), 0) * (1 - 0.5 * covered) + nuclear
+    e *= tissue_map * (e_gain * np.exp(0.22 * quantities["eosin_strength"]))
+    h *= tissue_map * h_gain
+    ink = enlarge(pen_stroke(rng, n, f.size_um), size_px) if pen else None
+    density = [h * HAEMATOXYLIN[c] + e * EOSIN[c] + (ink * INK[pen][c] if pen else 0) for c in range(3)]
+    glass = GLASS * rng.uniform(0.985, 1.0, 3).astype(np.float32)
+    image = np.stack([glass[c] * np.exp(-density[c]) for c in range(3)], -1)
+    if blur:
+        sigma = rng.uniform(3.0, 4.5)
+        image = np.stack([ndimage.gaussian_filter(image[..., c], sigma, truncate=2.5) for c in range(3)], -1)
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def _check(tissue: str, quantities: Mapping[str, float], size_um: float, pen: str) -> None:
+    if tissue not in TISSUES:
+        raise ValueError(f"tissue {tissue!r} cannot be drawn; known are: {', '.join(TISSUES)}")
+    if set(quantities) != set(QUANTITIES):
+        raise ValueError(f"quantities {sorted(quantities)} given, exactly {sorted(QUANTITIES)} needed")
+    if pen and pen not in INK:
+        raise ValueError(f"pen {pen!r}: ink is one of {', '.join(INK)}, or empty")
+    if size_um < 60:
+        raise ValueError(f"size_um = {size_um}: a slide under 60 um has no room for tissue; take 200 or more")
+
+
+def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: int, likeness: float) -> Field:
+    """The coarse grid with the wavy distortion; quantities as factors (log-normal, sd 0.21 to 0.60)."""
+    n = size_px // COARSE
+    line = (np.arange(n, dtype=np.float32) + 0.5) * (MPP * COARSE)
+    wave = float(np.exp(0.58 * quantities["fibre_waviness"]))
+    pitch = MPP * COARSE
+    warp = [wave * (1.0 * noise(rng, n, 28 / pitch) + 0.25 * noise(rng, n, 13 / pitch)) for _ in range(2)]
+    return Field(
+        size_px=size_px,
+        x=line[None, :] + warp[0],
+        y=line[:, None] + warp[1],
+        rng=rng,
+        density=float(np.exp(0.50 * quantities["nuclear_density"])),
+        nucleus=float(np.exp(0.21 * quantities["nuclear_size"])),
+        lumen=float(np.exp(0.34 * quantities["lumen_size"])),
+        wave=wave,
+        likeness=likeness,
+    )
+
+
+def _crimp(f: Field) -> np.ndarray:
+    """Relative change of eosin (size_px, size_px): the light and dark bands across wavy fibres."""
+    n = len(f.x)
+    along, across = stripes(f, f.rng.uniform(0, np.pi))
+    phase = 2 * np.pi * along / 12.5 + 2.2 * noise(f.rng, n, 45) + 0.6 * np.sin(across / 9)
+    return enlarge(0.17 * f.wave * np.sin(phase), f.size_px)

@@ -1,0 +1,178 @@
+"""Tiles as stored: uint8 stacks of a slide, read by row of a labelled tiles frame.
+
+A stack is `<slide_id>.npy`: uint8, shape (n_tiles, input_px, input_px, 3), RGB. A *labelled tiles* frame
+names one stored tile per row: `file` (path of the stack), `stack_index` (row in it), `label` (int class, -1
+for a tissue that is no class).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+
+class TileBatch(NamedTuple):
+    """One batch as it leaves the loader, on the CPU (pinned when asked for)."""
+
+    tiles_t: torch.Tensor  # uint8, (n, input_px, input_px, 3), RGB
+    labels_t: torch.Tensor  # int64, (n,)
+    rows_t: torch.Tensor  # int64, (n,): row of the labelled tiles frame
+
+
+def labelled_tiles(
+    tiles_df: pd.DataFrame,
+    samples_df: pd.DataFrame,
+    stack_files: Mapping[str, str | Path],
+    class_names: Sequence[str],
+) -> pd.DataFrame:
+    """Join tiles with their sample's tissue, donor and split, and number the tissues.
+
+    Parameters
+    ----------
+    tiles_df : columns tile_id, sample_id, slide_id, stack_index
+    samples_df : columns sample_id, donor, tissue, split
+    stack_files : path of the tile stack of each slide_id
+    class_names : tissues in label order
+
+    Returns
+    -------
+    DataFrame with columns file, stack_index, label, tile_id, sample_id, slide_id, donor, tissue, split, in
+    the order of `tiles_df`; label is -1 where the tissue is not among `class_names`.
+
+    Raises
+    ------
+    ValueError
+        Tiles of a sample that `samples_df` lacks, or of a slide without a stack file; a sample listed
+        twice.
+    """
+    samples_df = samples_df.set_index("sample_id")[["donor", "tissue", "split"]]
+    if samples_df.index.has_duplicates:
+        twice = samples_df.index[samples_df.index.duplicated()].unique()
+        raise ValueError(
+            f"{len(twice)} samples are listed twice in the samples table, first {list(twice[:3])}"
+        )
+    _require_known(tiles_df["sample_id"], samples_df.index, "samples", "the samples table")
+    _require_known(tiles_df["slide_id"], pd.Index(list(stack_files)), "slides", "the tile stacks")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    frame = tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]].join(samples_df, on="sample_id")
+    frame.insert(0, "file", [str(stack_files[slide_id]) for slide_id in frame["slide_id"]])
+    frame["label"] = [label_of.get(tissue, -1) for tissue in frame["tissue"]]
+    order = ["file", "stack_index", "label", "tile_id", "sample_id", "slide_id", "donor", "tissue", "split"]
+    return frame[order].reset_index(drop=True)
+
+
+def _require_known(ids: pd.Series, known: pd.Index, what: str, where: str) -> None:
+    missing = pd.Index(ids.unique()).difference(known)
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} {what} with tiles are missing from {where}, first {list(missing[:3])}"
+        )
+
+
+class StoredTiles(Dataset):
+    """Tiles by row of a labelled tiles frame; indexed with an array of rows, it returns a `TileBatch`.
+
+    Parameters
+    ----------
+    tiles_df : columns file, stack_index and, unless only predicting, label
+
+    Raises
+    ------
+    FileNotFoundError
+        A stack that does not exist.
+    ValueError
+        No tiles; a file that is no uint8 (n, px, px, 3) stack, or of another tile size than the first; an
+        index outside its stack.
+    """
+
+    def __init__(self, tiles_df: pd.DataFrame) -> None:
+        if not len(tiles_df):
+            raise ValueError("there are no tiles: the labelled tiles frame has no rows")
+        codes, files = pd.factorize(tiles_df["file"].astype(str))
+        self.files = [str(file) for file in files]
+        self.file_of_row = codes.astype(np.int32)
+        self.stack_index = tiles_df["stack_index"].to_numpy(np.int64)
+        labels = tiles_df["label"].to_numpy(np.int64) if "label" in tiles_df else np.full(len(tiles_df), -1)
+        self.labels = labels.astype(np.int64)
+        headers = [_read_header(file) for file in self.files]
+        self.offsets = np.array([header.offset for header in headers], np.int64)
+        self.input_px = headers[0].input_px
+        for file, header in zip(self.files, headers, strict=True):
+            if header.input_px != self.input_px:
+                raise ValueError(
+                    f"{file} holds tiles of {header.input_px} px and {self.files[0]} of {self.input_px} px: "
+                    "cut all slides with one input_px"
+                )
+        n_stored = np.array([header.n_tiles for header in headers])[self.file_of_row]
+        outside = np.flatnonzero((self.stack_index < 0) | (self.stack_index >= n_stored))
+        if len(outside):
+            row, file = outside[0], self.files[self.file_of_row[outside[0]]]
+            raise ValueError(
+                f"stack_index {self.stack_index[row]} in row {row} is outside {file}, which holds "
+                f"{n_stored[row]} tiles ({len(outside)} such rows): make stacks and tiles table anew together"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: np.ndarray) -> TileBatch:
+        rows = np.asarray(rows, np.int64)
+        tiles = self.read(rows)
+        return TileBatch(
+            torch.from_numpy(tiles), torch.from_numpy(self.labels[rows]), torch.from_numpy(rows.copy())
+        )
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Tiles of `rows`, uint8 (n, input_px, input_px, 3), each file opened once.
+
+        One plain read per tile, straight into the batch: about as fast as a memory map kept open (10
+        against 7 µs a tile), ten times faster than a new map, and no descriptor stays open per slide (1,024
+        are the usual limit).
+        """
+        tiles = np.empty((len(rows), self.input_px, self.input_px, 3), np.uint8)
+        tile_bytes = self.input_px * self.input_px * 3
+        order = np.lexsort((self.stack_index[rows], self.file_of_row[rows]))
+        codes = self.file_of_row[rows[order]]
+        for places in np.split(order, np.flatnonzero(np.diff(codes)) + 1) if len(rows) else []:
+            code = self.file_of_row[rows[places[0]]]
+            with open(self.files[code], "rb", buffering=0) as stack:
+                for place in places:
+                    stack.seek(self.offsets[code] + self.stack_index[rows[place]] * tile_bytes)
+                    n_read = stack.readinto(tiles[place])
+                    if n_read != tile_bytes:
+                        raise ValueError(
+                            f"{self.files[code]} ends inside tile {self.stack_index[rows[place]]} "
+                            f"({n_read} of {tile_bytes} bytes): the file is cut short, make it anew"
+                        )
+        return tiles
+
+
+class _Header(NamedTuple):
+    n_tiles: int
+    input_px: int
+    offset: int  # bytes before the first tile
+
+
+def _read_header(file: str) -> _Header:
+    if not os.path.exists(file):
+        raise FileNotFoundError(
+            f"the tile stack {file} does not exist: cut the tiles of this slide first (notebook 01)"
+        )
+    try:
+        stack = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{file} is no readable tile stack ({error}): delete it and cut the slide again"
+        ) from error
+    if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or stack.shape[1] != stack.shape[2]:
+        raise ValueError(
+            f"{file} holds {stack.dtype} of shape {stack.shape}; a tile stack is uint8 (n_tiles, px, px, 3)"
+        )
+    if not stack.flags.c_contiguous:
+        raise ValueError(f"{file} is stored in Fortran order: save it with np.ascontiguousarray")
+    return _Header(stack.shape[0], stack.shape[1], stack.offset)

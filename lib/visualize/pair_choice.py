@@ -1,0 +1,288 @@
+"""Which gene-feature pairs to show, and on which tiles.
+
+The paper's tiles were chosen by an algorithm in a supplement that is not at hand (METHOD section 10); this is
+our own statement of the same aim.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lib.statistics import correlation, pair_tests, partial_correlation, permutations
+from lib.visualize import tile_choice
+
+PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
+PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern", "pattern_within_tissue"]
+# What notebook 06 says of a pair (`significance.within_tissue_pattern`) -> the words for figures and cards.
+FINDINGS = {
+    "direct": "found within tissues",
+    "direct, other sign": "found within tissues, the other way round",
+    "through covariates": "gone once covariates are out",
+    "through tissue": "not found within tissues",
+    "not tested": "not tested within tissues",
+}
+# A correlation with a feature that has its one usual value (0 after a ReLU) in all samples but fewer than
+# these hangs on a handful of points, and there is next to nothing of it to be seen on tiles.
+MIN_ACTIVE = 5
+
+
+def pairs_with_tests(
+    conditional_df: pd.DataFrame, significance_df: pd.DataFrame, alpha: float = 0.05
+) -> pd.DataFrame:
+    """The pairs over threshold with what notebooks 06 and 07 found of each; columns PAIR_COLUMNS.
+
+    r_given_own is the partial correlation given the gene's own tissue or not, r_partial given all tissues;
+    pattern is that of `alpha`.
+    """
+    renamed_df = conditional_df.rename(
+        columns={"r_gf_t": "r_given_own", "r_gf_tissues": "r_partial", f"pattern_{alpha}": "pattern"}
+    )
+    joined_df = renamed_df.merge(significance_df, on=["gene", "feature"], how="left", validate="1:1")
+    return joined_df.reindex(columns=PAIR_COLUMNS)
+
+
+def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index) -> pd.DataFrame:
+    """The pairs a person names, as "GENE:FEATURE"; the gene by symbol or id.
+
+    Parameters
+    ----------
+    show : such as ["AMY2A:20_139"]
+    genes_df : index gene; columns symbol, tissue, max_median_log2 (the artefact `gene_medians`)
+    features : the features there are
+
+    Returns
+    -------
+    DataFrame with columns gene, symbol, feature, tissue, max_median_log2, one row per pair, as named.
+
+    Raises
+    ------
+    ValueError
+        For a pair of another form, or a gene or feature that is not there, with the nearest names.
+    """
+    rows = []
+    for text in show:
+        gene, colon, feature = text.rpartition(":")
+        if not colon:
+            raise ValueError(f'show_pairs has {text!r}; write "GENE:FEATURE", such as "AMY2A:20_139"')
+        named = genes_df[(genes_df["symbol"] == gene) | (genes_df.index == gene)]
+        if named.empty:
+            near = difflib.get_close_matches(gene, [*genes_df["symbol"].dropna(), *genes_df.index], n=3)
+            raise ValueError(f"show_pairs names gene {gene!r}, which has no expression here; near: {near}")
+        if feature not in features:
+            near = difflib.get_close_matches(feature, list(features), n=3)
+            raise ValueError(
+                f"show_pairs names feature {feature!r}, which this network does not have; near: {near}"
+            )
+        best = named.sort_values("max_median_log2", ascending=False, kind="stable").iloc[0]
+        rows.append((best.name, best["symbol"], feature, best["tissue"], best["max_median_log2"]))
+    return pd.DataFrame(rows, columns=["gene", "symbol", "feature", "tissue", "max_median_log2"])
+
+
+def measured(
+    asked_df: pd.DataFrame,
+    tested_df: pd.DataFrame,
+    log_expression_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    samples_df: pd.DataFrame,
+    *,
+    method: Literal["pearson", "spearman"] = "pearson",
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Asked pairs with their numbers: those of `pairs_with_tests`, or computed here below the threshold.
+
+    Such a pair was not tested with the others, so it has no q and no pattern; and no partial r where the
+    slides are too few for one.
+
+    Parameters
+    ----------
+    asked_df : from `asked_pairs`
+    tested_df : from `pairs_with_tests`
+    log_expression_df, features_df : genes and features x samples
+    samples_df : sample_id, tissue, donor, in the order of the columns of features_df
+    method : of all numbers computed here; "spearman" takes ranks first, as notebooks 05 to 07 do
+    """
+    key = ["gene", "feature"]
+    found_df = asked_df.merge(tested_df[key + PAIR_COLUMNS[5:]], on=key, how="left")
+    new = found_df["r"].isna()
+    if new.any():
+        new_df = asked_df[new.to_numpy()]
+        x_df = log_expression_df.loc[new_df["gene"].unique(), features_df.columns]
+        sides = correlation.on_scale(x_df, method)
+        sides = sides, correlation.on_scale(features_df.loc[new_df["feature"].unique()], method)
+        x, y = (df.loc[new_df[name]].to_numpy(float) for df, name in zip(sides, key, strict=True))
+        r = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
+        new_df = new_df.assign(r=r)
+        found_df.loc[new, "r"] = r
+        for column, given in (("r_given_own", "indicator"), ("r_partial", "categorical")):
+            if partial_correlation.degrees_of_freedom(samples_df, tissue=given) < partial_correlation.MIN_DF:
+                continue
+            given_df = partial_correlation.pairs_conditional(*sides, new_df, samples_df, tissue=given)
+            found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
+        repeated = samples_df["tissue"].duplicated().any()  # else nothing can change place within a tissue
+        schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
+        for column, scheme in schemes.items():
+            drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
+            # On both sides, as in notebook 06.
+            found_df.loc[new, column] = pair_tests.pair_p(
+                *sides, new_df, drawn, alternative="two_sided", progress=False
+            )
+    return found_df[PAIR_COLUMNS]
+
+
+def best_pairs(
+    pairs_df: pd.DataFrame,
+    features_df: pd.DataFrame,
+    *,
+    n: int = 24,
+    e_threshold: float = 0.0,
+) -> pd.DataFrame:
+    """The strongest pairs found within tissues, and, where these are fewer than n, the strongest others.
+
+    Among either, tissues take turns, no gene and no feature twice; ranked by r_partial in the direction of
+    r: a pair that turns round within tissues, or vanishes, is none. A feature that is active in fewer than
+    MIN_ACTIVE samples is not taken.
+
+    Parameters
+    ----------
+    pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues),
+        pattern_within_tissue ("direct": found), and others
+    features_df : features x samples
+    n : int
+        Pairs at most.
+    e_threshold : float
+        Only genes whose highest median of log2(1 + expression) reaches it.
+
+    Returns
+    -------
+    DataFrame, rows of pairs_df in order of choice, those found first; empty when no pair passes.
+    """
+    agreement = pairs_df["r_partial"] * np.sign(pairs_df["r"])
+    active = n_active(features_df.loc[pairs_df["feature"].unique()]) >= MIN_ACTIVE
+    able = (pairs_df["max_median_log2"] >= e_threshold) & (agreement > 0)
+    able &= active.reindex(pairs_df["feature"]).to_numpy(bool)
+    ranked_df = pairs_df[able].iloc[np.argsort(-agreement[able].to_numpy(), kind="stable")]
+    found = ranked_df["pattern_within_tissue"].eq("direct").to_numpy()
+    keys = ranked_df[["gene", "feature", "tissue"]].to_numpy()
+    chosen: list[int] = []
+    for rows in (np.flatnonzero(found), np.flatnonzero(~found)):
+        _take_turns(keys, rows, chosen, n)
+    return ranked_df.iloc[chosen].reset_index(drop=True)
+
+
+def _take_turns(keys: np.ndarray, rows: np.ndarray, chosen: list[int], n: int) -> None:
+    """Add rows to those chosen until there are n: tissues take turns, no gene and no feature twice.
+
+    keys are gene, feature, tissue of each row; the first of a tissue's rows are taken first.
+    """
+    of_tissue = keys[rows, 2]
+    waiting = {tissue: iter(rows[of_tissue == tissue]) for tissue in pd.unique(of_tissue)}
+    taken = {name for row in chosen for name in keys[row, :2]}
+    while waiting and len(chosen) < n:
+        for tissue in list(waiting):
+            row = next((i for i in waiting[tissue] if not taken & {*keys[i, :2]}), None)
+            if row is None:
+                del waiting[tissue]
+            elif len(chosen) < n:
+                taken |= {*keys[row, :2]}
+                chosen.append(int(row))
+
+
+def n_active(features_df: pd.DataFrame) -> pd.Series:
+    """In how many samples each feature (a row) has another value than its most frequent one."""
+    same = [np.unique(row, return_counts=True)[1].max() for row in features_df.to_numpy()]
+    return pd.Series(features_df.shape[1] - np.array(same, dtype=int), index=features_df.index)
+
+
+def finding(pattern_within_tissue: pd.Series) -> pd.Series:
+    """What the calibrated test says of each pair, one of FINDINGS; a pair it lacks was not tested."""
+    return pattern_within_tissue.fillna("not tested").map(FINDINGS).astype(object)
+
+
+def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:
+    """The tissue whose tiles show a pair: the gene's own, or, for r < 0, where the feature is highest.
+
+    A feature with negative r is low where the gene is high; what it sees is then to be looked for where it
+    is high, in the tissue with the highest median of the feature.
+
+    Parameters
+    ----------
+    chosen_df : columns feature, tissue, r
+    features_df : features x samples
+    tissues : tissue of each sample
+
+    Returns
+    -------
+    Series of str, index of chosen_df
+    """
+    found = chosen_df["tissue"].copy()
+    for row in chosen_df[chosen_df["r"] < 0].itertuples():
+        values = features_df.loc[row.feature]
+        found[row.Index] = values.groupby(tissues.loc[values.index]).median().idxmax()
+    return found
+
+
+def candidate_tiles(labelled_df: pd.DataFrame, n_per_sample: int, seed: int = 0) -> pd.DataFrame:
+    """Test tiles to look through, at most `n_per_sample` of each sample, drawn at random.
+
+    labelled_df is from `stored.labelled_tiles`, with any further columns; the order of its rows is kept.
+    """
+    test_df = labelled_df[labelled_df["split"] == "test"]
+    turn = test_df.sample(frac=1, random_state=seed).groupby("sample_id").cumcount()
+    return test_df[turn.reindex(test_df.index) < n_per_sample].reset_index(drop=True)
+
+
+def cover_tiles(
+    chosen_df: pd.DataFrame,
+    values_df: pd.DataFrame,
+    tiles_df: pd.DataFrame,
+    log_expression_df: pd.DataFrame,
+    *,
+    top_q: float,
+) -> pd.DataFrame:
+    """A few tiles of each tissue on which its pairs' features are near their highest.
+
+    `representatives.greedy_cover` for the features of one tile tissue at a time; ties go to samples where
+    the paired gene is high (low, for r < 0). A feature with one value on all tiles of the tissue takes its
+    highest tile anywhere.
+
+    Parameters
+    ----------
+    chosen_df : columns gene, feature, r, tile_tissue
+    values_df : tiles x features, index tile_id
+    tiles_df : tile_id, sample_id, slide_id, donor, tissue and positions
+    log_expression_df : genes x samples
+    top_q : share of the tiles that counts as the top
+
+    Returns
+    -------
+    DataFrame, one row per pair of chosen_df in its order: columns as `greedy_cover`, and tissue.
+    """
+    if chosen_df.empty:
+        return pd.DataFrame(columns=["feature", *tiles_df.columns, "value", "quantile"])
+    samples_df = tiles_df.drop_duplicates("sample_id")
+    covers = []
+    for tissue, of_tissue_df in chosen_df.groupby("tile_tissue", sort=True):
+        of_tissue_df = of_tissue_df.drop_duplicates("feature")
+        here_df = tiles_df[tiles_df["tissue"] == tissue]
+        expression_df = log_expression_df.loc[of_tissue_df["gene"]].set_axis(of_tissue_df["feature"])
+        expression_df = expression_df.mul(np.sign(of_tissue_df["r"].to_numpy()), axis=0)
+        cover_df = tile_choice.greedy_cover(
+            values_df.loc[here_df["tile_id"], of_tissue_df["feature"]],
+            here_df,
+            samples_df,
+            top_q=top_q,
+            gene_expression_df=expression_df,
+            constant="leave",
+        ).drop(columns="expression")
+        flat = [feature for feature in of_tissue_df["feature"] if feature not in set(cover_df["feature"])]
+        if flat:
+            anywhere_df = tile_choice.top_k(values_df[flat], tiles_df, samples_df, k=1)
+            cover_df = pd.concat([cover_df, anywhere_df.drop(columns="order")], ignore_index=True)
+        covers.append(cover_df.assign(tile_tissue=tissue))
+    key = ["feature", "tile_tissue"]
+    cover_df = chosen_df[key].merge(pd.concat(covers, ignore_index=True), on=key, how="left")
+    return cover_df.merge(tiles_df[["tile_id", "tissue", "file"]], on="tile_id", how="left")

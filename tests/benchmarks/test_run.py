@@ -1,0 +1,80 @@
+"""Timings of the statistics: that they measure what they say, on a tiny size; not speed itself."""
+
+import pandas as pd
+import pytest
+
+from lib.benchmarks import inspector, run, statistics, tiles, timing
+from lib.benchmarks.statistics import Size
+from lib.figures import plots
+
+TINY = Size(
+    n_genes=120, n_features=80, n_slides=90, n_pairs=30, n_permutations=12, n_max_genes=40,
+    n_max_permutations=6, n_repeats=1, n_peer_calls=20,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return statistics.statistics_rows(TINY)
+
+
+def test_every_comparison_is_there(rows):
+    table_df = timing.table(rows)
+    assert list(table_df) == [*timing.COLUMNS, "met"]
+    assert (table_df[["ours_s", "peer_s"]] > 0).all().all()
+    assert table_df["ratio"].tolist() == pytest.approx((table_df["ours_s"] / table_df["peer_s"]).tolist())
+    peers = " ".join(table_df["limit_or_peer"])
+    for peer in ("bare float32 product", "torch, plain passes", "numpy.corrcoef", "scipy.stats.pearsonr"):
+        assert peer in peers
+    assert "pingouin.partial_corr" in peers
+    works = " ".join(table_df["work"])
+    for work in ("all pairs, threshold", "p of 30 pairs, 12 permutations, within_tissue", "three partial"):
+        assert work in works
+    for work in (
+        "40 genes x 80 features, 6 permutations, z",
+        "peak memory of correlate",
+        "peak memory of the max statistic of 120 genes with covariates, 12 permutations, 78 slides",
+        "validation against",
+    ):
+        assert work in works
+    assert table_df["measured_on"].str.fullmatch(r"\d{4}-\d\d-\d\d").all()
+    assert table_df["versions"].str.contains("torch ").all()
+
+
+def test_gpu_rows_with_the_cpu_in_its_place():
+    """The code of the GPU's rows, all genes and all permutations; p equal."""
+    rows = statistics.gpu_rows(TINY, device="cpu")
+    assert "120 genes x 80 features, 12 permutations, z" in rows[0]["work"]
+    assert rows[0]["target"] == "20 s"
+    assert rows[-1]["limit_or_peer"] == "tolerance"
+    assert rows[-1]["ours_s"] == 0
+    assert (timing.table(rows)["met"] != "").all()
+
+
+def test_met():
+    table_df = pd.DataFrame(
+        [("a", 3.0, 1.2, "<= 1.3"), ("b", 3.0, 1.0, "< 1"), ("c", 3.0, 0.1, "2 s"), ("d", 1.5, 9.0, "1.5 GB")]
+        + [("e", 1.0, 1.0, "")],
+        columns=["work", "ours_s", "ratio", "target"],
+    )
+    assert timing.met(table_df).tolist() == ["yes", "no", "no", "yes", ""]
+    with pytest.raises(ValueError, match=r"target .fast. of .a. is neither"):
+        timing.met(table_df.assign(target="fast"))
+
+
+def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
+    for name in ("networks_rows", "gct_rows"):
+        monkeypatch.setattr(run, name, lambda *args, **kwargs: [])
+    monkeypatch.setattr(tiles, "tiles_rows", lambda quick: [])
+    monkeypatch.setattr(inspector, "inspector_rows", lambda quick: [])
+    monkeypatch.setattr(run, "statistics_rows", lambda size: rows)
+    monkeypatch.setattr(run, "BENCHMARK_FILE", tmp_path / "benchmark.csv")
+    run.main(["--quick"])
+    assert not (tmp_path / "benchmark.csv").exists(), "a quick run must not replace the committed table"
+    run.main([])
+    saved_df = pd.read_csv(tmp_path / "benchmark.csv")
+    assert saved_df["work"].tolist() == [row["work"] for row in rows]
+    assert "saved to" in capsys.readouterr().out
+    figure = plots.timings(saved_df.fillna({"target": "", "met": ""}))
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert len(labels) == (~saved_df["work"].str.contains("GB")).sum()

@@ -1,0 +1,132 @@
+"""Expression tables: parquet and h5ad in; arithmetic by hand; gene tables. Text tables: test_gct.py."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_gct import GTEX, needs_gtex
+
+from lib.cohort import expression
+
+
+def test_parquet_roundtrip(tmp_path):
+    values_df = pd.DataFrame({"s1": [1.0, 2.0], "s2": [3.0, 4.0]}, index=pd.Index(["g1", "g2"], name="gene"))
+    values_df.to_parquet(tmp_path / "x.parquet")
+    expression_df, genes_df = expression.read_expression(tmp_path / "x.parquet", columns=["s2"])
+    assert expression_df["s2"].tolist() == [3, 4]
+    assert genes_df["symbol"].tolist() == ["g1", "g2"]
+    assert expression.rna_ids(tmp_path / "x.parquet") == ["s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, np.nan], "1 missing value.*gene g2, sample s"),
+        ([-1.0, 0.0], "1 negative value.*gene g1, sample s"),
+    ],
+)
+def test_bad_values_in_parquet(tmp_path, values, said):
+    pd.DataFrame({"s": values}, index=pd.Index(["g1", "g2"], name="gene")).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=said):
+        expression.read_expression(tmp_path / "x.parquet")
+
+
+def test_not_an_expression_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expression_file"):
+        expression.read_expression(tmp_path / "none.gct")
+    with pytest.raises(ValueError, match=r"expression is \.gct"):
+        expression.read_expression(tmp_path / "x.xlsx")
+
+
+@pytest.mark.skipif("anndata" in sys.modules, reason="anndata is there")
+def test_h5ad_without_anndata_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    (tmp_path / "x.h5ad").write_bytes(b"")
+    with pytest.raises(RuntimeError, match="pip install anndata"):
+        expression.read_expression(tmp_path / "x.h5ad")
+
+
+# ------------------------------------------------------------------------------------------ real files
+
+
+@needs_gtex
+def test_real_tpm_and_gene_table():
+    expression_df, genes_df = expression.read_expression(
+        GTEX / "gtex_tpm_heart_brain_liver_180samples.gct.gz"
+    )
+    assert expression_df.shape == (261, 180)
+    table_df = expression.read_gene_table(GTEX / "genes_gencode_v26.csv.gz")
+    assert len(table_df) == 56_200
+    named_df = expression.annotate_genes(genes_df, table_df)
+    assert (named_df["biotype"] != "").mean() > 0.95
+    assert (named_df["symbol"] == genes_df["symbol"]).all()
+    coding = expression.protein_coding(named_df)
+    assert 0 < len(coding) <= 261
+    assert (named_df.loc[coding, "biotype"] == "protein_coding").all()
+    assert len(expression.protein_coding(table_df)) > 19_000
+    found = expression.describe_expression(expression_df, genes_df).set_index("what")["n"]
+    assert found["versioned Ensembl ids"] == 261
+
+
+# ------------------------------------------------------------------------------------- values and samples
+
+
+def duplicated():
+    expression_df = pd.DataFrame(
+        [[1.0, 7.0, 5.0], [0.0, 3.0, 2.0]],
+        index=pd.Index(["g1", "g2"], name="gene"),
+        columns=["r1", "r2", "r3"],
+    )
+    return expression_df, pd.DataFrame({"sample_id": ["A", "A", "B"], "rna_id": ["r1", "r2", "r3"]})
+
+
+def test_duplicates_mean_is_taken_of_the_logarithms():
+    combined_df = expression.combine_duplicates(*duplicated())
+    assert combined_df.columns.tolist() == ["A", "B"]
+    # log2(1 + 1) = 1, log2(1 + 7) = 3, mean 2, back: 3; and (0 + 2) / 2 = 1 -> 1
+    np.testing.assert_allclose(combined_df.to_numpy(), [[3, 5], [1, 2]], rtol=1e-6)
+    assert combined_df.to_numpy().dtype == np.float32
+
+
+def test_duplicates_first_and_error():
+    assert expression.combine_duplicates(*duplicated(), how="first")["A"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"1 samples have several RNA samples: \['A'\]"):
+        expression.combine_duplicates(*duplicated(), how="error")
+    with pytest.raises(ValueError, match="choose 'mean'"):
+        expression.combine_duplicates(*duplicated(), how="median")
+    expression_df, pairing_df = duplicated()
+    with pytest.raises(ValueError, match=r"1 paired RNA ids are not in the expression table: \['r3'\]"):
+        expression.combine_duplicates(expression_df[["r1", "r2"]], pairing_df)
+    assert expression_df.to_numpy()[0].tolist() == [1, 7, 5]  # the input is left alone
+
+
+def test_counts_per_million():
+    counts_df = pd.DataFrame({"s1": [1, 3], "s2": [0, 5]}, index=["g1", "g2"])
+    assert expression.counts_per_million(counts_df).to_numpy().tolist() == [
+        [250_000, 0],
+        [750_000, 1_000_000],
+    ]
+    with pytest.raises(ValueError, match=r"1 sample\(s\) have no counts at all: \['s3'\]"):
+        expression.counts_per_million(counts_df.assign(s3=0))
+
+
+def test_gene_names(tmp_path):
+    path = tmp_path / "genes.csv"
+    path.write_text(
+        "gene_id,gene_biotype,gene_name\nENSG00000000001.5,protein_coding,AAA\nENSG00000000002.1,lncRNA,BBB\n"
+    )
+    table_df = expression.read_gene_table(path)
+    genes_df = pd.DataFrame(
+        {"symbol": ["ENSG00000000001.9", "kept", "x"], "biotype": ""},
+        index=pd.Index(["ENSG00000000001.9", "ENSG00000000002.1", "other"], name="gene"),
+    )
+    named_df = expression.annotate_genes(genes_df, table_df)
+    assert named_df["symbol"].tolist() == ["AAA", "kept", "x"]
+    assert named_df["biotype"].tolist() == ["protein_coding", "lncRNA", ""]
+    assert expression.protein_coding(named_df).tolist() == ["ENSG00000000001.9"]
+    with pytest.raises(ValueError, match="genes_file"):
+        expression.protein_coding(genes_df)
+    path.write_text("gene_id,length\na,1\n")
+    with pytest.raises(ValueError, match="needs gene_id"):
+        expression.read_gene_table(path)

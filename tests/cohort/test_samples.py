@@ -1,0 +1,128 @@
+"""Samples table: what is read, what is refused."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table_factory import table, written
+
+from lib.cohort import samples
+
+
+def test_ids_stay_text_and_covariates_become_numbers(tmp_path):
+    path = written(
+        tmp_path,
+        "\ufeffsample_id,slide_id,donor,tissue,age,note\n007,1e5, NA ,Liver,61,x\n008,2.0,D2,Lung,,7\n",
+    )
+    samples_df = samples.read_samples(path)
+    assert samples_df["sample_id"].tolist() == ["007", "008"]
+    assert samples_df["slide_id"].tolist() == ["1e5", "2.0"]
+    assert samples_df["donor"].tolist() == ["NA", "D2"]
+    assert samples_df["age"].tolist()[0] == 61
+    assert np.isnan(samples_df["age"].tolist()[1])
+    assert samples_df["note"].tolist() == ["x", "7"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz", "parquet"])
+def test_every_format_gives_the_same_table(tmp_path, suffix):
+    samples_df, path = table(3, rin=[6.5, 7.0, 8.25]), tmp_path / f"samples.{suffix}"
+    if suffix == "parquet":
+        samples_df.to_parquet(path)
+    else:
+        samples_df.to_csv(path, index=False, sep="\t" if suffix == "tsv" else ",")
+    pd.testing.assert_frame_equal(
+        samples.read_samples(path), samples.check_samples(samples_df), check_dtype=False
+    )
+
+
+def test_missing_column_names_the_nearest(tmp_path):
+    path = written(tmp_path, "Sample,slide_id,donor,Tissues\na,b,c,d\n")
+    with pytest.raises(
+        ValueError, match=r"'sample_id' \(nearest present: 'Sample'\).*nearest present: 'Tissues'"
+    ):
+        samples.read_samples(path)
+
+
+def test_duplicated_ids_are_counted():
+    ids = ["a", "a", "b", "b", "c", "c", "d", "d", "e"]
+    with pytest.raises(ValueError, match=r"duplicated sample_id 'a', 'b', 'c' \(4 in all\)"):
+        samples.check_samples(table(9, sample_id=ids))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("a/b", "path separator"),
+        ("a\\b", "path separator"),
+        ("C:x", "path separator"),
+        ("..", r"'\.\.'"),
+        ("a..b", r"'\.\.'"),
+        ("a\x07b", "control"),
+        ("a\nb", "control"),
+        ("", "is empty"),
+        ("x" * 151, "longer"),
+    ],
+)
+def test_ids_that_cannot_be_file_names(bad, said):
+    for column in ("sample_id", "slide_id"):
+        samples_df = table(3)
+        samples_df.loc[1, column] = bad
+        with pytest.raises(ValueError, match=said) as caught:
+            samples.check_samples(samples_df)
+        assert column in str(caught.value)
+    assert re.search(said, samples.id_problem(bad))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=20))
+def test_an_accepted_id_stays_inside_its_folder(text):
+    if samples.id_problem(text):
+        return
+    assert (Path("/folder") / text).parent == Path("/folder")
+    assert os.path.normpath(f"/folder/{text}").startswith("/folder/")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"tissue": ["Liver", "", "Lung", " "]}, r"empty tissue.*'s1', 's3'"),
+        ({"donor": ["d", "", "d", "d"]}, "empty donor"),
+        ({"mpp": ["0.5", "-1", "", "0.5"]}, "mpp must be positive.*'s1'"),
+        ({"mpp": ["0.5", "half", "", "0.5"]}, "mpp is not a number.*'s1'"),
+        ({"l0_x": [0, 0, 0, 0]}, "l0_y, l0_width, l0_height missing"),
+        ({"l0_x": [0, 0, 0, 0], "l0_y": 0, "l0_width": [9, 9, None, 9], "l0_height": 9}, "half-given.*'s2'"),
+        ({"l0_x": [0, -1, 0, 0], "l0_y": 0, "l0_width": 9, "l0_height": 9}, "negative corner.*'s1'"),
+        ({"l0_x": 0, "l0_y": 0, "l0_width": 0, "l0_height": 9}, "no area"),
+        ({"split": ["train", "holdout", "test", "val"]}, "unknown set name 'holdout' on 1 row"),
+        ({"split": ["train", "", "test", "val"]}, "some rows only.*'s1'"),
+        ({"sample_id": [1.5, 2.0, 3.0, 4.0]}, "holds decimals"),
+    ],
+)
+def test_bad_tables(columns, said):
+    with pytest.raises(ValueError, match=said):
+        samples.check_samples(table(4, **columns))
+
+
+def test_other_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No samples table"):
+        samples.read_samples(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="a samples table is"):
+        samples.read_samples(written(tmp_path, "x", "samples.xlsx"))
+    with pytest.raises(ValueError, match="empty"):
+        samples.read_samples(written(tmp_path, ""))
+    with pytest.raises(ValueError, match="no rows"):
+        samples.read_samples(written(tmp_path, "sample_id,slide_id,donor,tissue\n"))
+    with pytest.raises(ValueError, match="twice"):
+        samples.check_samples(pd.concat([table(2), table(2)["tissue"]], axis=1))
+
+
+def test_region_of_some_rows_only_is_allowed():
+    region = {"l0_x": [0, None], "l0_y": [5, None], "l0_width": [9, None], "l0_height": [9, None]}
+    samples_df = samples.check_samples(table(2, **region))
+    assert samples_df.loc[0, list(samples.REGION)].tolist() == [0, 5, 9, 9]
+    assert samples_df.loc[1, list(samples.REGION)].isna().all()

@@ -1,0 +1,680 @@
+"""The fit loop: against SGD written out, against itself interrupted and divided, and what can go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torchvision.models.inception import InceptionOutputs
+from tqdm.auto import tqdm
+
+import lib
+from lib import train
+from lib.config import ROOT, Config
+from lib.network import batches, checkpoints, training, training_step
+from lib.network import models as networks
+from lib.store import Store
+from lib.tiles import stored
+
+PX = 12
+CLASSES = ["Colon", "Liver", "Lung"]
+IMAGENET = networks.IMAGENET_MEAN, networks.IMAGENET_SD
+
+
+def textured_tiles(folder, n_samples=9, n_tiles=8, seed=0):
+    """Stripes whose direction is the tissue, one stack per sample; the last third of samples validates."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:PX, :PX]
+    rows = []
+    for sample in range(n_samples):
+        label = sample % 3
+        wave = np.sin(1.5 * (x, y, x + y)[label] + rng.uniform(0, 6, (n_tiles, 1, 1)))
+        stack = 128 + 60 * wave[..., None] + rng.normal(0, 25, (n_tiles, PX, PX, 3))
+        file = str(folder / f"slide_{sample}.npy")
+        np.save(file, stack.clip(0, 255).astype(np.uint8))
+        split = "validation" if sample >= 2 * n_samples // 3 else "train"
+        rows += [(file, index, label, f"sample_{sample}", CLASSES[label], split) for index in range(n_tiles)]
+    frame = pd.DataFrame(rows, columns=["file", "stack_index", "label", "sample_id", "tissue", "split"])
+    return frame[frame["split"] == "train"], frame[frame["split"] == "validation"]
+
+
+@pytest.fixture
+def splits(tmp_path):
+    return textured_tiles(tmp_path)
+
+
+@pytest.fixture
+def one_thread():
+    """As many threads as SCRIPT takes: another number adds up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small_model(dropout=0.0, seed=0, n_classes=3, norm=False):
+    torch.manual_seed(seed)
+    first = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8) if norm else nn.Identity(),
+        nn.ReLU(inplace=True),
+    ]
+    last = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(dropout), nn.Linear(32, n_classes)]
+    return nn.Sequential(*first, nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True), *last)
+
+
+def fit(model, splits, run_dir, **changes):
+    settings = {"class_names": CLASSES, "epochs": 3, "batch_size": 9, "lr": 0.05, "device": "cpu"}
+    settings |= {"progress": False, "run_dir": run_dir} | changes
+    return training.fit(model, *splits, **settings)
+
+
+def same_weights(model, other):
+    pairs = zip(model.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(name == other_name and torch.equal(a, b) for (name, a), (other_name, b) in pairs)
+
+
+def stored_images(tiles_df):
+    tiles = [
+        np.load(file)[index] for file, index in zip(tiles_df["file"], tiles_df["stack_index"], strict=True)
+    ]
+    images_t = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).double() / 255
+    mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    images_t = (images_t - mean.double().view(3, 1, 1)) / sd.double().view(3, 1, 1)
+    return images_t, torch.tensor(tiles_df["label"].to_numpy())
+
+
+@pytest.mark.parametrize("class_weighting", [False, True])
+def test_fit_equals_sgd_written_out(splits, tmp_path, class_weighting):
+    train_df = splits[0].iloc[:-5]  # uneven classes
+    model, plain = small_model(), small_model().double()
+    history_df = fit(
+        model, (train_df, splits[1]), tmp_path / "run", lr_step_epochs=2, class_weighting=class_weighting
+    )
+    images_t, labels_t = stored_images(train_df)
+    n_of_class = np.bincount(labels_t)
+    weight_t = torch.tensor(len(labels_t) / (3 * n_of_class)) if class_weighting else torch.ones(3).double()
+    velocity = [torch.zeros_like(parameter) for parameter in plain.parameters()]
+    order = batches.EpochOrder(len(train_df), 9, shuffle=True, seed=0)
+    losses, n_correct = [], 0
+    for epoch, lr in ((1, 0.05), (2, 0.05), (3, 0.005)):
+        order.epoch, losses, n_correct = epoch, [], 0
+        for rows in order:
+            log_p = torch.log_softmax(plain(images_t[rows]), dim=1)
+            chosen = log_p[torch.arange(len(rows)), labels_t[rows]]
+            tile_losses = -(chosen * weight_t[labels_t[rows]])
+            plain.zero_grad()
+            tile_losses.mean().backward()
+            losses += tile_losses.tolist()
+            n_correct += int((log_p.argmax(1) == labels_t[rows]).sum())
+            with torch.no_grad():
+                for parameter, v in zip(plain.parameters(), velocity, strict=True):
+                    v.mul_(0.9).add_(parameter.grad + 1e-4 * parameter)
+                    parameter.sub_(lr * v)
+    for parameter, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted.float(), rtol=1e-4, atol=1e-5)
+    assert history_df["lr"].tolist() == pytest.approx([0.05, 0.05, 0.005])
+    last = history_df.iloc[-1]
+    assert last["train_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert last["train_accuracy"] == pytest.approx(n_correct / len(train_df))
+    images_t, labels_t = stored_images(splits[1])
+    logits_t = plain(images_t)
+    loss = nn.functional.cross_entropy(logits_t, labels_t).item()
+    assert last["validation_loss"] == pytest.approx(loss, rel=1e-4)
+    assert last["validation_accuracy"] == pytest.approx(
+        float((logits_t.argmax(1) == labels_t).double().mean())
+    )
+
+
+def test_textures_are_learned_and_the_best_epoch_is_kept(splits, tmp_path):
+    seen = []
+    history_df = fit(small_model(), splits, tmp_path / "run", epochs=12, on_epoch=seen.append)
+    accuracy = history_df["validation_accuracy"]
+    assert accuracy.max() >= 0.9
+    assert history_df["epoch"].tolist() == list(range(1, 13))
+    assert [len(part) for part in seen] == list(range(1, 13))
+    assert (history_df[["tiles_per_s", "seconds"]] > 0).all(axis=None)
+    assert set(history_df) == {
+        *("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+        *("tiles_per_s", "seconds"),
+    }
+    best = torch.load(tmp_path / "run/best.pt", weights_only=True)
+    assert best["epoch"] == 1 + int(np.argmax(accuracy))  # the first of equals
+    assert best["class_names"] == CLASSES
+    assert best["input_px"] == PX
+    model = small_model(seed=9)
+    model.load_state_dict(best["state_dict"])
+    images_t, labels_t = stored_images(splits[1])
+    found = (model.eval()(images_t.float()).argmax(1) == labels_t).double().mean().item()
+    assert found == pytest.approx(accuracy.max())
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_shuffled_labels_are_not_learned(tmp_path):
+    train_df, validation_df = textured_tiles(tmp_path, n_samples=18)
+    null_df = train_df.assign(label=np.random.default_rng(0).permutation(train_df["label"]))
+    history_df = fit(small_model(), (null_df, validation_df), tmp_path / "run", epochs=6)
+    assert history_df["validation_accuracy"].iloc[-1] < 0.7
+
+
+def test_ties_keep_the_earlier_epoch(tmp_path):
+    model = small_model()
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    history = []
+    for epoch, accuracy in enumerate((0.2, 0.7, 0.7, 0.5), start=1):
+        history.append({"epoch": epoch, "validation_accuracy": accuracy})
+        checkpoints.keep(tmp_path, model, optimiser, history, {})
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
+    assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 4
+
+
+class Interrupted(nn.Module):
+    """A model that stops with an error at its n-th training step."""
+
+    def __init__(self, model, stop_at, error):
+        super().__init__()
+        self.inner, self.stop_at, self.error, self.n_steps = model, stop_at, error, 0
+
+    def state_dict(self, *args, **kwargs):
+        return self.inner.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state, **kwargs):
+        return self.inner.load_state_dict(state, **kwargs)
+
+    def forward(self, images_t):
+        self.n_steps += self.training
+        if self.training and self.n_steps == self.stop_at:
+            raise self.error
+        return self.inner(images_t)
+
+
+@pytest.mark.parametrize("stop_at", [2, 9, 16])  # in epochs 1, 2 and 3 of 6 steps each
+def test_an_interrupted_run_ends_with_the_same_weights(splits, tmp_path, stop_at):
+    settings = {"augment": ("flip", "rotate90"), "epochs": 4}
+    whole = small_model(dropout=0.5, norm=True)
+    whole_df = fit(whole, splits, tmp_path / "whole", **settings)
+    stopped = Interrupted(small_model(dropout=0.5, norm=True), stop_at, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, splits, tmp_path / "parts", **settings)
+    torch.rand(100)  # whatever else drew from the generator meanwhile
+    continued = small_model(dropout=0.5, norm=True, seed=5)
+    assert not same_weights(whole, continued)
+    if stop_at < 6:
+        continued = small_model(dropout=0.5, norm=True)  # no epoch was finished: the caller seeds the weights
+    continued_df = fit(continued, splits, tmp_path / "parts", **settings)
+    assert same_weights(whole, continued)
+    timeless = [name for name in whole_df if name not in ("tiles_per_s", "seconds")]
+    pd.testing.assert_frame_equal(whole_df[timeless], continued_df[timeless], check_exact=True)
+    bests = [torch.load(tmp_path / run / "best.pt", weights_only=True) for run in ("whole", "parts")]
+    assert bests[0]["epoch"] == bests[1]["epoch"]
+    assert all(
+        torch.equal(value, bests[1]["state_dict"][name]) for name, value in bests[0]["state_dict"].items()
+    )
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+from lib import steps
+from test_training import fit, small_model, textured_tiles
+folder, name, slow = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "slow"
+torch.set_num_threads(1)
+model = small_model(dropout=0.5 if name == "killed" else 0.0)
+if slow:
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+with steps.process_group() as rank:
+    if rank == 0:
+        splits = textured_tiles(folder)
+    if steps.rank_and_ranks()[1] > 1:
+        torch.distributed.barrier()
+    splits = splits if rank == 0 else textured_tiles(Path(sys.argv[4]))
+    fit(model, splits, folder / name, n_workers=0)
+"""
+
+
+def start(arguments, script, tmp_path, **options):
+    (tmp_path / "script.py").write_text(script.format(tests=str(Path(__file__).parent)))
+    root = str(Path(lib.__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *arguments[0], str(tmp_path / "script.py"), *map(str, arguments[1])]
+    return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **options)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path, one_thread):
+    process = start(([], [tmp_path, "killed", "slow"]), SCRIPT, tmp_path)
+    last = tmp_path / "killed/last.pt"
+    deadline = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.25)  # into the middle of epoch 2
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(torch.load(last, weights_only=True)["history"]) in (1, 2)
+    splits = textured_tiles(tmp_path)
+    whole, continued = small_model(dropout=0.5), small_model(dropout=0.5, seed=3)
+    fit(continued, splits, tmp_path / "killed", n_workers=0)
+    fit(whole, splits, tmp_path / "whole", n_workers=0)
+    assert same_weights(whole, continued)
+
+
+@pytest.mark.slow
+def test_two_processes_end_like_one(tmp_path):
+    (tmp_path / "second").mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start((launcher, [tmp_path, "two", "fast", tmp_path / "second"]), SCRIPT, tmp_path)
+    assert process.wait(timeout=120) == 0
+    model = small_model()
+    history_df = fit(model, textured_tiles(tmp_path), tmp_path / "one")
+    last = torch.load(tmp_path / "two/last.pt", weights_only=True)
+    assert len(last["history"]) == 3
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(last["state_dict"][name], value, rtol=1e-4, atol=1e-5)
+    for column in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+        np.testing.assert_allclose([row[column] for row in last["history"]], history_df[column], rtol=1e-4)
+
+
+def test_batch_norm_over_cpu_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(training_step, "rank_and_ranks", lambda: (0, 2))
+    with pytest.raises(ValueError, match="batch norm is not synchronised"):
+        training_step.prepare(small_model(norm=True), n_classes=3, device="cpu", normalisation=IMAGENET)
+
+
+def test_more_epochs_extend_a_run(splits, tmp_path):
+    whole, extended = small_model(), small_model()
+    fit(whole, splits, tmp_path / "whole", epochs=4)
+    fit(extended, splits, tmp_path / "parts", epochs=2)
+    assert not same_weights(whole, extended)
+    history_df = fit(extended, splits, tmp_path / "parts", epochs=4)
+    assert len(history_df) == 4
+    assert same_weights(whole, extended)
+    with pytest.raises(ValueError, match="4 finished epochs and 2 are asked for"):
+        fit(extended, splits, tmp_path / "parts", epochs=2)
+
+
+def test_a_finished_run_is_not_done_again(splits, tmp_path):
+    first_df = fit(small_model(), splits, tmp_path / "run")
+    stopped = Interrupted(small_model(), 1, AssertionError("trained again"))
+    pd.testing.assert_frame_equal(first_df, fit(stopped, splits, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"lr": 0.04}, "lr: 0.05 there, 0.04 here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"augment": ("flip",)}, "augment"),
+        ({"class_names": ["Colon", "Liver", "Skin"]}, "class_names"),
+        ({"mixed_precision": "bf16"}, "mixed_precision"),
+        ({"architecture": "vgg16"}, "architecture"),
+        ({"weights": "imagenet"}, "weights: none there, imagenet here"),
+    ],
+)
+def test_another_recipe_in_the_folder_is_refused_or_replaced(splits, tmp_path, changes, field):
+    fit(small_model(), splits, tmp_path, epochs=1)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=field):
+        fit(small_model(), splits, tmp_path, epochs=1, **changes)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    again, fresh = small_model(), small_model()
+    fit(again, splits, tmp_path, epochs=1, restart=True, **changes)
+    fit(fresh, splits, tmp_path / "fresh", epochs=1, **changes)
+    assert same_weights(again, fresh)
+
+
+def test_other_tiles_or_another_model_are_another_recipe(splits, tmp_path):
+    fit(small_model(), splits, tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="train_tiles"):
+        fit(small_model(), (splits[0].iloc[1:], splits[1]), tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="parameters"):
+        fit(small_model(norm=True), splits, tmp_path, epochs=1)
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(ValueError, match="nothing there"):
+        fit(small_model(), splits, tmp_path, epochs=1)
+
+
+def test_a_moved_folder_of_tiles_is_the_same_recipe(splits, tmp_path):
+    moved_df = splits[0].assign(
+        file=[str(Path("/elsewhere") / Path(file).name) for file in splits[0]["file"]]
+    )
+    assert checkpoints.fingerprint(moved_df) == checkpoints.fingerprint(splits[0])
+    relabelled_df = splits[0].assign(label=splits[0]["label"].to_numpy()[::-1])
+    assert checkpoints.fingerprint(relabelled_df) != checkpoints.fingerprint(splits[0])
+
+
+def test_loader_processes_do_not_change_the_weights(splits, tmp_path):
+    models = [small_model(dropout=0.3), small_model(dropout=0.3)]
+    for model, n_workers in zip(models, (0, 2), strict=True):
+        fit(model, splits, tmp_path / str(n_workers), epochs=2, n_workers=n_workers)
+    assert same_weights(*models)
+
+
+def test_memory_layout_and_compiler_change_no_names_and_hardly_values(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    models = [small_model() for _ in range(3)]
+    fit(models[0], splits, tmp_path / "a")
+    fit(models[1], splits, tmp_path / "b", channels_last=False)
+    fit(models[2], splits, tmp_path / "c", compile=True)
+    for run, model in (("b", models[1]), ("c", models[2])):
+        state = torch.load(tmp_path / run / "last.pt", weights_only=True)["state_dict"]
+        assert list(state) == list(models[0].state_dict())
+        for name, value in models[0].state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(state[name], model.state_dict()[name])
+
+
+def test_bf16_keeps_float32_weights_and_learns(splits, tmp_path):
+    model = small_model()
+    history_df = fit(model, splits, tmp_path, epochs=12, mixed_precision="bf16")
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert history_df["validation_accuracy"].max() >= 0.9
+
+
+def test_auxiliary_head_counts_with_four_tenths(splits):
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.side = small_model(seed=1), small_model(seed=2)
+
+        def forward(self, images_t):
+            if not self.training:
+                return self.main(images_t)
+            return InceptionOutputs(self.main(images_t), self.side(images_t))
+
+    model = TwoHeads()
+    trainer = training_step.prepare(model, n_classes=3, lr=0.0, device="cpu", normalisation=IMAGENET)
+    images_t, labels_t = stored_images(splits[0].iloc[:10])
+    loss = nn.CrossEntropyLoss()
+    wanted = loss(model.main(images_t.float()), labels_t) + 0.4 * loss(model.side(images_t.float()), labels_t)
+    tiles_t = stored.StoredTiles(splits[0])[np.arange(10)].tiles_t
+    found, n_correct = training_step.training_step(trainer, tiles_t, labels_t)
+    assert found.item() / 10 == pytest.approx(wanted.item(), rel=1e-5)
+    assert int(n_correct) == int((model.main(images_t.float()).argmax(1) == labels_t).sum())
+    loader = batches.tile_loader(splits[0].iloc[:10], 10)
+    validation_loss, _ = training_step.evaluate(trainer, loader, 1, bar=tqdm(disable=True))
+    assert validation_loss == pytest.approx(loss(model.main(images_t.float()), labels_t).item(), rel=1e-5)
+
+
+def test_learning_rate_equals_torch_step_schedule():
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.01)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, 30, 0.1)
+    for epoch in range(1, 91):
+        wanted = optimiser.param_groups[0]["lr"]
+        assert training.learning_rate(epoch, 0.01, 30, 0.1) == pytest.approx(wanted, rel=1e-12)
+        optimiser.step()
+        schedule.step()
+
+
+def test_shuffled_labels_move_whole_samples(splits):
+    train_df = splits[0]
+    null_df = training.shuffle_labels(train_df, seed=1)
+    assert (null_df.groupby("sample_id")["label"].nunique() == 1).all()
+    first, second = (frame.groupby("sample_id")["label"].first() for frame in (train_df, null_df))
+    assert sorted(first) == sorted(second)
+    assert first.tolist() != second.tolist()
+    assert [CLASSES[label] for label in null_df["label"]] == null_df["tissue"].tolist()
+    pd.testing.assert_frame_equal(
+        null_df.drop(columns=["label", "tissue"]), train_df.drop(columns=["label", "tissue"])
+    )
+    pd.testing.assert_frame_equal(null_df, training.shuffle_labels(train_df, seed=1))
+    assert not null_df.equals(training.shuffle_labels(train_df, seed=2))
+    with pytest.raises(ValueError, match=r"1 samples have tiles of two labels, first \['sample_0'\]"):
+        training.shuffle_labels(train_df.assign(label=[2, *train_df["label"][1:]]), seed=1)
+
+
+def test_labels_of_validation_are_shuffled_with_those_of_training(splits):
+    labelled_df = pd.concat(splits)
+    labelled_df = pd.concat([labelled_df, splits[1].iloc[:1].assign(label=-1, sample_id="stranger")])
+    train_df, validation_df = training.training_sets(labelled_df)
+    pd.testing.assert_frame_equal(train_df, splits[0])
+    pd.testing.assert_frame_equal(validation_df, splits[1])
+    null_train_df, null_validation_df = training.training_sets(labelled_df, "shuffled", seed=2)
+    pd.testing.assert_frame_equal(null_train_df, training.shuffle_labels(splits[0], 2))
+    pd.testing.assert_frame_equal(null_validation_df, training.shuffle_labels(splits[1], 2))
+    assert not null_validation_df["label"].equals(splits[1]["label"])
+
+
+def test_a_longer_run_is_dropped_and_a_shorter_one_kept(splits, tmp_path, capsys):
+    fit(small_model(), splits, tmp_path, epochs=2)
+    checkpoints.drop_longer(tmp_path, 2)
+    checkpoints.drop_longer(tmp_path / "nowhere", 2)
+    assert (tmp_path / "last.pt").exists()
+    assert capsys.readouterr().out == ""
+    checkpoints.drop_longer(tmp_path, 1)
+    assert "holds 2 finished epochs, more than 1: they are thrown away" in capsys.readouterr().out
+    fresh, again = small_model(), small_model()
+    fit(again, splits, tmp_path, epochs=1)
+    fit(fresh, splits, tmp_path / "fresh", epochs=1)
+    assert same_weights(again, fresh)
+
+
+def test_class_missing_from_training_is_named(splits, tmp_path):
+    train_df, validation_df = splits
+    with pytest.raises(ValueError, match=r"1 of 3 classes have no training tiles, \['Liver'\]"):
+        fit(small_model(), (train_df[train_df["label"] != 1], validation_df), tmp_path)
+    with pytest.raises(ValueError, match=r"8 validation tiles belong to no class, of \['Lung'\]"):
+        fit(
+            small_model(n_classes=2),
+            (train_df[train_df["label"] < 2], validation_df),
+            tmp_path,
+            class_names=CLASSES[:2],
+        )
+    odd_df = train_df.assign(label=np.where(train_df["sample_id"] == "sample_0", -1, train_df["label"]))
+    with pytest.raises(ValueError, match=r"8 training tiles belong to no class, of \['Colon'\]"):
+        fit(small_model(), (odd_df, validation_df), tmp_path)
+
+
+def test_empty_splits_and_bad_options_are_refused(splits, tmp_path):
+    train_df, validation_df = splits
+    with pytest.raises(ValueError, match="validation split has no tiles"):
+        fit(small_model(), (train_df, validation_df.iloc[:0]), tmp_path)
+    for changes, text in (
+        ({"epochs": 0}, "epochs must be 1"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be None or 'bf16'"),
+        ({"augment": ("colour",)}, "unknown augmentation"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"architecture": "vgg61"}, "vgg16"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            fit(small_model(), splits, tmp_path, **changes)
+    with pytest.raises(ValueError, match="4 outputs and there are 3 classes"):
+        fit(small_model(n_classes=4), splits, tmp_path / "outputs")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_missing_gpu_is_said(splits, tmp_path):
+    with pytest.raises(ValueError, match="sees no GPU"):
+        fit(small_model(), splits, tmp_path, device="cuda")
+
+
+class Diverging(Interrupted):
+    def forward(self, images_t):
+        self.n_steps += self.training
+        logits_t = self.inner(images_t)
+        return logits_t * float("inf") if self.training and self.n_steps == self.stop_at else logits_t
+
+
+def test_non_finite_loss_says_where_and_keeps_the_checkpoint(splits, tmp_path):
+    model = Diverging(small_model(), 6 + 4, None)
+    with pytest.raises(RuntimeError, match=r"loss is nan in epoch 2, training batch 4 of 6.*lr"):
+        fit(model, splits, tmp_path)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert len(last["history"]) == 1
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+    whole, continued = small_model(), small_model()
+    fit(whole, splits, tmp_path / "whole")
+    fit(continued, splits, tmp_path)
+    assert same_weights(whole, continued)
+
+
+def test_weights_that_diverge_at_the_end_of_an_epoch_are_not_kept(splits, tmp_path):
+    model = small_model()
+
+    def spoil(module, inputs, output):
+        if not module.training:
+            return output * float("nan")
+        return None
+
+    model.register_forward_hook(spoil)
+    with pytest.raises(RuntimeError, match="loss is nan in epoch 1, validation batch 1 of 3"):
+        fit(model, splits, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_losses_checked_late_still_name_their_batch():
+    losses = [torch.tensor(value) for value in (1.0, 2.0, float("inf"), 4.0, float("nan"))]
+    training_step._require_finite(losses[:2], 0, 9, "epoch 1, training")
+    with pytest.raises(RuntimeError, match="loss is inf in epoch 1, training batch 3 of 9"):
+        training_step._require_finite(losses, 2, 9, "epoch 1, training")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB")])
+def test_out_of_memory_says_batch_size_and_remedy(splits, tmp_path, error):
+    with pytest.raises(RuntimeError, match=r"with 9 tiles of 12 px at a time\. Try batch_size 4,") as caught:
+        fit(Interrupted(small_model(), 2, error), splits, tmp_path)
+    assert caught.value.__cause__ is error
+
+
+def test_exhausted_cpu_memory_is_recognised(splits, tmp_path):
+    class Greedy(nn.Sequential):
+        def forward(self, images_t):
+            return super().forward(images_t) + torch.empty(1 << 50)
+
+    with pytest.raises(RuntimeError, match="out of memory on cpu with 9 tiles"):
+        fit(Greedy(*small_model()), splits, tmp_path)
+
+
+def test_other_errors_pass_unchanged(splits, tmp_path):
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"):
+        fit(Interrupted(small_model(), 2, RuntimeError("shapes do not fit")), splits, tmp_path)
+
+
+def command(*arguments):
+    train.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tiles_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
+    splits = textured_tiles(tmp_path, n_samples=6, n_tiles=2)
+    pd.concat(splits).drop(columns="label").to_parquet(tmp_path / "tiles.parquet")
+    return tmp_path / "tiles.parquet"
+
+
+def test_command_line_trains_what_networks_loads(tiles_file, tmp_path):
+    architecture, run_dir = "torchvision:squeezenet1_1", tmp_path / "run"
+    options = ["--tiles", tiles_file, "--architecture", architecture, "--run-dir", run_dir]
+    options += ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--augment", "flip", "--shuffle-labels"]
+    command(*options)
+    assert json.loads((run_dir / "recipe.json").read_text())["augment"] == ["flip"]
+    model = networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES, input_px=32)
+    best = torch.load(run_dir / "best.pt", weights_only=True)
+    assert best["architecture"] == architecture
+    assert all(torch.equal(value, best["state_dict"][name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="classes"):
+        networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES[::-1], input_px=32)
+    torch.rand(100)  # the command seeds the first weights itself
+    command(*options, "--restart")
+    again = torch.load(run_dir / "best.pt", weights_only=True)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in best["state_dict"].items())
+
+
+def test_command_line_takes_the_papers_batch_and_an_initialisation(tiles_file, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(training, "fit", lambda model, *sets, **how: seen.update(how, model=model))
+    options = ["--tiles", tiles_file, "--run-dir", tmp_path / "run", "--initialisation", "vgg"]
+    monkeypatch.setattr(
+        networks, "check_input_px", lambda *_: None
+    )  # stripes of 32 px are too small for AlexNet
+    command(*options, "--architecture", "alexnet")
+    assert seen["batch_size"] == 256
+    assert all((m.bias == 0).all() for m in seen["model"].modules() if isinstance(m, nn.Linear))
+    command(*options, "--architecture", "vgg11")
+    assert seen["batch_size"] == 40
+
+
+def test_command_line_names_what_is_missing(tiles_file, tmp_path, capsys):
+    where = ["--architecture", "vgg11", "--run-dir", tmp_path / "run"]
+    pd.read_parquet(tiles_file).drop(columns=["split", "tissue"]).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"no column \['tissue', 'split'\].*--cohort"):
+        command("--tiles", tmp_path / "other.parquet", *where)
+    for arguments, words in (
+        (["--tiles", tiles_file], "--architecture and --run-dir"),
+        (["--cohort", "demo", "--lr", 0.1], "--lr goes with --tiles"),
+        (["--cohort", "demo", "--tiles", tiles_file], "not allowed with"),
+    ):
+        with pytest.raises(SystemExit):
+            command(*arguments)
+        assert words in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not trained"):
+        command("--cohort", "demo", "--set", "null_network=untrained")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_that_notebook_02_goes_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(
+        'architecture = "vgg16_avg1fc"\nepochs = 1\nbatch_size = 4\ninput_px = 32\nlearning_rate = 1e-4\n'
+    )
+    raw = tmp_path / "data/raw/mine"
+    raw.mkdir(parents=True)
+    for name in ("samples.csv", "expression.gct.gz"):
+        (raw / name).write_text("made up")
+    cohort = str(tmp_path / "mine.toml")
+    store = Store(Config.load(cohort))
+    stacks = store.path("stacks")
+    stacks.mkdir(parents=True)
+    tiles_df = pd.concat(textured_tiles(stacks, n_samples=6, n_tiles=2))
+    tiles_df["slide_id"] = tiles_df["file"].map(lambda file: Path(file).stem)
+    tiles_df["tile_id"] = tiles_df["slide_id"] + "_" + tiles_df["stack_index"].astype(str)
+    samples_df = tiles_df[["sample_id", "tissue", "split", "slide_id"]].drop_duplicates()
+    store.save("samples", samples_df.assign(donor=samples_df["sample_id"]))
+    store.save("tiles", tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(ROOT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "lib.train", "--cohort", cohort, "--set", "device=cpu"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best_path = store.path("training") / "best.pt"
+    before = best_path.read_bytes()
+    notebook = [sys.executable, str(ROOT / "run_all.py"), "--cohort", cohort, "--only", "02"]
+    done = subprocess.run(
+        notebook, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert best_path.read_bytes() == before == store.load("network").read_bytes()
+    assert len(store.load("history")) == 1
+
+
+def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
+    model = small_model(dropout=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    history_df = training.keep_untrained(
+        model,
+        *splits,
+        class_names=CLASSES,
+        run_dir=tmp_path / "null",
+        device="cpu",
+        lr=0.1,
+    )
+    checkpoint = torch.load(tmp_path / "null/best.pt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(torch.equal(checkpoint["state_dict"][name], value) for name, value in before.items())
+    model.eval()
+    images_t, labels_t = stored_images(splits[1])
+    right = (model(images_t.float()).argmax(1) == labels_t).double().mean().item()
+    assert history_df.loc[0, "validation_accuracy"] == pytest.approx(right)

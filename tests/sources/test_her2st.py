@@ -1,0 +1,321 @@
+"""Spots as samples: geometry against planted positions, slides as OpenSlide sees them, a planted link."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pandas as pd
+import pytest
+from PIL import Image
+
+import lib
+from lib.sources import her2st
+from lib.statistics import spatial_association
+from lib.tiles import colour_features
+
+HER2ST = Path(os.environ.get("DATA_MIRROR") or Path(lib.__file__).parents[2] / "shared/data") / "her2st"
+needs_her2st = pytest.mark.skipif(not HER2ST.exists(), reason=f"no her2st in {HER2ST}")
+
+
+def spots(step_x=(290.0, 3.0), step_y=(-2.0, 288.0), jitter=0.0, n=12, seed=0):
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(3, 3 + n), np.arange(5, 5 + n)))
+    pixel = np.outer(x, step_x) + np.outer(y, step_y) + [40.0, -300.0]
+    pixel += np.random.default_rng(seed).normal(0, jitter, pixel.shape) if jitter else 0
+    return pd.DataFrame({"x": x, "y": y, "pixel_x": pixel[:, 0], "pixel_y": pixel[:, 1]})
+
+
+# ----------------------------------------------------------------------------------------------- geometry
+
+
+def test_pitch_is_found_exactly():
+    grid = her2st.grid_mpp(spots())
+    assert grid.pitch_x_px == pytest.approx(np.hypot(290, 3))
+    assert grid.pitch_y_px == pytest.approx(np.hypot(2, 288))
+    assert grid.mpp == pytest.approx(200 / ((np.hypot(290, 3) + np.hypot(2, 288)) / 2))
+    assert grid.rotation_deg == pytest.approx(np.degrees(np.arctan2(3, 290)))
+    assert grid.residual_px < 1e-6
+
+
+def test_a_few_wrong_spots_do_not_move_it():
+    spots_df = spots(jitter=15)
+    clean = her2st.grid_mpp(spots_df)
+    spots_df.loc[[0, 50, 100], "pixel_x"] += [5000, -4000, 9000]
+    robust = her2st.grid_mpp(spots_df)
+    assert robust.n_outliers >= 3
+    assert robust.mpp == pytest.approx(clean.mpp, rel=0.003)
+    plain = np.linalg.lstsq(np.c_[spots_df[["x", "y"]], np.ones(144)], spots_df["pixel_x"], rcond=None)[0]
+    assert abs(plain[0] - 290) > 5, "least squares alone would have been moved"
+
+
+def test_turned_and_mirrored_grids():
+    turned = her2st.grid_mpp(spots(step_x=(0, 290), step_y=(290, 0)))
+    assert turned.mpp == pytest.approx(200 / 290)
+    assert abs(turned.rotation_deg) == pytest.approx(90)
+
+
+@pytest.mark.parametrize(
+    ("spots_df", "said"),
+    [
+        (spots().head(3), "3 spots"),
+        (spots().query("y == 5"), "on one line"),
+        (spots(step_y=(0, 500)), "no square grid"),
+        (spots(jitter=400), "no square grid"),
+    ],
+)
+def test_what_is_no_grid_is_refused(spots_df, said):
+    with pytest.raises(ValueError, match=said):
+        her2st.grid_mpp(spots_df)
+
+
+def test_regions_are_centred_and_inside():
+    spots_df = pd.DataFrame(
+        {
+            "sample_id": ["in", "left", "bottom", "corner"],
+            "pixel_x": [500.0, 99.0, 500.0, 100.0],
+            "pixel_y": [400.0, 400.0, 901.0, 100.0],
+            "donor": "d",
+            "tissue": "t",
+            "depth": [1, 2, 3, 4],
+        }
+    )
+    rows_df = her2st.spot_samples(spots_df, "slide", mpp=0.5, region_um=100, l0_width=1000, l0_height=1000)
+    assert rows_df["sample_id"].tolist() == ["in", "corner"]
+    assert rows_df[["l0_x", "l0_y", "l0_width", "l0_height"]].to_numpy().tolist() == [
+        [400, 300, 200, 200],
+        [0, 0, 200, 200],
+    ]
+    assert rows_df["depth"].tolist() == [1, 4]
+    with pytest.raises(ValueError, match="under one pixel"):
+        her2st.spot_samples(spots_df, "slide", mpp=0.5, region_um=0.1, l0_width=9, l0_height=9)
+
+
+def test_openslide_opens_the_pyramid_and_knows_its_resolution(tmp_path):
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (12, 10, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(small).resize((1500, 1300), Image.Resampling.BICUBIC))
+    her2st.write_pyramid(image, tmp_path / "s.tiff", mpp=0.6866)
+    slide = openslide.OpenSlide(tmp_path / "s.tiff")
+    assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.6866, rel=1e-6)
+    assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.6866, rel=1e-6)
+    assert slide.level_dimensions == ((1500, 1300), (750, 650), (375, 325))
+    region = np.asarray(slide.read_region((0, 0), 0, (1500, 1300)).convert("RGB")).astype(int)
+    assert np.abs(region - image).mean() < 2, "colours are those of the picture"
+    assert [p.name for p in tmp_path.iterdir()] == ["s.tiff"]
+
+
+# ------------------------------------------------------------------------------------------------- import
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    """Two tiny sections laid out as upstream, with one spot of each kind that has to be dropped."""
+    root, rng = tmp_path / "up", np.random.default_rng(1)
+    for section, genes in (("B1", ["GA", "GB", "GC"]), ("C2", ["GA", "GC", "GD"])):
+        for folder in (
+            "data/ST-cnts",
+            f"data/ST-imgs/{section[0]}/{section}",
+            "data/ST-spotfiles",
+            "res/ST-cluster/lbl",
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(rng.integers(0, 255, (90, 100, 3), dtype=np.uint8)).resize((1000, 900))
+        picture.save(root / f"data/ST-imgs/{section[0]}/{section}/{section}_HE.jpg")
+        spots_df = spots(step_x=(100, 0), step_y=(0, 100), n=6)
+        spots_df["pixel_x"] -= 140  # array x 3..8 -> 200..700
+        spots_df["pixel_y"] -= 100  # array y 5..10 -> 100..600
+        spots_df["selected"] = 1
+        spots_df.loc[35, "selected"] = 0
+        spots_df.loc[34, "pixel_x"] = 990.0  # its square leaves the slide
+        spots_df.to_csv(root / f"data/ST-spotfiles/{section}_selection.tsv", sep="\t", index=False)
+        keys = spots_df["x"].astype(str) + "x" + spots_df["y"].astype(str)
+        counts_df = pd.DataFrame(rng.integers(1, 50, (36, 3)), index=keys, columns=genes)
+        counts_df.iloc[0] = 0  # no counts at all
+        counts_df = counts_df.drop(index=keys[1])  # not in the table
+        counts_df.to_csv(root / f"data/ST-cnts/{section}.tsv.gz", sep="\t")
+        labels_df = spots_df.drop(index=2).assign(label=lambda d: d["y"] % 2 + 1)  # spot 2 has no label
+        labels_df.to_csv(root / f"res/ST-cluster/lbl/{section}-cluster-annotation.tsv.gz", sep="\t")
+    return root
+
+
+def test_import_counts_what_it_drops(upstream, tmp_path):
+    out = tmp_path / "out"
+    report_df = her2st.import_her2st(
+        upstream, out, region_um=180, splits={"train": ["B1"], "test": ["C2"]}, progress=False
+    )
+    dropped = report_df[
+        ["n_spots", "dropped_no_counts", "dropped_no_label", "dropped_off_slide", "n_samples"]
+    ]
+    assert dropped.to_numpy().tolist() == [[35, 2, 1, 1, 31]] * 2
+    assert report_df["mpp"].tolist() == pytest.approx([2.0, 2.0], rel=0.01)
+    assert report_df["genes_filled"].tolist() == [1, 1]
+    samples_df = pd.read_csv(out / "samples.csv")
+    assert len(samples_df) == 62
+    first = samples_df.set_index("sample_id").loc["B1_6x5"]
+    assert (first["slide_id"], first["donor"], first["split"]) == ("B1", "B", "train")
+    assert (first["l0_x"] + first["l0_width"] / 2, first["l0_y"] + first["l0_height"] / 2) == (500, 100)
+    assert first["l0_width"] == pytest.approx(180 / 2, abs=1)
+
+
+def test_a_cluster_number_means_something_else_in_each_patient(upstream, tmp_path):
+    her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False)
+    samples_df = pd.read_csv(tmp_path / "out/samples.csv").drop_duplicates("cluster").set_index("cluster")
+    assert samples_df["tissue"].to_dict() == {
+        "B:2": "immune",
+        "B:1": "breast glands",
+        "C:2": "cancer",
+        "C:1": "immune",
+    }
+    assert samples_df.loc["C:2", "annotation"] == "cancer 1"
+    assert "split" not in samples_df
+
+
+def test_expression_is_cpm_of_the_union_of_genes(upstream, tmp_path):
+    her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False)
+    cpm_df = pd.read_parquet(tmp_path / "out/expression.parquet")
+    samples_df = pd.read_csv(tmp_path / "out/samples.csv")
+    assert cpm_df.columns.tolist() == samples_df["sample_id"].tolist()
+    assert cpm_df.index.tolist() == ["GA", "GB", "GC", "GD"]
+    assert cpm_df.to_numpy().dtype == np.float32
+    np.testing.assert_allclose(cpm_df.sum(), 1e6, rtol=1e-5)
+    assert (cpm_df.loc["GD", samples_df["slide_id"].to_numpy() == "B1"] == 0).all()
+    with gzip.open(upstream / "data/ST-cnts/C2.tsv.gz", "rt") as file:
+        counts = pd.read_csv(file, sep="\t", index_col=0).loc["6x5"]
+    np.testing.assert_allclose(cpm_df["C2_6x5"][counts.index], counts / counts.sum() * 1e6, rtol=1e-5)
+    assert samples_df.set_index("sample_id").loc["C2_6x5", "n_counts"] == counts.sum()
+
+
+def test_import_refuses(upstream, tmp_path):
+    def run(**parameters):
+        her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False, **parameters)
+
+    with pytest.raises(FileNotFoundError, match=r"Sections \['Z9'\] have no picture"):
+        run(sections=["Z9"])
+    with pytest.raises(ValueError, match=r"not named: \['C2'\]"):
+        run(splits={"train": ["B1"]})
+    with pytest.raises(ValueError, match=r"Twice: \['B1'\]"):
+        run(splits={"train": ["B1", "C2"], "test": ["B1"]})
+    meaning = tmp_path / "meaning.csv"
+    meaning.write_text("patient,cluster,annotation,coarse\nB,1,a,a\nB,2,b,b\nC,1,c,c\n")
+    with pytest.raises(ValueError, match=r"Section C2: clusters \['2'\] of patient C have no meaning"):
+        run(clusters_csv=meaning)
+    (upstream / "data/ST-imgs/B/B1/B1_HE.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    with pytest.raises(ValueError, match="not a readable JPEG"):
+        run()
+    (upstream / "data/ST-cnts/B1.tsv.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"B1\.tsv\.gz is missing"):
+        run()
+    with pytest.raises(FileNotFoundError, match="fetch the data set first"):
+        her2st.import_her2st(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out/samples.csv").exists()
+
+
+@needs_her2st
+@pytest.mark.slow
+def test_real_section(tmp_path):
+    report_df = her2st.import_her2st(HER2ST, tmp_path, sections=["C4"], progress=False)
+    row = report_df.iloc[0]
+    assert (row["n_spots"], row["dropped_no_counts"], row["n_samples"], row["genes"]) == (187, 3, 184, 15842)
+    assert 0.68 < row["mpp"] < 0.695
+    samples_df = pd.read_csv(tmp_path / "samples.csv")
+    assert set(samples_df["tissue"]) == {"cancer", "immune", "unknown"}
+    slide = openslide.OpenSlide(tmp_path / "slides/C4.tiff")
+    assert slide.dimensions == (9278, 9916)
+    assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(samples_df["mpp"][0], abs=1e-4)
+    spot = samples_df.iloc[0]
+    pixels = np.asarray(slide.read_region((spot["l0_x"], spot["l0_y"]), 0, (225, 225)).convert("RGB"))
+    assert pixels.std() > 10, "a spot under tissue is not blank"
+
+
+@needs_her2st
+def test_cluster_table_is_the_source_table():
+    ours_df = pd.read_csv(her2st.CLUSTERS_CSV, comment="#")
+    pd.testing.assert_frame_equal(ours_df, pd.read_csv(HER2ST / "cluster_annotations.csv"))
+
+
+# ----------------------------------------------------------------------------------------- shuffle test
+
+
+def planted(link, n_genes=200, seed=0):
+    """Four sections of 60 spots, other levels in each; `link` ties gene 0 to feature 0 within them."""
+    rng = np.random.default_rng(seed)
+    sections = pd.Series(np.repeat(list("abcd"), 60), index=[f"s{i}" for i in range(240)])
+    level = np.repeat(rng.normal(0, 5, 4), 60)
+    features = rng.normal(size=(6, 240)) + level
+    genes = rng.normal(size=(n_genes, 240)) + level
+    genes[0] += link * (features[0] - level)
+    return (
+        pd.DataFrame(genes, columns=sections.index),
+        pd.DataFrame(features, columns=sections.index),
+        sections,
+    )
+
+
+def test_section_differences_alone_are_not_found():
+    genes_df, features_df, sections = planted(link=0)
+    raw = np.abs(np.corrcoef(genes_df, features_df)[:200, 200:]).max()
+    observed, null = spatial_association.within_section_shuffle_test(
+        genes_df, features_df, sections, progress=False
+    )
+    assert raw > 0.7, "uncentred, the sections alone correlate everything"
+    assert observed < 0.4
+    assert observed < 1.25 * null.max()
+    assert null.shape == (20,)
+
+
+def test_planted_link_within_sections_is_found():
+    genes_df, features_df, sections = planted(link=1.0)
+    observed, null = spatial_association.within_section_shuffle_test(
+        genes_df, features_df, sections, progress=False
+    )
+    centred_gene = genes_df.iloc[0] - genes_df.iloc[0].groupby(sections).transform("mean")
+    centred_feature = features_df.iloc[0] - features_df.iloc[0].groupby(sections).transform("mean")
+    assert observed == pytest.approx(np.corrcoef(centred_gene, centred_feature)[0, 1], abs=1e-5)
+    assert observed > 1.5 * null.max()
+
+
+def test_shuffle_test_is_seeded_and_order_free():
+    genes_df, features_df, sections = planted(link=0.5)
+    one = spatial_association.within_section_shuffle_test(
+        genes_df, features_df, sections, 3, 7, progress=False
+    )
+    two = spatial_association.within_section_shuffle_test(
+        genes_df, features_df.iloc[:, ::-1], sections.sample(frac=1, random_state=0), 3, 7, progress=False
+    )
+    assert one[0] == pytest.approx(two[0])
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-5)
+
+
+def test_constant_rows_are_left_out_and_gaps_refused():
+    genes_df, features_df, sections = planted(link=0, n_genes=5)
+    genes_df.iloc[1] = 3.0
+    genes_df.iloc[2] = sections.map({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0})  # constant within each section
+    observed, null = spatial_association.within_section_shuffle_test(
+        genes_df, features_df, sections, 2, progress=False
+    )
+    assert np.isfinite(observed)
+    assert np.isfinite(null).all()
+    with pytest.raises(ValueError, match="No gene or no feature varies"):
+        spatial_association.within_section_shuffle_test(
+            genes_df.iloc[1:3], features_df, sections, 2, progress=False
+        )
+    with pytest.raises(ValueError, match=r"1 of 240 samples have no features or section, first \['s0'\]"):
+        spatial_association.within_section_shuffle_test(
+            genes_df, features_df.drop(columns="s0"), sections, progress=False
+        )
+
+
+def test_colour_features_against_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "s.npy", stack)
+    tiles_df = pd.DataFrame(
+        {"file": str(tmp_path / "s.npy"), "stack_index": [0, 1, 2], "sample_id": ["a", "a", "b"]}
+    )
+    colour_df = colour_features.colour_features(tiles_df)
+    assert colour_df.shape == (12, 2)
+    assert colour_df.loc["green_mean", "b"] == pytest.approx(stack[2, ..., 1].mean() / 255)
+    assert colour_df.loc["red_sd", "a"] == pytest.approx(
+        np.mean([stack[i, ..., 0].std() / 255 for i in (0, 1)])
+    )

@@ -1,0 +1,167 @@
+"""Notebook 10 on a finished small cohort: what it left behind; no pair is a sentence, not an error."""
+
+import json
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+
+from lib.config import ROOT, Config, parse_setting
+from lib.explore import report_pairs
+from lib.store import Store
+from lib.visualize import attribution, pair_choice
+
+pytestmark = pytest.mark.slow
+OVERRIDES = dict(parse_setting(text) for text in SMALL)
+
+
+@pytest.fixture
+def store(finished):
+    root, _ = finished
+    return Store(Config.load("demo", overrides=OVERRIDES), root=root)
+
+
+def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
+    cards_df, shown_df, pictures = (store.load(n) for n in ("cards", "card_shown", "card_pictures"))
+    assert 1 <= len(cards_df) <= 3
+    assert cards_df["gene"].is_unique
+    assert cards_df["feature"].is_unique
+    assert len(shown_df) == len(pictures)
+    pairs_df = store.load("pairs_conditional").merge(store.load("pairs_significance"), on=["gene", "feature"])
+    for pair in cards_df.itertuples():
+        (row,) = pairs_df[
+            (pairs_df["gene"] == pair.gene) & (pairs_df["feature"] == pair.feature)
+        ].itertuples()
+        assert (pair.r, pair.r_partial) == (row.r, row.r_gf_tissues)
+        assert pair.p_within_tissue == row.p_within_tissue
+    tiles_df = store.load("tiles").set_index("tile_id")
+    for row in shown_df[shown_df["kind"] == "tile"].itertuples():
+        tile = tiles_df.loc[row.tile_id]
+        stack = np.load(store.stack_files(tiles_df)[tile["slide_id"]], mmap_mode="r")
+        np.testing.assert_array_equal(pictures[row.Index], stack[tile["stack_index"]])
+
+
+def test_cards_say_what_was_found_and_their_tiles_whose_they_are(store):
+    cards_df, shown_df = store.load("cards"), store.load("card_shown")
+    tested_df = store.load("pairs_significance").set_index(["gene", "feature"])["pattern_within_tissue"]
+    pattern = tested_df.loc[list(zip(cards_df["gene"], cards_df["feature"], strict=True))].to_numpy()
+    found = pd.Series(pattern == "direct")
+    assert (cards_df["finding"] == "found within tissues").equals(found)
+    assert found.is_monotonic_decreasing, "those found come first"
+    of_sample = store.load("samples").set_index("sample_id")["tissue"]
+    tiles_df = shown_df[shown_df["kind"].isin(["tile", "low to high"])]
+    assert tiles_df["tissue"].tolist() == of_sample.loc[tiles_df["sample_id"]].tolist()
+    shown = report_pairs.payload(store)
+    for card, pair in zip(shown["cards"], cards_df.itertuples(), strict=True):
+        (tile,) = tiles_df[(tiles_df["card"] == pair.Index) & (tiles_df["kind"] == "tile")].itertuples()
+        assert card["tile_label"] == f"{tile.tile_id}, {tile.tissue}, {store.config.tile_um:.0f} µm wide"
+        assert card["finding"] == pair.finding
+        assert bool(card["strip"]) == (card["strip_note"] == "")
+        assert bool(card["synthetic"]) == (card["synthetic_note"] == "")
+
+
+def test_captions_say_how_many_how_wide_and_how_to_read_the_colours(store):
+    captions = {}
+    for stem in (
+        "fig4_6_pairs_1",
+        "gradient_methods",
+        "randomisation",
+        "tiles_highest_1",
+        "synthetic_images",
+    ):
+        path = store.figures / f"{store.figure_name(stem)}.png.json"
+        captions[stem] = json.loads(path.read_text(encoding="utf-8"))["caption"]
+    for stem, caption in captions.items():
+        assert f"{store.config.tile_um:.0f} µm" in caption, stem
+        assert re.search(r"\d", caption.replace("µm", "")), stem
+    for stem in ("fig4_6_pairs_1", "gradient_methods", "randomisation"):
+        assert attribution.COLOURS_IN_WORDS in captions[stem], stem
+
+
+def test_figures_of_the_notebook_are_there(store):
+    for stem in (
+        "fig4_6_pairs_1",
+        "synthesis_curves",
+        "gradient_methods",
+        "randomisation",
+        "slide_heatmap_1",
+    ):
+        for suffix in (".png", ".pdf"):
+            assert (store.figures / f"{store.figure_name(stem)}{suffix}").stat().st_size > 5000
+
+
+def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
+    """Numbers computed anew, as for a pair below the threshold, are those of notebooks 06 and 07."""
+    features_df = store.load("features_test")
+    log_df = np.log2(1 + store.load("expression")[features_df.columns].astype(float))
+    samples_df = store.load("samples").set_index("sample_id").loc[features_df.columns].reset_index()
+    tested_df = pair_choice.pairs_with_tests(
+        store.load("pairs_conditional"), store.load("pairs_significance"), 0.05
+    )
+    cards_df = store.load("cards")
+    show = [f"{pair.symbol}:{pair.feature}" for pair in cards_df.itertuples()]
+    asked_df = pair_choice.asked_pairs(show, store.load("gene_medians"), features_df.index)
+    inputs = (log_df, features_df, samples_df)
+    known_df = pair_choice.measured(asked_df, tested_df, *inputs, n_permutations=200, seed=0)
+    again_df = pair_choice.measured(asked_df, tested_df.head(0), *inputs, n_permutations=200, seed=0)
+    for column in ("r", "r_given_own", "r_partial", "p_free", "p_within_tissue"):
+        np.testing.assert_allclose(again_df[column], known_df[column], atol=1e-6, err_msg=column)
+
+
+@pytest.fixture
+def run_cells(store, monkeypatch):
+    """A function that runs the cells of the notebook in this process and returns the stems it saved."""
+    monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
+    monkeypatch.setattr(Store, "cached", lambda self, names, make, **facts: make())
+    saved = []
+    for save in ("save_figure", "save_table"):
+        monkeypatch.setattr(Store, save, lambda self, stem, *rest: saved.append(stem))
+
+    def run() -> list[str]:
+        names = {"display": print, "pd": pd}
+        for cell in nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                source = cell.source
+                if "parameters" in cell.metadata.get("tags", []):
+                    source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
+                exec(compile(source, "10_visualize", "exec"), names)
+        return saved
+
+    return run
+
+
+def test_no_pair_is_said_and_nothing_fails(run_cells, monkeypatch, capsys):
+    """As if no pair had passed."""
+    monkeypatch.setattr(pair_choice, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
+    assert run_cells() == []
+    printed = capsys.readouterr().out
+    assert "no pair over the threshold holds within tissues" in printed
+    assert "no immunohistochemistry image" in printed
+
+
+def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch, capsys):
+    """A tile on which the feature has no gradient cannot be checked: the next pair's, or a sentence."""
+    checked, guided = [], attribution.guided_or_plain
+    monkeypatch.setattr(
+        attribution,
+        "all_maps",
+        lambda model, name, feature, tile, p: checked.append(feature) or {"a": 0 * tile},
+    )
+    made = []
+
+    def without_gradient(model, architecture, feature, tile, *, p=1.0):
+        made.append(feature)
+        gradient, method = guided(model, architecture, feature, tile, p=p)
+        return gradient * (len(made) > n_dead), method
+
+    monkeypatch.setattr(attribution, "guided_or_plain", without_gradient)
+    n_dead = 1
+    saved = run_cells()
+    assert checked == made[1:2]
+    assert {"gradient_methods", "randomisation"} <= set(saved)
+    n_dead, made[:], saved[:] = 99, [], []
+    assert not {"gradient_methods", "randomisation"} & set(run_cells())
+    assert "the gradient of every pair is zero" in capsys.readouterr().out
