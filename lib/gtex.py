@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.cohort.gtex_ids import match_tissue
-from lib.sources import download, gtex_fetch
+from lib.sources import download, gtex_fetch, mirror
 from lib.sources.gtex_check import check_table
 from lib.sources.gtex_samples import counts_text, within_cap
 from lib.sources.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
@@ -152,10 +152,9 @@ def _portal_table(wanted: Path) -> Path:
 
 
 def _folders() -> list[Path]:
-    """Where tables are looked for: data/raw/gtex, then the mirror (relative to the repository)."""
+    """Where tables are looked for: data/raw/gtex, then the mirror."""
     root = Path(os.environ.get("HISTOCORR_ROOT") or REPOSITORY)
-    mirror = os.environ.get("DATA_MIRROR", "")
-    return [root / "data" / "raw" / "gtex", *([REPOSITORY / mirror / "gtex"] if mirror else [])]
+    return list(mirror.search_folders(root / "data" / "raw" / "gtex", "gtex"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from lib.artefacts import (
     StaleArtefactError,
 )
 from lib.config import ROOT, Config
+from lib.sources import mirror
 from lib.whole_files import fingerprint, write_json
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
@@ -96,8 +97,7 @@ class Store:
     @property
     def gtex_folders(self) -> tuple[Path, ...]:
         """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
-        mirror = os.environ.get("DATA_MIRROR", "")
-        return (self.root / "data" / "raw" / "gtex", *([ROOT / mirror / "gtex"] if mirror else []))
+        return mirror.search_folders(self.root / "data" / "raw" / "gtex", "gtex")
 
     @property
     def gtex_places(self) -> dict[str, Any]:
@@ -122,8 +122,7 @@ class Store:
         return self._found_go_files()
 
     def _found_go_files(self) -> tuple[Path, Path] | None:
-        mirror = os.environ.get("DATA_MIRROR", "")
-        for folder in (self.root / "data" / "raw" / "go", *([ROOT / mirror / "go"] if mirror else [])):
+        for folder in mirror.search_folders(self.root / "data" / "raw" / "go", "go"):
             # whole names only: partial and unusable downloads have another ending
             obo = sorted(path for end in ("", ".gz") for path in folder.glob(f"go[-_.]*obo{end}"))
             gaf = sorted(path for end in ("", ".gz") for path in folder.glob(f"goa_human*.gaf{end}"))

@@ -14,8 +14,9 @@ import pandas as pd
 import pooch
 from tqdm.auto import tqdm
 
-ROOT = Path(__file__).resolve().parents[2]
-REGISTRY_CSV = ROOT / "data" / "reference" / "registry.csv"
+from lib.sources import mirror
+
+REGISTRY_CSV = Path(__file__).resolve().parents[2] / "data" / "reference" / "registry.csv"
 GO_HINT = (
     "Or take any release of the Gene Ontology, for example "
     "http://release.geneontology.org/2022-07-01/ontology/go.obo and .../annotations/goa_human.gaf.gz, "
@@ -44,7 +45,6 @@ def fetch(
     dataset: str,
     dest: str | Path,
     *,
-    mirror: str | Path | None = None,
     progress: bool = True,
     registry_csv: Path = REGISTRY_CSV,
 ) -> Path:
@@ -52,10 +52,8 @@ def fetch(
 
     Parameters
     ----------
-    dest : folder that will have the dataset's own layout.
-    mirror : folder with `<dataset>/<path>`; None reads DATA_MIRROR; empty text is "no mirror"; a relative
-        path starts at the repository, whatever the current directory. Files are
-        linked where the file system allows it, else copied. What the mirror lacks is downloaded.
+    dest : folder that will have the dataset's own layout. Files of the mirror (`lib.sources.mirror`) are
+        linked where the file system allows it, else copied; what the mirror lacks is downloaded.
 
     Returns
     -------
@@ -72,8 +70,7 @@ def fetch(
         A file of the mirror or the network has another sha256.
     """
     dest = Path(dest)
-    mirror = os.environ.get("DATA_MIRROR", "") if mirror is None else mirror
-    folder = ROOT / mirror / dataset if str(mirror) else None  # an absolute mirror stays as it is
+    folder = mirror.folder(dataset)
     if folder is not None and not folder.parent.is_dir():
         raise FileNotFoundError(
             f"The mirror {folder.parent} (DATA_MIRROR) is not a folder. Correct or unset it."

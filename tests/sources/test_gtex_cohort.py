@@ -222,7 +222,9 @@ def test_own_gene_models_come_before_those_of_gencode_26(portal, tmp_path):
 
 
 def test_a_parquet_that_is_not_there_is_no_link_to_a_gct(portal, tmp_path):
-    message = r"expression\.parquet is not there\. Make it .*: python -m lib\.gct_parquet \S+tpm\.gct\.gz "
+    message = (
+        r"expression\.parquet is not there\. Make it .*: python -m lib\.cohort\.gct_parquet \S+tpm\.gct\.gz "
+    )
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match=message):
             gtex_cohort.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
@@ -330,13 +332,6 @@ def test_a_list_that_is_not_there_is_not_the_whole_portal(tmp_path, capsys, monk
     (tmp_path / "data/raw/gtex/slides_wanted.csv").write_text("sample_id,tissue\n")
     assert gtex.main(["download"]) == 0
     assert "nothing to fetch" in capsys.readouterr().out
-
-
-def test_a_relative_mirror_starts_at_the_repository(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATA_MIRROR", "../shared/data")
-    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert gtex._folders() == list(Store(Config(cohort="gtex")).gtex_folders)
 
 
 def test_download_takes_the_prepared_list(tmp_path, capsys, monkeypatch):

@@ -19,12 +19,19 @@ def no_mirror_in_the_environment(monkeypatch):
 
 
 @pytest.fixture
-def mirror(tmp_path):
+def files(tmp_path):
+    """A folder that has `toy/<path>`: the content of a mirror or of the server."""
     for path, data in CONTENT.items():
         target = tmp_path / "mirror" / "toy" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return tmp_path / "mirror"
+
+
+@pytest.fixture
+def mirror(files, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(files))
+    return files
 
 
 def table(tmp_path, url="", dataset="toy"):
@@ -44,8 +51,8 @@ def table(tmp_path, url="", dataset="toy"):
 
 
 @pytest.fixture
-def server(mirror):
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(mirror / "toy"))
+def server(files):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(files / "toy"))
     handler.log_message = lambda *_: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -57,37 +64,26 @@ def whole(dest):
     return {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*") if p.is_file()}
 
 
-def test_mirror_by_argument_and_by_environment(tmp_path, mirror, monkeypatch):
-    csv = table(tmp_path)
-    assert whole(pinned_files.fetch("toy", tmp_path / "one", mirror=mirror, registry_csv=csv)) == CONTENT
-    monkeypatch.setenv("DATA_MIRROR", str(mirror))
-    assert whole(pinned_files.fetch("toy", tmp_path / "two", registry_csv=csv)) == CONTENT
+def test_from_the_mirror(tmp_path, mirror):
+    assert whole(pinned_files.fetch("toy", tmp_path / "one", registry_csv=table(tmp_path))) == CONTENT
 
 
-def test_a_relative_mirror_starts_at_the_repository(tmp_path, mirror, monkeypatch):
-    monkeypatch.setattr(pinned_files, "ROOT", mirror.parent)
-    monkeypatch.chdir("/")
-    monkeypatch.setenv("DATA_MIRROR", "mirror")
-    assert whole(pinned_files.fetch("toy", tmp_path / "dest", registry_csv=table(tmp_path))) == CONTENT
-
-
-def test_what_is_there_is_kept_and_what_is_partial_is_replaced(tmp_path, mirror):
+def test_what_is_there_is_kept_and_what_is_partial_is_replaced(tmp_path, mirror, monkeypatch):
     csv, dest = table(tmp_path), tmp_path / "dest"
-    pinned_files.fetch("toy", dest, mirror=mirror, registry_csv=csv)
+    pinned_files.fetch("toy", dest, registry_csv=csv)
     (dest / "data/a.txt").unlink()
     (dest / "data/a.txt").write_bytes(CONTENT["data/a.txt"][:100])  # a cut-off file
     before = (dest / "b.txt").stat().st_mtime_ns
-    assert whole(pinned_files.fetch("toy", dest, mirror=mirror, registry_csv=csv)) == CONTENT
+    assert whole(pinned_files.fetch("toy", dest, registry_csv=csv)) == CONTENT
     assert (dest / "b.txt").stat().st_mtime_ns == before
-    assert (
-        pinned_files.fetch("toy", dest, registry_csv=csv) == dest
-    )  # all right: no mirror, no network needed
+    monkeypatch.delenv("DATA_MIRROR")  # all right: no mirror, no network needed
+    assert pinned_files.fetch("toy", dest, registry_csv=csv) == dest
 
 
 def test_damaged_mirror_is_refused_and_leaves_nothing(tmp_path, mirror):
     (mirror / "toy/b.txt").write_bytes(b"other")
     with pytest.raises(ValueError, match=r"b\.txt has sha256 .*5 bytes.*replace it"):
-        pinned_files.fetch("toy", tmp_path / "dest", mirror=mirror, registry_csv=table(tmp_path))
+        pinned_files.fetch("toy", tmp_path / "dest", registry_csv=table(tmp_path))
     assert set(whole(tmp_path / "dest")) == {"data/a.txt"}
 
 
@@ -96,20 +92,18 @@ def test_download(tmp_path, server):
     assert whole(pinned_files.fetch("toy", tmp_path / "dest", registry_csv=csv)) == CONTENT
 
 
-def test_mirror_first_then_network(tmp_path, mirror, server):
+def test_mirror_first_then_network(tmp_path, server, monkeypatch):
     partial_mirror = tmp_path / "other"
     (partial_mirror / "toy").mkdir(parents=True)
     (partial_mirror / "toy/b.txt").write_bytes(CONTENT["b.txt"])
+    monkeypatch.setenv("DATA_MIRROR", str(partial_mirror))
     csv = table(tmp_path, server)
-    assert (
-        whole(pinned_files.fetch("toy", tmp_path / "dest", mirror=partial_mirror, registry_csv=csv))
-        == CONTENT
-    )
+    assert whole(pinned_files.fetch("toy", tmp_path / "dest", registry_csv=csv)) == CONTENT
 
 
-def test_wrong_bytes_from_the_network(tmp_path, mirror, server):
+def test_wrong_bytes_from_the_network(tmp_path, files, server):
     csv = table(tmp_path, server)
-    (mirror / "toy/b.txt").write_bytes(b"<html>not found</html>")
+    (files / "toy/b.txt").write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="does not have the sha256"):
         pinned_files.fetch("toy", tmp_path / "dest", registry_csv=csv)
     assert not (tmp_path / "dest/b.txt").exists()
@@ -123,15 +117,16 @@ def test_no_network_names_both_ways(tmp_path, server, url):
     assert whole(tmp_path / "dest") == {}
 
 
-def test_no_address_and_no_mirror(tmp_path):
+def test_no_address_and_no_mirror(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no public address.*DATA_MIRROR.*No mirror is set"):
         pinned_files.fetch("toy", tmp_path / "dest", registry_csv=table(tmp_path))
     with pytest.raises(FileNotFoundError, match="go_obo_file"):
         pinned_files.fetch("go", tmp_path / "dest", registry_csv=table(tmp_path, dataset="go"))
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        pinned_files.fetch("toy", tmp_path / "dest", mirror=tmp_path / "none", registry_csv=table(tmp_path))
     with pytest.raises(ValueError, match=r"Unknown dataset 'her3st'.*'go', 'her2st'"):
         pinned_files.fetch("her3st", tmp_path / "dest")
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        pinned_files.fetch("toy", tmp_path / "dest", registry_csv=table(tmp_path))
 
 
 def test_the_table_itself():

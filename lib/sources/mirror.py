@@ -1,0 +1,25 @@
+"""The local mirror of public data, named by the environment variable DATA_MIRROR.
+
+A mirror is a folder that holds `<dataset>/<file>`, for example `gtex/GTExPortal.csv`. No other module reads
+the variable.
+"""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def folder(dataset: str = "") -> Path | None:
+    """The mirror, or its folder of one dataset; None where DATA_MIRROR is unset or empty.
+
+    A relative DATA_MIRROR starts at the repository, not at the current directory. The folder need not exist.
+    """
+    named = os.environ.get("DATA_MIRROR", "")
+    return REPOSITORY / named / dataset if named else None
+
+
+def search_folders(local: Path, dataset: str) -> tuple[Path, ...]:
+    """Where files of a dataset are looked for, in order: the local folder, then the mirror's."""
+    mirrored = folder(dataset)
+    return (local, mirrored) if mirrored else (local,)

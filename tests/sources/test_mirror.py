@@ -1,0 +1,31 @@
+"""DATA_MIRROR: relative to the repository, absolute, unset; the same folder for everyone who asks."""
+
+from pathlib import Path
+
+import pytest
+
+from lib import gtex
+from lib.config import ROOT, Config
+from lib.sources import mirror
+from lib.store import Store
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("/srv/data", Path("/srv/data")), ("../shared/data", ROOT / "../shared/data"), ("", None)],
+)
+def test_relative_to_the_repository_absolute_or_none(tmp_path, monkeypatch, named, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_MIRROR", named)
+    assert mirror.folder() == expected
+    assert mirror.folder("gtex") == (expected / "gtex" if expected else None)
+    here = tmp_path / "gtex"
+    assert mirror.search_folders(here, "gtex") == ((here, expected / "gtex") if expected else (here,))
+    monkeypatch.delenv("DATA_MIRROR")
+    assert mirror.folder() is None
+
+
+def test_the_store_and_the_command_look_in_the_same_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", "../shared/data")
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    assert gtex._folders() == list(Store(Config(cohort="gtex")).gtex_folders)
