@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and fingerprints of their content."""
+"""Files that are written completely or not at all, and fingerprints of their content."""
 
 import hashlib
 import json
@@ -12,10 +12,11 @@ from typing import Any
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content becomes `path`, on failure it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
-    The temporary name carries process and thread, so that two writers never share one; its content is on
-    disk before the rename. `path` keeps its former content until then.
+    Until then `path` keeps its former content. The temporary name contains process and thread, so two writers
+    never share one, and ends in the suffix of `path`, from which some writers infer the format. Its content
+    is on disk before the rename. A killed process leaves its temporary file behind: hidden, and useless.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp{path.suffix}")
@@ -29,18 +30,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write bytes whole or not at all."""
+    """Write bytes completely or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text completely or not at all."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON whole or not at all; what JSON does not know is written as text."""
+    """Write JSON completely or not at all; values that JSON lacks are written as their text."""
     write_text(path, json.dumps(value, indent=1, default=str))
 
 
@@ -55,3 +56,9 @@ def fingerprint(path: str | Path) -> str:
         with open(path, "rb") as file:
             _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hashes[key]
+
+
+def folder_fingerprint(folder: str | Path) -> str | None:
+    """sha256 of the names and sizes of a folder's files, without hidden ones, in hex; None if there are none."""
+    listing = sorted((p.name, p.stat().st_size) for p in Path(folder).iterdir() if not p.name.startswith("."))
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else None

@@ -1,10 +1,11 @@
 """What is finished of resumable work, and what it was made for: one record beside each result.
 
-The record of a file is `<file>.json`, that of a folder `<folder>/record.json`. It is written after the
-result, so a result without a record is unfinished.
+The record of a file is `<file>.json`, that of a folder `<folder>/record.json`. A file's record is written
+after the file, so a file without a record is unfinished; a folder's says what the work in it is for.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lib.whole_files import write_json
 
 
 def record_path(result: str | Path) -> Path:
-    """Where the record of a result lies."""
+    """Path of the record of a result."""
     result = Path(result)
     return result / "record.json" if result.is_dir() else result.with_name(result.name + ".json")
 
@@ -30,7 +31,8 @@ def read(result: str | Path) -> dict[str, Any]:
         record = json.loads(record_path(result).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) and "made_for" in record else {}
+    complete = isinstance(record, dict) and record.keys() >= {"made_for", "bytes", "outcome"}
+    return record if complete and isinstance(record["made_for"], dict) else {}
 
 
 def why_unfinished(result: str | Path, made_for: dict[str, Any]) -> str | None:
@@ -41,18 +43,25 @@ def why_unfinished(result: str | Path, made_for: dict[str, Any]) -> str | None:
     if not record:
         return "has no record of what it was made for"
     if record["bytes"] is not None and record["bytes"] != result.stat().st_size:
-        return f"was {record['bytes']:,} bytes when it was finished and is {result.stat().st_size:,}"
+        return f"had {record['bytes']:,} bytes when it was finished and has {result.stat().st_size:,}"
     return difference(record["made_for"], json.loads(json.dumps(made_for, default=str)))
 
 
 def difference(made_for: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first entry in which two `made_for` differ, in words; None where they agree."""
     for key in [*now, *(key for key in made_for if key not in now)]:
-        if made_for.get(key) != now.get(key):
-            return f"was made with {key} = {made_for.get(key)!r}, now {now.get(key)!r}"
+        before, wanted = made_for.get(key), now.get(key)
+        if before != wanted:
+            if _is_fingerprint(before) or _is_fingerprint(wanted):
+                return f"was made from another {key!r}"
+            return f"was made with {key} = {before!r}, now {wanted!r}"
     return None
 
 
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 def remove(result: str | Path) -> None:
-    """Forget that `result` is finished."""
+    """Remove the record, so that `result` counts as unfinished."""
     record_path(result).unlink(missing_ok=True)

@@ -49,8 +49,8 @@ def test_json_of_the_page_cannot_end_its_script(store):
         .render(pairs=[{"symbol": EVIL}])
     )
     assert "<" not in page
-    assert "pairs | tojson" in (ROOT / "lib/explore/report.html.j2").read_text()
-    assert "innerHTML" not in (ROOT / "lib/explore/report.html.j2").read_text()
+    assert "pairs | tojson" in (ROOT / "lib/explore/report_page.html.j2").read_text()
+    assert "innerHTML" not in (ROOT / "lib/explore/report_page.html.j2").read_text()
 
 
 def test_files_stand_by_network_and_in_the_order_notebooks_save_them(store):

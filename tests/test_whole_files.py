@@ -1,0 +1,112 @@
+"""Whole files: a reader sees the former content or the new one, never a part; fingerprints follow content."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lib.config import ROOT
+from lib.whole_files import fingerprint, folder_fingerprint, whole_file, write_bytes, write_json, write_text
+
+
+def test_writing_and_overwriting(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "µm")
+    assert path.read_bytes() == "µm".encode()
+    write_bytes(path, b"other")
+    assert path.read_bytes() == b"other"
+    write_json(tmp_path / "a.json", {"path": path, "n": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"path": str(path), "n": 1}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", "a.json"}
+
+
+@pytest.mark.parametrize("error", [ValueError("full disk"), KeyboardInterrupt()])
+def test_a_failing_writer_leaves_the_former_file_and_no_temporary(tmp_path, error):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"former")
+
+    def write():
+        with whole_file(path) as temporary:
+            temporary.write_bytes(b"hal")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_bytes() == b"former"
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_a_writer_that_wrote_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt"):
+        pass
+    assert not os.listdir(tmp_path)
+
+
+def test_a_kill_during_the_write_leaves_the_former_file(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"former")
+    code = f"""
+import os, signal
+from lib.whole_files import whole_file
+with whole_file({str(path)!r}) as temporary:
+    temporary.write_bytes(b"hal")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"former"
+    (leftover,) = set(tmp_path.iterdir()) - {path}
+    assert leftover.name.startswith(".")
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_two_writers_at_once_leave_the_content_of_one(tmp_path):
+    path, both = tmp_path / "a.bin", threading.Barrier(2)
+
+    def write(content):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+            both.wait(timeout=10)  # both temporary files exist before either is renamed
+
+    threads = [threading.Thread(target=write, args=(letter * 1000,)) for letter in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in (b"a" * 1000, b"b" * 1000)
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path):
+    with whole_file(tmp_path / "a.csv.gz") as temporary:
+        assert temporary.suffix == ".gz"
+        assert temporary.parent == tmp_path
+        temporary.touch()
+
+
+def test_fingerprint_is_of_the_content(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"content")
+    two.write_bytes(b"content")
+    assert fingerprint(one) == fingerprint(two) == fingerprint(str(one))
+    assert len(fingerprint(one)) == 64
+    two.write_bytes(b"content!")
+    assert fingerprint(one) != fingerprint(two)
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "three")
+
+
+def test_folder_fingerprint_is_of_names_and_sizes(tmp_path):
+    assert folder_fingerprint(tmp_path) is None
+    (tmp_path / ".hidden").write_bytes(b"x")
+    assert folder_fingerprint(tmp_path) is None
+    (tmp_path / "a").write_bytes(b"x")
+    before = folder_fingerprint(tmp_path)
+    (tmp_path / ".hidden").unlink()
+    assert folder_fingerprint(tmp_path) == before
+    (tmp_path / "a").write_bytes(b"xy")
+    assert folder_fingerprint(tmp_path) != before

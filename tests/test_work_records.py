@@ -1,0 +1,69 @@
+"""Records of resumable work: finished means a readable record, the recorded size, the same purpose."""
+
+import pytest
+
+from lib import work_records
+
+MADE_FOR = {"seed": 0, "tiles": "a" * 64, "layers": [1, 2]}
+
+
+@pytest.fixture
+def result(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"result")
+    work_records.write(path, MADE_FOR, n_tiles=3)
+    return path
+
+
+def test_a_recorded_result_is_finished(result):
+    assert work_records.why_unfinished(result, MADE_FOR) is None
+    assert work_records.why_unfinished(result, MADE_FOR | {"layers": (1, 2)}) is None, "as JSON stores it"
+    assert work_records.read(result) == {"made_for": MADE_FOR, "bytes": 6, "outcome": {"n_tiles": 3}}
+    assert work_records.record_path(result).name == "a.npy.json"
+
+
+def test_a_missing_result_is_unfinished(result):
+    result.unlink()
+    assert work_records.why_unfinished(result, MADE_FOR) == "is missing"
+
+
+def test_a_result_without_record_is_unfinished(result):
+    work_records.remove(result)
+    work_records.remove(result)  # twice is as once
+    assert work_records.why_unfinished(result, MADE_FOR) == "has no record of what it was made for"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"made_for": 1, "bytes": 6, "outcome": {}}', "\xff"])
+def test_an_unreadable_record_means_unfinished(result, text):
+    work_records.record_path(result).write_bytes(text.encode("latin-1"))
+    assert work_records.read(result) == {}
+    assert "no record" in work_records.why_unfinished(result, MADE_FOR)
+
+
+def test_a_result_of_another_size_is_unfinished(result):
+    result.write_bytes(b"res")
+    assert work_records.why_unfinished(result, MADE_FOR) == "had 6 bytes when it was finished and has 3"
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        (MADE_FOR | {"seed": 1}, "was made with seed = 0, now 1"),
+        (MADE_FOR | {"tiles": "b" * 64}, "was made from another 'tiles'"),
+        (MADE_FOR | {"tiles": "missing"}, "was made from another 'tiles'"),
+        (MADE_FOR | {"p": 2.0}, "was made with p = None, now 2.0"),
+        ({"tiles": "a" * 64, "layers": [1, 2]}, "was made with seed = 0, now None"),
+    ],
+)
+def test_a_result_made_for_something_else_is_unfinished(result, now, reason):
+    assert work_records.why_unfinished(result, now) == reason
+
+
+def test_the_record_of_a_folder_lies_in_it(tmp_path):
+    folder = tmp_path / "training"
+    folder.mkdir()
+    assert "no record" in work_records.why_unfinished(folder, MADE_FOR)
+    work_records.write(folder, MADE_FOR)
+    assert work_records.record_path(folder) == folder / "record.json"
+    (folder / "more").write_bytes(b"x")
+    assert work_records.why_unfinished(folder, MADE_FOR) is None
