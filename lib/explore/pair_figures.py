@@ -33,7 +33,7 @@ STRIP_TILES = 7
 class Inspection(NamedTuple):
     """A finished run, ready to be asked."""
 
-    correlates: correlates.Lookup
+    lookup: correlates.Lookup
     genes_df: pd.DataFrame  # index gene; feature, statistic, p_gene, q of the max statistic within tissues
     start: tuple[str, str]  # gene and feature to begin with
     samples_df: pd.DataFrame  # test samples with features; index sample_id

@@ -446,7 +446,7 @@ def test_any_error_in_a_callback_reaches_the_person(shown, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("<i>what went wrong</i>")
 
-    monkeypatch.setattr(panel.inspector, "render", broken)
+    monkeypatch.setattr(panel.pair_figures, "render", broken)
     shown.features.table.chosen = next(f for f in shown.features.table.ids if f != shown.feature)
     assert "ZeroDivisionError" in shown.message.value
     assert "&lt;i&gt;what went wrong&lt;/i&gt;" in shown.message.value
@@ -526,7 +526,7 @@ def test_work_is_cancelled_between_steps(run, shown, monkeypatch):
             go_on.wait(0.05)
         pytest.fail("was not stopped")
 
-    monkeypatch.setattr(panel.inspector, "look_closely", slow)
+    monkeypatch.setattr(panel.pair_figures, "look_closely", slow)
     shown.closer.click()
     assert began.wait(10)
     assert shown.closer.disabled
@@ -545,7 +545,7 @@ def test_an_error_in_the_work_reaches_the_person(shown, monkeypatch):
         time.sleep(0.01)
         raise RuntimeError("the gradient of 1_1 (seed 0) is zero")
 
-    monkeypatch.setattr(panel.inspector, "look_closely", broken)
+    monkeypatch.setattr(panel.pair_figures, "look_closely", broken)
     shown.closer.click()
     finished_work(shown)
     assert "the gradient of 1_1" in shown.message.value
@@ -558,7 +558,7 @@ def test_late_work_does_not_overwrite_another_feature(shown, monkeypatch):
         np.array(["t"]), np.ones(1), *(np.zeros((1, 8, 8, 3), np.uint8),) * 2,
         np.array("guided backpropagation"), np.zeros((8, 8, 3), np.uint8), np.array([0.0, 1.0]),
     )  # fmt: skip
-    monkeypatch.setattr(panel.inspector, "look_closely", lambda *_: ready.wait(10) and made)
+    monkeypatch.setattr(panel.pair_figures, "look_closely", lambda *_: ready.wait(10) and made)
     shown.features.table.chosen = "0_1"
     shown.closer.click()
     shown.features.table.chosen = "1_0"

@@ -70,7 +70,7 @@ def test_a_gradient_is_looked_at_on_tissue_only(model, monkeypatch):
     cut = [tile.copy() for tile in tiles()[:3]]
     cut[1][:, 32:] = 255
     asked = []
-    monkeypatch.setattr(on_nuclei.ihc, "overlap", lambda *args, **kwargs: asked.append(args))
+    monkeypatch.setattr(on_nuclei.immunostain, "overlap", lambda *args, **kwargs: asked.append(args))
     on_nuclei.gradient_on_nuclei(model, "alexnet", "3_5", cut, mpp=0.5)
     (_, _, tissue) = asked[0]
     assert tissue[[0, 2]].all()
