@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from lib.features import slide_sums
 from lib.network import models, training_step
 from lib.network.weights import fingerprint
+from lib.tiles.stored import StoredTiles
 
 DTYPES = ("float32", "tf32", "bfloat16")
 
@@ -230,6 +231,7 @@ def quantify_samples(
     out_dir.mkdir(parents=True, exist_ok=True)
     facts = {"architecture": architecture, "features": features, "p": float(p), "dtype": dtype}
     facts["weights"] = fingerprint(model)
+    stored_tiles = StoredTiles(rows_df)
     slides = {str(slide_id): slide_df for slide_id, slide_df in rows_df.groupby("slide_id", sort=True)}
     marks = {slide_id: slide_sums.mark_of(slide_df, facts) for slide_id, slide_df in slides.items()}
     todo = [
@@ -245,7 +247,8 @@ def quantify_samples(
     ):
         for k, slide_id in enumerate(todo):
             bar.set_postfix_str(f"slide {k + 1} of {len(todo)}")
-            ids, counts, sums = _slide_sums(quantify_batch, slides[slide_id], batch_size, device, bar)
+            batches = stored_tiles.batches(slides[slide_id].index.to_numpy(), batch_size)
+            ids, counts, sums = _slide_sums(quantify_batch, slides[slide_id], batches, device, bar)
             _check_finite(sums, architecture, features, f"slide {slide_id}")
             slide_sums.save(out_dir / f"{slide_id}.npz", ids, counts, sums, marks[slide_id])
     wanted = list(sample_ids) if sample_ids is not None else rows_df.attrs["sample_ids"]
@@ -256,14 +259,14 @@ def quantify_samples(
 def _slide_sums(
     quantify_batch: Callable[[np.ndarray], torch.Tensor],
     slide_df: pd.DataFrame,
-    batch_size: int,
+    batches: Iterable[np.ndarray],
     device: str,
     bar: tqdm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One slide's sample ids, tile counts int64 [n_samples] and sums float64 [n_samples, n_features]."""
     rows, ids = pd.factorize(slide_df["sample_id"], sort=True)
     sums_t, start = None, 0
-    for tiles in slide_sums.read_batches(slide_df, batch_size):
+    for tiles in batches:
         tile_sums_t = quantify_batch(tiles).to(accumulator(device)).double()  # [B, n_features]
         if sums_t is None:
             sums_t = torch.zeros_like(tile_sums_t[:1]).repeat(len(ids), 1)

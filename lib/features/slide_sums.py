@@ -7,8 +7,7 @@ mark, a hash of all that the sums depend on.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -53,39 +52,6 @@ def tile_rows(tiles_df: pd.DataFrame, sample_ids: Sequence[str] | None) -> pd.Da
     rows_df = rows_df.sort_values(["slide_id", "file", "stack_index", "sample_id"], ignore_index=True)
     rows_df.attrs["sample_ids"] = present
     return rows_df
-
-
-def read_batches(slide_df: pd.DataFrame, batch_size: int) -> Iterator[np.ndarray]:
-    """Tiles uint8 [B, px, px, 3] in the order of slide_df; a thread reads one batch ahead."""
-    stacks = {file: _open_stack(file, rows["stack_index"]) for file, rows in slide_df.groupby("file")}
-    jobs = [
-        (stacks[file], rows["stack_index"].to_numpy()[start : start + batch_size])
-        for file, rows in slide_df.groupby("file", sort=False)
-        for start in range(0, len(rows), batch_size)
-    ]
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(lambda job: job[0][job[1]], jobs[0])
-        for job in jobs[1:] + [None]:
-            tiles = ahead.result()
-            if job is not None:
-                ahead = reader.submit(lambda job: job[0][job[1]], job)
-            yield tiles
-
-
-def _open_stack(file: str, indices: pd.Series) -> np.ndarray:
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no tile stack at {file}: run the tiles notebook first.")
-    stack = np.load(file, mmap_mode="r")
-    if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3:
-        raise ValueError(
-            f"{file} holds {stack.dtype} {list(stack.shape)}; a tile stack is uint8 [n, px, px, 3]."
-        )
-    low, high = int(indices.min()), int(indices.max())
-    if low < 0 or high >= len(stack):
-        raise ValueError(
-            f"stack_index runs from {low} to {high}, but {file} holds {len(stack)} tiles: make tiles again."
-        )
-    return stack
 
 
 def mark_of(slide_df: pd.DataFrame, facts: dict[str, object]) -> str:

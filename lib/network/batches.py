@@ -1,21 +1,43 @@
 """Stored uint8 tile stacks to shuffled batches, and flips and quarter turns of a batch on the device.
 
-A stack is `<slide_id>.npy`: uint8, shape (n_tiles, input_px, input_px, 3), RGB. A *labelled tiles* frame
-names one stored tile per row: `file` (path of the stack), `stack_index` (row in it), `label` (int class, -1
-for a tissue that is no class).
+A *labelled tiles* frame names one stored tile per row (`lib.tiles.stored`): `file` (path of the stack),
+`stack_index` (row in it), `label` (int class, -1 for a tissue that is no class).
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib.tiles.stored import StoredTiles
 
 AUGMENTATIONS = ("flip", "rotate90")
+
+
+class TileBatch(NamedTuple):
+    """One batch as it leaves the loader, on the CPU (pinned when asked for)."""
+
+    tiles_t: torch.Tensor  # uint8, (n, input_px, input_px, 3), RGB
+    labels_t: torch.Tensor  # int64, (n,)
+    rows_t: torch.Tensor  # int64, (n,): row of the labelled tiles frame
+
+
+class LabelledTiles(StoredTiles, Dataset):
+    """Stored tiles with their labels, -1 without a column `label`; an array of rows gives a `TileBatch`."""
+
+    def __init__(self, tiles_df: pd.DataFrame) -> None:
+        super().__init__(tiles_df)
+        labels = tiles_df["label"].to_numpy(np.int64) if "label" in tiles_df else np.full(len(tiles_df), -1)
+        self.labels = labels.astype(np.int64)
+
+    def __getitem__(self, rows: np.ndarray) -> TileBatch:
+        rows = np.asarray(rows, np.int64)
+        pixels, labels = self.read(rows), self.labels[rows]
+        return TileBatch(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(rows.copy()))
 
 
 class EpochOrder(Sampler):
@@ -81,7 +103,7 @@ def tile_loader(
         raise ValueError(
             f"batch_size must be 1 or more and n_workers 0 or more, not {batch_size} and {n_workers}"
         )
-    dataset = StoredTiles(tiles_df)
+    dataset = LabelledTiles(tiles_df)
     order = EpochOrder(len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, n_ranks=n_ranks)
     return DataLoader(
         dataset,

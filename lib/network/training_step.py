@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lib.network import batches, models
-from lib.tiles import stored
 
 AUXILIARY_WEIGHT = 0.4  # of Inception's auxiliary head in the loss, as torchvision's own recipe has it
 
@@ -175,7 +174,7 @@ def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, *, bar: tqdm) -> 
     return _means(trainer, losses, n_correct_t, len(loader.dataset))
 
 
-def _to_device(trainer: Trainer, batch: stored.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_device(trainer: Trainer, batch: batches.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
     pair = (batch.tiles_t, batch.labels_t)
     return tuple(part_t.to(trainer.device, non_blocking=True) for part_t in pair)
 

@@ -1,8 +1,12 @@
 """Plain colour features of tiles: what learned features should beat."""
 
+from itertools import chain
+
 import numpy as np
 import pandas as pd
 from skimage.color import rgb2hed
+
+from lib.tiles.stored import StoredTiles
 
 
 def colour_features(tiles_df: pd.DataFrame) -> pd.DataFrame:
@@ -21,12 +25,13 @@ def colour_features(tiles_df: pd.DataFrame) -> pd.DataFrame:
         12 features x samples, float64.
     """
     rows = []
-    for file, of_file_df in tiles_df.groupby("file", sort=False):
-        stack = np.load(file, mmap_mode="r")
-        for tile in of_file_df.itertuples():
-            rgb = stack[tile.stack_index] / 255.0
+    for _, of_file_df in tiles_df.groupby("file", sort=False):
+        stored = StoredTiles(of_file_df)
+        tiles = chain.from_iterable(stored.batches(np.arange(len(stored)), 64))
+        for sample_id, tile in zip(of_file_df["sample_id"], tiles, strict=True):
+            rgb = tile / 255.0
             pixels = np.concatenate([rgb, rgb2hed(rgb)], axis=2).reshape(-1, 6)
-            rows.append((tile.sample_id, *pixels.mean(axis=0), *pixels.std(axis=0)))
+            rows.append((sample_id, *pixels.mean(axis=0), *pixels.std(axis=0)))
     channels = ("red", "green", "blue", "haematoxylin", "eosin", "residual")
     names = [f"{channel}_{measure}" for measure in ("mean", "sd") for channel in channels]
     return pd.DataFrame(rows, columns=["sample_id", *names]).groupby("sample_id").mean().T

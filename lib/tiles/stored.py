@@ -1,27 +1,40 @@
-"""Tiles as stored: uint8 stacks of a slide, read by row of a labelled tiles frame.
+"""The one reader of stored tiles: rows of a tiles frame as pixels, one tile, some, or batch by batch.
 
-A stack is `<slide_id>.npy`: uint8, shape (n_tiles, input_px, input_px, 3), RGB. A *labelled tiles* frame
-names one stored tile per row: `file` (path of the stack), `stack_index` (row in it), `label` (int class, -1
-for a tissue that is no class).
+A tile stack is the file `<slide_id>.npy`: uint8, shape (n_tiles, input_px, input_px, 3), RGB. A row of a
+tiles frame names one stored tile by `file` (path of the stack) and `stack_index` (position in it);
+`with_files` adds the column `file`, `labelled_tiles` also tissue, donor, split and label.
+
+    tiles = StoredTiles(tiles_df)           # checks every stack and index; ValueError, FileNotFoundError
+    tiles.read(rows)                        # rows in any order -> uint8 (n, input_px, input_px, 3)
+    for pixels in tiles.batches(rows, 64):  # the same in batches, one read ahead by a thread
+    read_tiles(tiles_df)                    # all rows of a small frame
+    read_tile(file, stack_index)            # one tile
+
+Reading needs NumPy and pandas only; `network.batches` turns it into a torch data set.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.utils.data import Dataset
 
 
-class TileBatch(NamedTuple):
-    """One batch as it leaves the loader, on the CPU (pinned when asked for)."""
+def with_files(tiles_df: pd.DataFrame, stack_files: Mapping[str, str | Path]) -> pd.DataFrame:
+    """Add the column `file`, the path of the tile stack of each row's slide_id, in front.
 
-    tiles_t: torch.Tensor  # uint8, (n, input_px, input_px, 3), RGB
-    labels_t: torch.Tensor  # int64, (n,)
-    rows_t: torch.Tensor  # int64, (n,): row of the labelled tiles frame
+    Raises
+    ------
+    ValueError
+        Slides that have no stack file.
+    """
+    _require_known(tiles_df["slide_id"], pd.Index(list(stack_files)), "slides", "the tile stacks")
+    located_df = tiles_df.drop(columns="file", errors="ignore")
+    located_df.insert(0, "file", [str(stack_files[slide_id]) for slide_id in tiles_df["slide_id"]])
+    return located_df
 
 
 def labelled_tiles(
@@ -30,7 +43,7 @@ def labelled_tiles(
     stack_files: Mapping[str, str | Path],
     class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """Join tiles with their sample's tissue, donor and split, and number the tissues.
+    """Join tiles with their stack file and their sample's tissue, donor and split, and number the tissues.
 
     Parameters
     ----------
@@ -41,14 +54,14 @@ def labelled_tiles(
 
     Returns
     -------
-    DataFrame with columns file, stack_index, label, tile_id, sample_id, slide_id, donor, tissue, split, in
-    the order of `tiles_df`; label is -1 where the tissue is not among `class_names`.
+    DataFrame
+        Columns file, stack_index, label, tile_id, sample_id, slide_id, donor, tissue, split, in the order of
+        `tiles_df`; label is -1 where the tissue is not among `class_names`.
 
     Raises
     ------
     ValueError
-        Tiles of a sample that `samples_df` lacks, or of a slide without a stack file; a sample listed
-        twice.
+        Tiles of a sample that `samples_df` lacks, or of a slide without a stack file; a sample listed twice.
     """
     samples_df = samples_df.set_index("sample_id")[["donor", "tissue", "split"]]
     if samples_df.index.has_duplicates:
@@ -57,13 +70,12 @@ def labelled_tiles(
             f"{len(twice)} samples are listed twice in the samples table, first {list(twice[:3])}"
         )
     _require_known(tiles_df["sample_id"], samples_df.index, "samples", "the samples table")
-    _require_known(tiles_df["slide_id"], pd.Index(list(stack_files)), "slides", "the tile stacks")
+    tiles_df = tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]]
+    joined_df = with_files(tiles_df, stack_files).join(samples_df, on="sample_id")
     label_of = {name: label for label, name in enumerate(class_names)}
-    frame = tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]].join(samples_df, on="sample_id")
-    frame.insert(0, "file", [str(stack_files[slide_id]) for slide_id in frame["slide_id"]])
-    frame["label"] = [label_of.get(tissue, -1) for tissue in frame["tissue"]]
+    joined_df["label"] = [label_of.get(tissue, -1) for tissue in joined_df["tissue"]]
     order = ["file", "stack_index", "label", "tile_id", "sample_id", "slide_id", "donor", "tissue", "split"]
-    return frame[order].reset_index(drop=True)
+    return joined_df[order].reset_index(drop=True)
 
 
 def _require_known(ids: pd.Series, known: pd.Index, what: str, where: str) -> None:
@@ -74,31 +86,33 @@ def _require_known(ids: pd.Series, known: pd.Index, what: str, where: str) -> No
         )
 
 
-class StoredTiles(Dataset):
-    """Tiles by row of a labelled tiles frame; indexed with an array of rows, it returns a `TileBatch`.
+class StoredTiles:
+    """Stored tiles by row of a tiles frame; every stack and index is checked when it is made.
 
     Parameters
     ----------
-    tiles_df : columns file, stack_index and, unless only predicting, label
+    tiles_df : columns file, stack_index
+
+    Attributes
+    ----------
+    input_px : edge of every tile, pixels
 
     Raises
     ------
     FileNotFoundError
         A stack that does not exist.
     ValueError
-        No tiles; a file that is no uint8 (n, px, px, 3) stack, or of another tile size than the first; an
-        index outside its stack.
+        No tiles; a file that is not a uint8 (n, px, px, 3) stack, or holds tiles of another size than the
+        first; an index outside its stack.
     """
 
     def __init__(self, tiles_df: pd.DataFrame) -> None:
         if not len(tiles_df):
-            raise ValueError("there are no tiles: the labelled tiles frame has no rows")
+            raise ValueError("there are no tiles: the tiles frame has no rows")
         codes, files = pd.factorize(tiles_df["file"].astype(str))
         self.files = [str(file) for file in files]
         self.file_of_row = codes.astype(np.int32)
         self.stack_index = tiles_df["stack_index"].to_numpy(np.int64)
-        labels = tiles_df["label"].to_numpy(np.int64) if "label" in tiles_df else np.full(len(tiles_df), -1)
-        self.labels = labels.astype(np.int64)
         headers = [_read_header(file) for file in self.files]
         self.offsets = np.array([header.offset for header in headers], np.int64)
         self.input_px = headers[0].input_px
@@ -114,23 +128,17 @@ class StoredTiles(Dataset):
             row, file = outside[0], self.files[self.file_of_row[outside[0]]]
             raise ValueError(
                 f"stack_index {self.stack_index[row]} in row {row} is outside {file}, which holds "
-                f"{n_stored[row]} tiles ({len(outside)} such rows): make stacks and tiles table anew together"
+                f"{n_stored[row]} tiles ({len(outside)} such rows): run notebook 01 again, so that the tiles "
+                "table fits the stacks"
             )
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: np.ndarray) -> TileBatch:
-        rows = np.asarray(rows, np.int64)
-        tiles = self.read(rows)
-        return TileBatch(
-            torch.from_numpy(tiles), torch.from_numpy(self.labels[rows]), torch.from_numpy(rows.copy())
-        )
+        return len(self.stack_index)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Tiles of `rows`, uint8 (n, input_px, input_px, 3), each file opened once.
 
-        One plain read per tile, straight into the batch: about as fast as a memory map kept open (10
+        One plain read per tile, straight into the result: about as fast as a memory map kept open (10
         against 7 µs a tile), ten times faster than a new map, and no descriptor stays open per slide (1,024
         are the usual limit).
         """
@@ -147,9 +155,33 @@ class StoredTiles(Dataset):
                     if n_read != tile_bytes:
                         raise ValueError(
                             f"{self.files[code]} ends inside tile {self.stack_index[rows[place]]} "
-                            f"({n_read} of {tile_bytes} bytes): the file is cut short, make it anew"
+                            f"({n_read} of {tile_bytes} bytes): the file is truncated; delete it and cut the "
+                            "slide again (notebook 01)"
                         )
         return tiles
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Tiles of `rows` in their order, up to `batch_size` at a time, as `read` gives them.
+
+        A thread reads the next batch while the caller works on this one.
+        """
+        parts = np.split(rows, np.arange(batch_size, len(rows), batch_size))
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self.read, parts[0])
+            for part in parts[1:]:
+                tiles, ahead = ahead.result(), reader.submit(self.read, part)
+                yield tiles
+            yield ahead.result()
+
+
+def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:
+    """All tiles of a frame (columns file, stack_index) in its order, uint8 (n, input_px, input_px, 3)."""
+    return StoredTiles(tiles_df).read(np.arange(len(tiles_df)))
+
+
+def read_tile(file: str | Path, stack_index: int) -> np.ndarray:
+    """One stored tile, uint8 (input_px, input_px, 3)."""
+    return read_tiles(pd.DataFrame({"file": [str(file)], "stack_index": [stack_index]}))[0]
 
 
 class _Header(NamedTuple):
@@ -167,7 +199,7 @@ def _read_header(file: str) -> _Header:
         stack = np.load(file, mmap_mode="r")
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"{file} is no readable tile stack ({error}): delete it and cut the slide again"
+            f"{file} is not a readable tile stack ({error}): delete it and cut the slide again (notebook 01)"
         ) from error
     if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] != 3 or stack.shape[1] != stack.shape[2]:
         raise ValueError(

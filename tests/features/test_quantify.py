@@ -1,6 +1,7 @@
 """Quantification, against slow explicit forwards that share no code with the hooks or torchvision."""
 
 import resource
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from lib.features import quantify, slide_sums
 from lib.network import models
+from lib.tiles import stored
 
 MEAN, SD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 SMALL = "vgg16_avg1fc"
@@ -449,15 +451,15 @@ def test_order_and_batch_size_do_not_matter(small, cohort, whole, tmp_path):
 
 
 def counting(monkeypatch):
-    """Counts the tiles that are read."""
+    """The slides whose tiles are read."""
     seen = []
-    read = slide_sums.read_batches
+    read = stored.StoredTiles.batches
 
-    def counted(slide_df, batch_size):
-        seen.append(slide_df["slide_id"].iloc[0])
-        yield from read(slide_df, batch_size)
+    def counted(tiles, rows, batch_size):
+        seen.append(Path(tiles.files[tiles.file_of_row[rows[0]]]).stem)
+        yield from read(tiles, rows, batch_size)
 
-    monkeypatch.setattr(slide_sums, "read_batches", counted)
+    monkeypatch.setattr(stored.StoredTiles, "batches", counted)
     return seen
 
 
@@ -528,12 +530,12 @@ def test_sample_without_tiles_and_bad_tables(small, cohort, tmp_path):
         run(small, cohort.assign(slide_id=None), tmp_path)
     with pytest.raises(ValueError, match="without slashes"):
         run(small, cohort.assign(slide_id="a/b"), tmp_path)
-    with pytest.raises(ValueError, match=r"from 0 to 99, but .* holds 6 tiles"):
+    with pytest.raises(ValueError, match=r"stack_index 99 .* holds 6 tiles"):
         run(small, cohort.replace({"stack_index": {4: 99}}), tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no tile stack at .*nowhere\.npy"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npy does not exist"):
         run(small, cohort.assign(file=str(tmp_path / "nowhere.npy")), tmp_path)
     np.save(tmp_path / "float.npy", np.zeros((2, 32, 32, 3), np.float32))
-    with pytest.raises(ValueError, match=r"holds float32 \[2, 32, 32, 3\]"):
+    with pytest.raises(ValueError, match=r"holds float32 of shape \(2, 32, 32, 3\)"):
         run(small, cohort.iloc[:2].assign(file=str(tmp_path / "float.npy")), tmp_path)
     with pytest.raises(ValueError, match="batch_size is 0"):
         run(small, cohort, tmp_path, batch_size=0)

@@ -1,33 +1,17 @@
-"""Stored tiles to batches: against plain numpy indexing, PIL's turns, and files wrong in each way."""
+"""Stored tiles to batches: against plain NumPy indexing and PIL's turns."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from stack_factory import expected_tiles, write_stacks
 
 from lib.network import batches
-from lib.tiles import stored
-
-PX = 12
 
 
 @pytest.fixture
 def stacks(tmp_path):
-    """Three stacks of random tiles and the frame of all their tiles in a scrambled order."""
-    rng = np.random.default_rng(0)
-    arrays, rows = {}, []
-    for number, n_tiles in enumerate((5, 17, 9)):
-        file = str(tmp_path / f"slide_{number}.npy")
-        arrays[file] = rng.integers(0, 256, (n_tiles, PX, PX, 3), dtype=np.uint8)
-        np.save(file, arrays[file])
-        rows += [(file, index, number) for index in range(n_tiles)]
-    tiles_df = pd.DataFrame(rows, columns=["file", "stack_index", "label"])
-    return arrays, tiles_df.sample(frac=1, random_state=1).reset_index(drop=True)
-
-
-def expected(arrays, tiles_df, rows):
-    return np.stack([arrays[tiles_df["file"][row]][tiles_df["stack_index"][row]] for row in rows])
+    return write_stacks(tmp_path)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -41,7 +25,7 @@ def test_batches_hold_the_tiles_of_their_rows(stacks, n_workers):
         for batch in loader:
             rows = batch.rows_t.tolist()
             assert batch.tiles_t.dtype == torch.uint8
-            assert np.array_equal(batch.tiles_t.numpy(), expected(arrays, tiles_df, rows))
+            assert np.array_equal(batch.tiles_t.numpy(), expected_tiles(arrays, tiles_df, rows))
             assert batch.labels_t.tolist() == tiles_df["label"][rows].tolist()
             seen += rows
         assert sorted(seen) == list(range(len(tiles_df)))
@@ -101,63 +85,8 @@ def test_labels_are_optional(stacks):
     assert batch.labels_t.tolist() == [-1] * len(batch.labels_t)
 
 
-def test_missing_stack_is_named(stacks):
+def test_bad_sizes_are_refused(stacks):
     _, tiles_df = stacks
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.npy does not exist"):
-        stored.StoredTiles(tiles_df.assign(file="nowhere.npy"))
-
-
-@pytest.mark.parametrize(
-    ("array", "text"),
-    [
-        (np.zeros((3, PX, PX, 3), np.float32), "float32"),
-        (np.zeros((3, PX, PX), np.uint8), "shape"),
-        (np.zeros((3, PX, PX + 1, 3), np.uint8), "shape"),
-        (np.asfortranarray(np.zeros((3, PX, PX, 3), np.uint8)), "Fortran"),
-        (np.zeros((3, PX + 4, PX + 4, 3), np.uint8), f"tiles of {PX + 4} px"),
-    ],
-)
-def test_wrong_stacks_are_refused(stacks, tmp_path, array, text):
-    _, tiles_df = stacks
-    np.save(tmp_path / "wrong.npy", array)
-    wrong = pd.DataFrame({"file": [str(tmp_path / "wrong.npy")], "stack_index": [0], "label": [0]})
-    with pytest.raises(ValueError, match=text):
-        stored.StoredTiles(pd.concat([tiles_df, wrong]))
-
-
-def test_files_that_are_no_arrays_or_cut_short_are_refused(tmp_path):
-    (tmp_path / "text.npy").write_text("not an array at all, but some text of a length")
-    np.save(tmp_path / "short.npy", np.zeros((3, PX, PX, 3), np.uint8))
-    (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:-10])
-    for name in ("text", "short"):
-        frame = pd.DataFrame({"file": [str(tmp_path / f"{name}.npy")], "stack_index": [0], "label": [0]})
-        with pytest.raises(ValueError, match=rf"{name}\.npy is no readable"):
-            stored.StoredTiles(frame)
-
-
-def test_stack_shortened_after_opening_is_an_error(stacks):
-    _, tiles_df = stacks
-    dataset = stored.StoredTiles(tiles_df)
-    file = tiles_df["file"][0]
-    with open(file, "r+b") as stack:
-        stack.truncate(200)
-    with pytest.raises(ValueError, match="ends inside tile"):
-        dataset.read(np.arange(len(tiles_df)))
-
-
-@pytest.mark.parametrize("index", [-1, 5])
-def test_index_outside_its_stack_is_refused(stacks, index):
-    _, tiles_df = stacks
-    file = next(iter(tiles_df["file"][tiles_df["label"] == 0]))
-    wrong = pd.DataFrame({"file": [file], "stack_index": [index], "label": [0]})
-    with pytest.raises(ValueError, match=f"stack_index {index} in row 31 is outside .* holds 5 tiles"):
-        stored.StoredTiles(pd.concat([tiles_df, wrong], ignore_index=True))
-
-
-def test_no_tiles_and_bad_sizes_are_refused(stacks):
-    _, tiles_df = stacks
-    with pytest.raises(ValueError, match="no tiles"):
-        stored.StoredTiles(tiles_df.iloc[:0])
     with pytest.raises(ValueError, match="batch_size"):
         batches.tile_loader(tiles_df, 0)
     with pytest.raises(ValueError, match="n_workers"):
@@ -196,31 +125,3 @@ def test_orientations_cover_their_group_evenly(augment, codes):
 def test_unknown_augmentation_is_refused():
     with pytest.raises(ValueError, match=r"unknown augmentation \['colour'\]"):
         batches.orientations(4, ("flip", "colour"), 0, 0)
-
-
-@pytest.fixture
-def tables():
-    tiles_df = pd.DataFrame(
-        {"tile_id": ["a_0_0", "b_0_0", "a_0_1"], "sample_id": ["a", "b", "a"], "slide_id": ["s", "t", "s"]}
-    ).assign(stack_index=[0, 0, 1], column=0, row=0)
-    samples_df = pd.DataFrame({"sample_id": ["b", "a"], "donor": ["d2", "d1"], "tissue": ["Lung", "Liver"]})
-    return tiles_df, samples_df.assign(split=["test", "train"])
-
-
-def test_labelled_tiles(tables):
-    frame = stored.labelled_tiles(*tables, {"s": "s.npy", "t": "t.npy"}, ["Colon", "Liver"])
-    assert frame["file"].tolist() == ["s.npy", "t.npy", "s.npy"]
-    assert frame["label"].tolist() == [1, -1, 1]
-    assert frame["donor"].tolist() == ["d1", "d2", "d1"]
-    assert frame["split"].tolist() == ["train", "test", "train"]
-    assert frame["tile_id"].tolist() == tables[0]["tile_id"].tolist()
-
-
-def test_labelled_tiles_names_what_does_not_join(tables):
-    tiles_df, samples_df = tables
-    with pytest.raises(ValueError, match=r"1 slides .*\['t'\]"):
-        stored.labelled_tiles(tiles_df, samples_df, {"s": "s.npy"}, ["Liver"])
-    with pytest.raises(ValueError, match=r"1 samples .*\['b'\]"):
-        stored.labelled_tiles(tiles_df, samples_df.iloc[1:], {"s": "s.npy", "t": "t.npy"}, ["Liver"])
-    with pytest.raises(ValueError, match="twice"):
-        stored.labelled_tiles(tiles_df, pd.concat([samples_df, samples_df]), {}, ["Liver"])

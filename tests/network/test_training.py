@@ -397,7 +397,7 @@ def test_auxiliary_head_counts_with_four_tenths(splits):
     images_t, labels_t = stored_images(splits[0].iloc[:10])
     loss = nn.CrossEntropyLoss()
     wanted = loss(model.main(images_t.float()), labels_t) + 0.4 * loss(model.side(images_t.float()), labels_t)
-    tiles_t = stored.StoredTiles(splits[0])[np.arange(10)].tiles_t
+    tiles_t = torch.from_numpy(stored.read_tiles(splits[0].iloc[:10]))
     found, n_correct = training_step.training_step(trainer, tiles_t, labels_t)
     assert found.item() / 10 == pytest.approx(wanted.item(), rel=1e-5)
     assert int(n_correct) == int((model.main(images_t.float()).argmax(1) == labels_t).sum())

@@ -175,7 +175,7 @@ def test_only_what_changed_is_cut_again(cohort, tmp_path, monkeypatch):
 def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
     samples_df, paths = cohort
     whole = cut_all.cut_slides(samples_df, paths, tmp_path / "whole", **SMALL)
-    out, read_rgb, calls = tmp_path / "stopped", cut.jpeg_scaled._decode, []
+    out, read_rgb, calls = tmp_path / "stopped", cut.scaled_jpeg._decode, []
 
     def stopping(*args):
         calls.append(0)
@@ -184,7 +184,7 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
         return read_rgb(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cut.jpeg_scaled, "_decode", stopping)
+        patched.setattr(cut.scaled_jpeg, "_decode", stopping)
         with pytest.raises(KeyboardInterrupt):
             cut_all.cut_slides(samples_df, paths, out, **SMALL)
     done = len(list(out.glob("*.json")))
@@ -201,12 +201,12 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
 SCRIPT = """
 import json, sys
 import pandas as pd
-from lib import stacks
+from lib.tiles import cut_all
 
 if __name__ == "__main__":
     paths = json.loads(sys.argv[1])
     df = pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)})
-    stacks.cut_slides(df, paths, sys.argv[2], n_workers=2, **json.loads(sys.argv[3]))
+    cut_all.cut_slides(df, paths, sys.argv[2], n_workers=2, **json.loads(sys.argv[3]))
 """
 
 
