@@ -10,7 +10,7 @@ import pandas as pd
 from lib.benchmarks.statistics import QUICK, Cohort, Size, made_up
 from lib.benchmarks.timing import row, timed
 from lib.explore import correlates, pair_figures, panel
-from lib.figures import plots
+from lib.figures import style
 
 TARGET_S = 0.3  # up to here an answer is felt to come at once
 TILES_PER_SLIDE, QUICK_TILES = 347, 5  # the paper's: 116,000 of 334 test slides
@@ -87,7 +87,7 @@ def made_up_run(size: Size, tiles_per_slide: int, folder: Path) -> pair_figures.
         stack_files=dict.fromkeys(ids, stack),
         slide_files={},
         slide_mpp=pd.Series(dtype=float),
-        colours=plots.tissue_colours(samples_df["tissue"]),
+        colours=style.tissue_colours(samples_df["tissue"]),
         unit="TPM",
         architecture="vgg16",
         network_file=folder / "network.pt",

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lib.explore import correlates, feature_view
-from lib.figures import pictures, plots
+from lib.figures import pictures, style
 from lib.network import models
 from lib.statistics import correlation
 from lib.store import Store
@@ -82,7 +82,7 @@ def load(store: Store) -> Inspection:
         store.stack_files(tiles_df),
         store.slide_paths(samples_df),
         store.load("slides").set_index("slide_id")["mpp"],
-        plots.tissue_colours(all_df["tissue"], store.reference("gtex_tissues")),
+        style.tissue_colours(all_df["tissue"], store.reference("gtex_tissues")),
         config.expression_unit,
         config.architecture,
         store.load("network"),
@@ -193,7 +193,7 @@ def render(
     height = max(2.9, 1.0 + 0.135 * len(order))
     place = of_sample.map({name: i for i, name in enumerate(order)}).to_numpy()
     shade = [colours[name] for name in of_sample]
-    with plt.rc_context(plots.THEME):
+    with plt.rc_context(style.THEME):
         # Made and closed by pyplot, whose first figure tells a notebook how to show figures.
         figure = plt.figure(figsize=(WIDTH_IN, height), layout="none")
         plt.close(figure)
@@ -288,7 +288,7 @@ def render_strip(strip_df: pd.DataFrame, tiles: np.ndarray, feature: str) -> Fig
     return pictures.tile_strip(list(tiles), captions, heading=heading)
 
 
-@plots.themed
+@style.themed
 def render_closeup(made: feature_view.Closeup, feature: str) -> Figure:
     """Top tiles above, their gradients below, the synthetic image beside them."""
     k = len(made.tiles)

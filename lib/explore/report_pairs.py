@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from lib.figures import plots
+from lib.figures import style
 from lib.statistics import correlation
 from lib.store import Store
 from lib.visualize import immunostain, pair_cards, pair_choice
@@ -43,7 +43,7 @@ def payload(store: Store) -> dict[str, Any] | None:
         store.load("expression").loc[rows_df["gene"].unique(), features_df.columns]
     )
     samples_df = store.load("samples").set_index("sample_id")
-    colours = plots.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
+    colours = style.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
     tissues = sorted(colours)
     of_sample = samples_df.loc[features_df.columns, "tissue"]
     return {

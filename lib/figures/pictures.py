@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from lib.figures.plots import PAGE_IN, QUIET, themed
+from lib.figures.style import PAGE_IN, QUIET, themed
 
 CAPTION_PT = 6.5
 SIGNED_MAP = "RdBu_r"  # for values about zero; viridis for the others: both safe for colour-blind readers

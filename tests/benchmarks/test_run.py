@@ -5,7 +5,7 @@ import pytest
 
 from lib.benchmarks import inspector, run, statistics, tiles, timing
 from lib.benchmarks.statistics import Size
-from lib.figures import plots
+from lib.figures import benchmark_plots
 
 TINY = Size(
     n_genes=120, n_features=80, n_slides=90, n_pairs=30, n_permutations=12, n_max_genes=40,
@@ -75,6 +75,6 @@ def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
     saved_df = pd.read_csv(tmp_path / "benchmark.csv")
     assert saved_df["work"].tolist() == [row["work"] for row in rows]
     assert "saved to" in capsys.readouterr().out
-    figure = plots.timings(saved_df.fillna({"target": "", "met": ""}))
+    figure = benchmark_plots.timings(saved_df.fillna({"target": "", "met": ""}))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(labels) == (~saved_df["work"].str.contains("GB")).sum()

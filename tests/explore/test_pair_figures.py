@@ -12,7 +12,7 @@ from slide_factory import MPP, write_slide
 from lib.config import Config
 from lib.explore import correlates, feature_view, pair_figures, panel
 from lib.features import quantify
-from lib.figures import plots
+from lib.figures import style
 from lib.network import models
 from lib.statistics import correlation
 
@@ -31,7 +31,7 @@ def pair():
     ids = [f"s{i}" for i in range(N)]
     tissues = pd.Series(np.array(["Liver", "Lung", "Skin"])[np.arange(N) % 3], index=ids)
     y = pd.Series(rng.normal(5, 1, N), index=ids)
-    return y, pd.Series(rng.normal(0, 1, N), index=ids), tissues, plots.tissue_colours(tissues)
+    return y, pd.Series(rng.normal(0, 1, N), index=ids), tissues, style.tissue_colours(tissues)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def run(tmp_path_factory):
         stack_files=stacks,
         slide_files=slides,
         slide_mpp=pd.Series(MPP, index=ids),
-        colours=plots.tissue_colours(samples_df["tissue"]),
+        colours=style.tissue_colours(samples_df["tissue"]),
         unit="TPM",
         architecture="alexnet",
         network_file=folder / "network.pt",
@@ -144,7 +144,7 @@ def test_render_a_constant_gene_a_single_tissue_and_a_tissue_of_two(pair):
 def test_render_shows_odd_names_as_they_are(pair):
     y, x, tissues, _ = pair
     tissues = tissues.replace("Liver", ODD)
-    figure = pair_figures.render(y, x, tissues, plots.tissue_colours(tissues), gene=ODD, feature="0_0")
+    figure = pair_figures.render(y, x, tissues, style.tissue_colours(tissues), gene=ODD, feature="0_0")
     assert figure_pixels(figure)
     assert figure.texts[0].get_text().startswith(r"<b>A\$b\$& and feature 0_0")
 
@@ -358,8 +358,8 @@ def test_tissues_have_the_colours_of_all_samples(run, tmp_path):
     }
     store = FinishedRun(tables, run.stack_files, tmp_path)
     found = pair_figures.load(store)
-    assert found.colours == plots.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
-    assert found.colours["Liver"] != plots.tissue_colours(run.samples_df["tissue"])["Liver"]
+    assert found.colours == style.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
+    assert found.colours["Liver"] != style.tissue_colours(run.samples_df["tissue"])["Liver"]
     assert found.samples_df["sample_id"].tolist() == run.samples_df["sample_id"].tolist()
     assert found.sample_tiles_df["sample_id"].is_unique
     assert found.start == ("ENSG2", "1_1")
@@ -480,7 +480,7 @@ def test_odd_ids_are_escaped_wherever_html_is_made(run):
     genes_df = run.lookup.genes_df.assign(tissue=run.lookup.genes_df["tissue"].replace("Liver", ODD))
     odd = run._replace(
         samples_df=samples_df,
-        colours=plots.tissue_colours(samples_df["tissue"]),
+        colours=style.tissue_colours(samples_df["tissue"]),
         lookup=run.lookup._replace(genes_df=genes_df),
         start=(ODD, "0_0"),
     )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.config import ROOT
-from lib.figures import plots
+from lib.figures import network_plots
 from lib.network import compare
 
 PAPER = ROOT / "data" / "reference"
@@ -60,7 +60,7 @@ def test_pretrained_networks_stand_beside_their_architecture():
         *(("alexnet (imagenet)", "trained"), ("alexnet (imagenet)", "as it is"), ("vgg11", "trained")),
     ]
     table_df = table_df.assign(slide_test_percent=50.0, n_pairs=3, genes_within_tissue=2)
-    points = plots.accuracy_against_pairs(table_df, 0.8, 10.0).axes[0].collections
+    points = network_plots.accuracy_against_pairs(table_df, 0.8, 10.0).axes[0].collections
     white = (1.0, 1.0, 1.0, 1.0)
     hollow = [tuple(c.get_facecolor()[0]) == white for c in points if len(c.get_offsets())]
     assert hollow == [False, True, False, False, False]
@@ -136,12 +136,12 @@ def test_picture_sets_null_networks_apart_and_stands_a_single_network_without_pa
     rows = [("alexnet", "trained", 80.0, 500, 40), ("alexnet", "untrained", 12.5, 0, 0)]
     columns = ["architecture", "network", "slide_test_percent", "n_pairs", "genes_within_tissue"]
     table_df = pd.DataFrame(rows, columns=columns)
-    figure = plots.accuracy_against_pairs(table_df, 0.8, 10.0)
+    figure = network_plots.accuracy_against_pairs(table_df, 0.8, 10.0)
     points = [c for c in figure.axes[0].collections if len(c.get_offsets())]
     assert [tuple(c.get_offsets()[0]) for c in points] == [(80.0, 500), (12.5, 0)]
     white = (1.0, 1.0, 1.0, 1.0)
     assert [tuple(c.get_facecolor()[0]) == white for c in points] == [False, True]
     low, high = figure.axes[0].get_ylim()
     assert low < 0 < 500 < high
-    alone = plots.accuracy_against_pairs(table_df[1:], 0.8, 10.0)
+    alone = network_plots.accuracy_against_pairs(table_df[1:], 0.8, 10.0)
     assert len(alone.axes) == 2

@@ -1,0 +1,34 @@
+"""The figure of the benchmark: our time over that of the limit or the alternative."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.figures.style import ACCENT, PAGE_IN, QUIET, themed
+
+
+@themed
+def timings(table_df: pd.DataFrame) -> Figure:
+    """Ratio of our time to the limit or alternative, a row for each comparison, with the target if a ratio.
+
+    table_df : `benchmarks.run` (work, limit_or_peer, ratio, target, met).
+    """
+    colours = {"yes": "#009e73", "no": ACCENT, "": QUIET}
+    shown_df = table_df[~table_df["work"].str.contains("GB")].iloc[::-1].reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.7 + 0.33 * len(shown_df)))
+    axes.axvline(1, color="black", linewidth=0.6)
+    for y, row in shown_df.iterrows():
+        axes.plot([1, row["ratio"]], [y, y], color=colours[row["met"]], linewidth=1)
+        axes.plot(row["ratio"], y, "o", color=colours[row["met"]], markersize=4)
+        axes.text(row["ratio"], y + 0.2, f"{row['ratio']:.2g}", ha="center", fontsize=6)
+        if str(row["target"]).startswith("<"):
+            axes.plot(float(row["target"].split()[1]), y, "|", color="black", markersize=9)
+    names = [f"{row.work}\nagainst {row.limit_or_peer}" for row in shown_df.itertuples()]
+    axes.set_yticks(np.arange(len(names)), names, fontsize=5.5)
+    axes.set(xscale="log", ylim=(-0.6, None))
+    axes.set_xlabel("ours / limit or alternative (below 1: ours is faster); vertical stroke: target")
+    for word, colour in (("target met", colours["yes"]), ("missed", ACCENT), ("no target", QUIET)):
+        axes.plot([], [], "o-", color=colour, markersize=4, linewidth=1, label=word)
+    figure.legend(loc="outside lower right", ncols=3)
+    return figure

@@ -1,0 +1,154 @@
+"""Figures of the networks: training, accuracy, feature values, synthetic images."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, SPLIT_COLOURS, distinct_colours, themed
+
+
+@themed
+def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
+    """Loss and tile accuracy by epoch, with the epoch kept.
+
+    chance : tile accuracy of always predicting the most common tissue.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    for name, colour in (("train", SPLIT_COLOURS["train"]), ("validation", SPLIT_COLOURS["test"])):
+        left.plot(history_df["epoch"], history_df[f"{name}_loss"], color=colour, label=name)
+        right.plot(history_df["epoch"], history_df[f"{name}_accuracy"], color=colour, label=name)
+    best = history_df.loc[history_df["validation_accuracy"].idxmax(), "epoch"]
+    for ax in (left, right):
+        ax.axvline(best, color=ACCENT, linewidth=0.8, linestyle=":")
+        ax.set_xlabel("epoch")
+    right.axhline(chance, color=QUIET, linewidth=0.8, linestyle="--", label="most common tissue")
+    left.set_ylabel("cross-entropy")
+    right.set(ylabel="tile accuracy", ylim=(0, 1.02), title=f"epoch {best} kept")
+    left.legend()
+    right.legend(loc="lower right")
+    return figure
+
+
+@themed
+def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
+    """S4 Table: true tissues in rows, predicted ones in columns, shaded by the share of the row."""
+    share = confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0)
+    n = len(confusion_df)
+    size = min(1.8 + 0.42 * n, 10)
+    figure, axes = plt.subplots(figsize=(size, size * 0.85))
+    sns.heatmap(
+        share,
+        annot=confusion_df.map(lambda n: f"{n:.0f}" if n > 0 else ""),
+        **{"fmt": "", "cmap": "Blues", "vmin": 0, "vmax": 1, "square": True},
+        **{"linewidths": 0.3, "linecolor": "#eeeeee"},
+        cbar_kws={"label": "share of the true tissue", "shrink": 0.6},
+        annot_kws={"fontsize": 6},
+        ax=axes,
+    )
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)
+    axes.set(xlabel=f"predicted ({unit})", ylabel=f"true ({unit}, n = {int(confusion_df.to_numpy().sum())})")
+    return figure
+
+
+@themed
+def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
+    """Test slide accuracy of each network against its pairs, and against its genes found within tissues.
+
+    Null networks have hollow markers; lines join them to the trained network of the same architecture.
+
+    table_df : architecture, network (a key of `markers` below), slide_test_percent, n_pairs,
+        genes_within_tissue.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    colours = distinct_colours(list(dict.fromkeys(table_df["architecture"])))
+    markers = {"trained": "o", "as it is": "D", "untrained": "^", "shuffled": "s"}
+    filled = ("trained", "as it is")
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes found within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
+        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
+            own = trained_df.loc[row.architecture]
+            x, y = (own["slide_test_percent"], row.slide_test_percent), (own[column], getattr(row, column))
+            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
+        for row in table_df.itertuples():
+            face = colours[row.architecture] if row.network in filled else "white"
+            look = {"facecolor": face, "edgecolor": colours[row.architecture], "s": 26, "zorder": 3}
+            ax.scatter(row.slide_test_percent, getattr(row, column), marker=markers[row.network], **look)
+        top = max(10.0, 2 * float(table_df[column].max()))
+        ax.set_yscale("symlog", linthresh=10)  # a null network may have no pair at all
+        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slide accuracy (%)", ylabel=label)
+    for name, colour in colours.items():
+        axes[0].scatter([], [], marker="o", color=colour, label=name)
+    for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
+        face = QUIET if kind in filled else "white"
+        axes[0].scatter([], [], marker=markers[kind], facecolor=face, edgecolor=QUIET, label=kind)
+    figure.legend(loc="outside right center", fontsize=7)
+    return figure
+
+
+@themed
+def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figure:
+    """S1 Fig A: feature values, of layers with non-negative output and of the others.
+
+    features_df : features x samples. table_df : feature, non_negative.
+    """
+    positive = set(table_df.loc[table_df["non_negative"], "feature"])
+    is_positive = features_df.index.isin(positive)
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
+    for ax, rows, name in ((axes[0], is_positive, "non-negative"), (axes[1], ~is_positive, "signed")):
+        values = features_df.to_numpy()[rows].ravel()
+        if values.size:
+            low, high = np.quantile(values, [0.001, 0.999])
+            ax.hist(np.clip(values, low, high), bins=80, color=QUIET, log=True)
+        ax.set(title=f"{name} layers ({int(rows.sum()):,} features)", ylabel="values")
+        ax.set_xlabel("feature value (end bars: the outer 0.1 %)")
+    return figure
+
+
+@themed
+def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
+    """Correlation of features with the number of tiles, for features averaged and summed over tiles."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
+    bins = np.linspace(-1, 1, 81)
+    axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
+    axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
+    axes.set(xlabel="r(feature, tile count)", ylabel=f"features (n = {len(r_mean):,})")
+    if len(r_mean):
+        axes.legend()
+    else:
+        words = "all samples have the same number of tiles"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", fontsize=7)
+    return figure
+
+
+@themed
+def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure:
+    """The feature's value during the optimisation of each synthetic image, in the range of real tiles.
+
+    0 is the weakest real tile, 1 the strongest.
+
+    curves_df : image, feature, seed, step, objective. values_df : real tiles x features.
+    """
+    low, high = values_df.min(), values_df.max()
+    span = (high - low).where(high > low, 1.0)
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+    for _, curve_df in curves_df.groupby("image"):
+        feature = curve_df["feature"].iloc[0]
+        height = (curve_df["objective"] - low[feature]) / span[feature]
+        axes.plot(curve_df["step"], height, color=SPLIT_COLOURS["test"], linewidth=0.8, alpha=0.6)
+    axes.axhline(1, color=ACCENT, linewidth=0.8, linestyle="--")
+    axes.annotate("strongest real tile", (0, 1), (2, 2), textcoords="offset points", fontsize=6.5)
+    axes.set_yscale("symlog", linthresh=1)
+    bottom, top = axes.get_ylim()
+    marks = [mark for mark in (-10, -1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if bottom <= mark <= top]
+    axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
+    axes.minorticks_off()
+    n_features = curves_df["feature"].nunique()
+    axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
+    axes.set(xlabel="gradient ascent step", ylabel="feature value\n(0 to 1: range of real tiles)")
+    return figure
