@@ -1,7 +1,7 @@
-"""Expression tables: GCT, csv, tsv, parquet, h5ad in; duplicates; CPM; gene names and filters.
+"""Expression tables: reading any format, RNA replicates, counts per million, gene names and biotypes.
 
-Genes are rows, RNA samples are columns, values float32 TPM, CPM or counts, never logged in a file. Text
-tables are read by `lib.cohort.gct`. METHOD section 1.
+Genes are rows, RNA samples are columns, values are TPM, CPM or counts as float32, never logarithms
+(notebooks/README.md, section 1). Text tables are read by `lib.cohort.gct`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.cohort import gct, gct_header
-from lib.cohort.gct_header import column_role, read_header, refuse_duplicates, wanted_samples
+from lib.cohort import gct
+from lib.cohort.gct import GeneValues, table_kind
+from lib.cohort.samples import first, read_text
+from lib.cohort.table_checks import BadValues, column_role, refuse_duplicates, wanted_samples
+
+TEXT_KINDS = ("gct", "csv", "tsv", "txt")
+GENE_COLUMNS = ("gene", "__index_level_0__")  # of a parquet file; the second is an index without a name
+BATCH_ROWS = 8192
 
 # -------------------------------------------------------------------------------------------- reading
 
@@ -28,161 +34,152 @@ def read_expression(
 
     Parameters
     ----------
-    columns : RNA ids wanted, in this order; None is all (`rna_ids` lists them without reading values).
-    on_header_mismatch : a GCT whose second line promises another size than the file has: `"error"` (a
-        truncated download is the usual reason) or `"report"`, which accepts it and leaves both numbers in
-        `attrs["found"]`.
+    columns : RNA ids wanted, in this order; None for all (`rna_ids` lists them without reading values).
+    on_header_mismatch : what to do with a GCT whose second line promises another size than the file has:
+        `"error"` (a truncated download is the usual reason) or `"report"`, which accepts the file and leaves
+        both sizes in `attrs["found"]`.
 
     Returns
     -------
     expression_df : float32, index "gene", columns RNA ids; `attrs["found"]` holds counts for
-    `describe_expression`.
-    genes_df : index "gene", columns symbol, biotype (text, empty where unknown).
+        `describe_expression`.
+    genes_df : index "gene"; columns symbol (the gene id where unknown) and biotype ("" where unknown).
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        Unknown format; truncated or corrupt gzip; header that lies; duplicated gene or RNA ids; ragged rows;
-        unknown `columns`; missing, negative or non-numeric values (first gene and sample, and how many).
+        Unknown format; truncated or corrupt gzip data; another size than promised; duplicated gene or RNA
+        ids; rows of unequal length; unknown `columns`; missing, negative or non-numeric values (the first
+        gene and sample, and how many).
     RuntimeError
         .h5ad without the anndata package.
     """
     path, kind = _kind(path)
-    if kind == "parquet":
-        expression_df, genes_df = _read_parquet(path, columns)
-    elif kind == "h5ad":
-        expression_df, genes_df = _read_h5ad(path, columns)
+    if kind in TEXT_KINDS:
+        table, samples, found = gct.read_table(path, columns, on_header_mismatch)
     else:
-        return gct.read_table(path, columns, on_header_mismatch=on_header_mismatch)
-    check_expression(expression_df, source=str(path))
-    expression_df.attrs["found"] = {"genes": len(expression_df), "RNA samples": expression_df.shape[1]}
-    return expression_df, genes_df
+        table, samples, found = (_read_parquet if kind == "parquet" else _read_h5ad)(path, columns)
+        _refuse_bad_values(table, samples, str(path))
+    refuse_duplicates(table.genes, "gene id", str(path))
+    genes = pd.Index(table.genes, name="gene", dtype=object)
+    expression_df = pd.DataFrame(table.values, genes, pd.Index(samples, dtype=object), copy=False)
+    expression_df.attrs["found"] = found
+    return expression_df, _genes_frame(genes, table.symbols, table.biotypes)
+
+
+def rna_ids(path: str | Path) -> list[str]:
+    """RNA ids of an expression table, read without its values; errors as in `read_expression`."""
+    path, kind = _kind(path)
+    if kind == "parquet":
+        return _sample_columns(pq.read_schema(path))
+    if kind == "h5ad":
+        return [str(i) for i in _anndata().read_h5ad(path, backed="r").obs_names]
+    return gct.read_header(path).samples
 
 
 def _kind(path: str | Path) -> tuple[Path, str]:
     path = Path(path)
-    kind = gct_header.table_kind(path)
-    if kind not in (*gct_header.TEXT_KINDS, "parquet", "h5ad"):
-        raise ValueError(f"{path}: expression is .gct, .csv, .tsv, .txt (each also .gz), .parquet or .h5ad.")
+    kind = table_kind(path)
+    if kind not in (*TEXT_KINDS, "parquet", "h5ad"):
+        raise ValueError(
+            f"{path}: not an expression table; give .gct, .csv, .tsv, .txt (each also .gz), .parquet or .h5ad"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"No expression table at {path}. Check expression_file in the cohort's TOML.")
+        raise FileNotFoundError(f"{path}: no such expression table; check expression_file of the cohort")
     return path, kind
 
 
-def rna_ids(path: str | Path) -> list[str]:
-    """RNA ids of an expression table, from its head alone. Errors as in `read_expression`."""
-    path, kind = _kind(path)
-    if kind == "parquet":
-        names = pq.read_schema(path).names
-        return [n for n in names if n not in ("gene", "__index_level_0__") and column_role(n) is None]
-    if kind == "h5ad":
-        return [str(i) for i in _anndata().read_h5ad(path, backed="r").obs_names]
-    return read_header(path).samples
+def _sample_columns(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name not in GENE_COLUMNS and column_role(name) is None]
 
 
-# --------------------------------------------------------------------------------- parquet and h5ad
-
-
-def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues, list[str], dict[str, int]]:
     with pq.ParquetFile(path) as file:
-        schema, n_rows = file.schema_arrow, file.metadata.num_rows
-        described = [n for n in schema.names if n in ("gene", "__index_level_0__") or column_role(n)]
-        wanted = wanted_samples([n for n in schema.names if n not in described], columns, str(path))
-        text = [n for n in wanted if not _is_number(schema.field(n).type)]
+        schema, n_genes = file.schema_arrow, file.metadata.num_rows
+        in_file = _sample_columns(schema)
+        samples = wanted_samples(in_file, columns, str(path))
+        types = {name: schema.field(name).type for name in samples}
+        text = [n for n, t in types.items() if not (pa.types.is_floating(t) or pa.types.is_integer(t))]
         if text:
-            raise ValueError(f"{path}: {len(text)} sample column(s) are not numbers, first {text[0]!r}.")
-        gene_column = next((n for n in ("gene", "__index_level_0__") if n in described), None)
+            raise ValueError(f"{path}: sample column(s) {first(text)} do not hold numbers")
+        described = [name for name in schema.names if name not in in_file]
+        gene_column = next((name for name in GENE_COLUMNS if name in described), None)
         if gene_column is None:
-            raise ValueError(f"{path}: no gene ids; give them as the index or a column called 'gene'.")
+            raise ValueError(f"{path}: no gene ids; give them as the index or as a column called 'gene'")
         names: dict[str, list[str]] = {name: [] for name in described}
-        values, start = np.empty((n_rows, len(wanted)), np.float32), 0
-        for batch in file.iter_batches(
-            batch_size=8192, columns=[*described, *wanted]
-        ):  # never twice in memory
+        values, start = np.empty((n_genes, len(samples)), np.float32), 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=[*described, *samples]):  # not twice in memory
             for name in described:
                 names[name] += ["" if v is None else str(v) for v in batch.column(name).to_pylist()]
-            for i, name in enumerate(wanted):
+            for i, name in enumerate(samples):
                 values[start : start + len(batch), i] = batch.column(name).to_numpy(zero_copy_only=False)
             start += len(batch)
-    genes = pd.Index(names[gene_column], name="gene", dtype=object)
-    by_role = {column_role(name): column for name, column in names.items()}
-    blank = [""] * n_rows
-    expression_df = pd.DataFrame(values, genes, pd.Index(wanted, dtype=object), copy=False)
-    return expression_df, gct.genes_frame(genes, by_role.get("symbol", blank), by_role.get("biotype", blank))
+    found = {"genes": n_genes, "RNA samples": len(in_file)}
+    return GeneValues(values, names[gene_column], *_described(names, n_genes)), samples, found
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
-
-
-def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues, list[str], dict[str, int]]:
     data = _anndata().read_h5ad(path)
-    wanted = wanted_samples([str(i) for i in data.obs_names], columns, str(path))
-    data = data[wanted]
+    found = {"genes": data.n_vars, "RNA samples": data.n_obs}
+    samples = wanted_samples([str(i) for i in data.obs_names], columns, str(path))
+    data = data[samples]
     values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    genes = pd.Index(data.var_names.astype(str), name="gene", dtype=object)
-    text = {column_role(n): data.var[n].astype(str) for n in data.var.columns if column_role(n)}
-    blank = [""] * len(genes)
-    genes_df = gct.genes_frame(genes, list(text.get("symbol", blank)), list(text.get("biotype", blank)))
-    columns_index = pd.Index(wanted, dtype=object)
-    expression_df = pd.DataFrame(np.asarray(values.T, dtype=np.float32), genes, columns_index, copy=False)
-    return expression_df, genes_df
+    columns_of = {str(name): list(data.var[name].astype(str)) for name in data.var.columns}
+    genes = [str(gene) for gene in data.var_names]
+    values = np.asarray(values.T, np.float32)
+    return GeneValues(values, genes, *_described(columns_of, data.n_vars)), samples, found
+
+
+def _described(columns: dict[str, list[str]], n_genes: int) -> tuple[list[str], list[str]]:
+    """Symbols and biotypes among the columns that describe genes; "" where there are none."""
+    by_role = {column_role(name): column for name, column in columns.items()}
+    return by_role.get("symbol") or [""] * n_genes, by_role.get("biotype") or [""] * n_genes
 
 
 def _anndata():
     try:
-        import anndata
+        import anndata  # pyright: ignore[reportMissingImports]: optional
     except ImportError as error:
-        raise RuntimeError("Reading .h5ad needs anndata: pip install anndata. Or save as parquet.") from error
+        raise RuntimeError(
+            "reading .h5ad needs anndata: pip install anndata, or save the table as parquet"
+        ) from error
     return anndata
 
 
-# --------------------------------------------------------------------------------------------- checks
-
-
-def check_expression(expression_df: pd.DataFrame, source: str = "expression table") -> None:
-    """Refuse duplicated ids, missing, negative and infinite values, naming the first of each and how many.
-
-    Raises
-    ------
-    ValueError
-    """
-    refuse_duplicates(expression_df.index, "gene id", source)
-    refuse_duplicates(expression_df.columns, "RNA id", source)
-    problems, values = gct.Problems(), expression_df.to_numpy()
-    for start in range(0, len(values), 4096):  # the masks stay small
-        block = values[start : start + 4096]
-        masks = {"missing": np.isnan(block), "negative": block < 0, "infinite": np.isposinf(block)}
-        for kind, bad in masks.items():
-            if bad.any():
-                row, column = np.argwhere(bad)[0]
-                gene, rna_id = expression_df.index[start + row], expression_df.columns[column]
-                problems.add(kind, str(gene), str(rna_id), str(block[row, column]), int(bad.sum()))
-    problems.refuse(source)
+def _refuse_bad_values(table: GeneValues, samples: list[str], source: str) -> None:
+    refuse_duplicates(samples, "RNA id", source)
+    bad = BadValues()
+    for start in range(0, len(table.values), BATCH_ROWS):  # the masks stay small
+        part = slice(start, start + BATCH_ROWS)
+        bad.add_array(table.values[part], table.genes[part], samples)
+    bad.refuse(source)
 
 
 def describe_expression(expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> pd.DataFrame:
-    """What was read, for the notebook to print.
+    """Summary of an expression table for the notebook.
 
     Returns
     -------
     DataFrame
-        Columns what, n: size, the header's promise, versioned Ensembl ids, symbols that several genes share,
-        genes without any expression, and the range of the column sums (1,000,000 for TPM of all genes).
+        Columns what, n: size of the file and the size its header promises, versioned Ensembl ids, symbols
+        shared by several genes, genes that are zero in every sample, and the range of the column sums
+        (1,000,000 for TPM of all genes).
     """
-    values = expression_df.to_numpy()
+    values, symbols = expression_df.to_numpy(), genes_df["symbol"]
     sums = values.sum(axis=0, dtype=np.float64)
-    found = {f"{key} (file)": n for key, n in expression_df.attrs.get("found", {}).items()}
-    found |= {
+    counts = {f"{key} (file)": n for key, n in expression_df.attrs.get("found", {}).items()}
+    counts |= {
         "genes kept": len(expression_df),
         "RNA samples kept": expression_df.shape[1],
-        **gct.gene_counts(expression_df.index, genes_df["symbol"].to_numpy()),
+        "versioned Ensembl ids": int(expression_df.index.str.match(r"ENS[A-Z]*G\d+\.\d+").sum()),
+        "symbols shared by several genes": int(symbols[symbols.duplicated()].nunique()),
+        "genes with such a symbol": int(symbols.duplicated(keep=False).sum()),
         "genes zero in every sample": int((values.max(axis=1) == 0).sum()),
         "smallest column sum": round(float(sums.min())),
         "largest column sum": round(float(sums.max())),
     }
-    return pd.DataFrame({"what": list(found), "n": list(found.values())})
+    return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
 
 # --------------------------------------------------------------------------------- values and samples
@@ -191,14 +188,14 @@ def describe_expression(expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> 
 def combine_duplicates(
     expression_df: pd.DataFrame, pairing_df: pd.DataFrame, how: str = "mean"
 ) -> pd.DataFrame:
-    """Genes x RNA samples to genes x samples (METHOD section 1).
+    """Combine the RNA samples of each sample: genes x RNA samples to genes x samples.
 
     Parameters
     ----------
     expression_df : TPM or CPM, columns RNA ids.
     pairing_df : columns sample_id, rna_id (`pairing.pair_rna`).
-    how : several RNA samples of one sample: `"mean"` of log2(1+TPM), taken back to TPM; `"first"` in the
-        order of `pairing_df`; `"error"`.
+    how : what to do with several RNA samples of one sample: `"mean"` of log2(1 + TPM), converted back to TPM;
+        `"first"` in the order of `pairing_df`; `"error"`.
 
     Returns
     -------
@@ -208,19 +205,17 @@ def combine_duplicates(
     Raises
     ------
     ValueError
-        Unknown `how`; RNA ids the table lacks; duplicates under `"error"`.
+        Unknown `how`; RNA ids missing from the table; several RNA samples of one sample under `"error"`.
     """
     if how not in ("mean", "first", "error"):
-        raise ValueError(f"duplicates = {how!r}: choose 'mean', 'first' or 'error'.")
-    absent = pairing_df["rna_id"][~pairing_df["rna_id"].isin(expression_df.columns)]
-    if len(absent):
-        raise ValueError(f"{len(absent)} paired RNA ids are not in the expression table: {list(absent[:3])}.")
+        raise ValueError(f"duplicates = {how!r}; choose 'mean', 'first' or 'error'")
+    missing = pairing_df["rna_id"][~pairing_df["rna_id"].isin(expression_df.columns)]
+    if len(missing):
+        raise ValueError(f"paired RNA ids are missing from the expression table: {first(missing)}")
     several = pairing_df[pairing_df["sample_id"].duplicated(keep=False)]
     if how == "error" and len(several):
-        names = list(several["sample_id"].unique())
-        raise ValueError(
-            f"{len(names)} samples have several RNA samples: {names[:3]}. Set duplicates = 'mean'."
-        )
+        ids = first(several["sample_id"].unique())
+        raise ValueError(f"samples with several RNA samples: {ids}; set duplicates = 'mean' or 'first'")
     first_df = pairing_df.drop_duplicates("sample_id")
     values = expression_df[first_df["rna_id"].tolist()].to_numpy(np.float32, copy=True)
     if how == "mean":
@@ -238,43 +233,48 @@ def counts_per_million(counts_df: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        A sample without any count.
+        A sample without any counts.
     """
     totals = counts_df.sum(axis=0).astype(np.float64)
     empty = totals.index[totals <= 0]
     if len(empty):
-        raise ValueError(f"{len(empty)} sample(s) have no counts at all: {list(empty[:3])}. Drop them first.")
+        raise ValueError(f"samples without any counts: {first(empty)}; drop them first")
     values = counts_df.to_numpy(np.float64) * (1e6 / totals.to_numpy())
     return pd.DataFrame(values.astype(np.float32), index=counts_df.index, columns=counts_df.columns)
 
 
 def read_gene_table(path: str | Path) -> pd.DataFrame:
-    """Gene names and biotypes (csv or tsv, also .gz), for example GENCODE: gene_id, gene_biotype, gene_name.
+    """Read gene names and biotypes (csv or tsv, also .gz), e.g. GENCODE's gene_id, gene_biotype, gene_name.
 
     Returns
     -------
     DataFrame
-        Index "gene" (as written, versions kept), columns symbol, biotype.
+        Index "gene" (as written, with version), columns symbol (the gene id where empty), biotype.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        No file; no gene, symbol or biotype column; duplicated gene ids.
+    FileNotFoundError
+    ValueError
+        No gene, symbol or biotype column; duplicated gene ids.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No gene table at {path}. Check genes_file in the cohort's TOML.")
-    separator = "," if path.name.lower().removesuffix(".gz").endswith(".csv") else "\t"
-    table_df = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    roles = {column_role(c): c for c in table_df if column_role(c)}
-    gene = next((c for c in table_df if c.lower() in ("gene", "gene_id", "ensembl", "name")), None)
-    if gene is None or len(roles) < 2:
-        raise ValueError(
-            f"{path}: needs gene_id, gene_name (or symbol) and gene_biotype; it has {list(table_df.columns)}."
-        )
+        raise FileNotFoundError(f"{path}: no such gene table; check genes_file of the cohort")
+    table_df = read_text(path, header=0)
+    columns = [str(column) for column in table_df]
+    column_of = {column_role(c): c for c in columns}
+    gene = next((c for c in columns if c.lower() in ("gene", "gene_id", "ensembl", "name")), None)
+    if gene is None or not {"symbol", "biotype"} <= set(column_of):
+        raise ValueError(f"{path}: needs gene_id, gene_name (or symbol) and gene_biotype; it has {columns}")
     genes = pd.Index(table_df[gene], name="gene", dtype=object)
     refuse_duplicates(genes, "gene id", str(path))
-    return gct.genes_frame(genes, list(table_df[roles["symbol"]]), list(table_df[roles["biotype"]]))
+    symbols, biotypes = (table_df[column_of[role]].tolist() for role in ("symbol", "biotype"))
+    return _genes_frame(genes, symbols, biotypes)
+
+
+def _genes_frame(genes: pd.Index, symbols: list[str], biotypes: list[str]) -> pd.DataFrame:
+    symbols = [symbol or gene for symbol, gene in zip(symbols, genes, strict=True)]
+    return pd.DataFrame({"symbol": symbols, "biotype": biotypes}, index=genes, dtype=object)
 
 
 def annotate_genes(genes_df: pd.DataFrame, table_df: pd.DataFrame) -> pd.DataFrame:
@@ -283,14 +283,14 @@ def annotate_genes(genes_df: pd.DataFrame, table_df: pd.DataFrame) -> pd.DataFra
     Returns
     -------
     DataFrame
-        `genes_df` with both columns; a symbol already given (other than the gene id itself) is kept.
+        `genes_df` with both columns; a symbol that is given (and is not the gene id itself) is kept.
     """
-    by_stem = table_df[~_stem(table_df.index).duplicated()]
-    by_stem = by_stem.set_axis(_stem(by_stem.index))
+    by_stem = table_df.set_axis(_stem(table_df.index))
+    by_stem = by_stem[~by_stem.index.duplicated()]
     filled_df = genes_df.copy()
     for column in ("symbol", "biotype"):
-        by_id = pd.Series(genes_df.index.map(table_df[column]), index=genes_df.index, dtype=object)
-        by_id_stem = pd.Series(_stem(genes_df.index).map(by_stem[column]), index=genes_df.index, dtype=object)
+        by_id = table_df[column].reindex(genes_df.index)
+        by_id_stem = by_stem[column].reindex(_stem(genes_df.index)).set_axis(genes_df.index)
         known = by_id.fillna(by_id_stem)
         lacks = genes_df[column].isin(["", "nan"]) | (genes_df[column] == genes_df.index)
         filled_df[column] = genes_df[column].where(~lacks | known.isna(), known)
@@ -307,10 +307,10 @@ def protein_coding(genes_df: pd.DataFrame) -> pd.Index:
     Raises
     ------
     ValueError
-        No gene has a biotype: a gene table is needed first.
+        No gene has a biotype, so a gene table is needed first.
     """
     if not (genes_df["biotype"] != "").any():
         raise ValueError(
-            "No gene has a biotype. Give genes_file (a GENCODE csv) or set protein_coding_only = false."
+            "no gene has a biotype; give genes_file (a GENCODE csv) or set protein_coding_only = false"
         )
     return genes_df.index[genes_df["biotype"] == "protein_coding"]

@@ -1,205 +1,316 @@
-"""GCT, csv and tsv expression tables of any size, streamed: to a float32 frame, or in pieces.
+"""GCT, csv and tsv expression tables: the header, then gene names and values read in blocks of lines.
 
-One thread inflates while another parses; only the samples wanted are kept. `lib.cohort.gct_header` reads the
-top of the file, `lib.cohort.gct_cells` holds the inner loops, `lib.cohort.gct_parquet` writes the pieces.
+One thread decompresses while others parse with pyarrow, and only the wanted samples are kept. A block that
+holds anything but valid numbers is read a second time as text, to name what is wrong.
 """
 
+import csv
+import os
+import re
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
-from lib.cohort import gct_header
-from lib.cohort.gct_cells import parse_lines
-from lib.cohort.gct_header import (
-    Header,
-    check_promise,
-    read_header,
+from lib.cohort.gzip_files import open_bytes
+from lib.cohort.table_checks import (
+    BadValues,
+    check_promised_size,
+    column_role,
     refuse_duplicates,
-    text_blocks,
     wanted_samples,
 )
 
-MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
-# Of the frame, touched by another thread before rows come: fresh memory can cost more than to parse the text.
-AHEAD_BYTES = 64 << 20
-N_AHEAD = 4  # blocks inflated before they are needed, so that neither thread waits for the other
-LARGEST = float(np.finfo(np.float32).max)  # of float32
+# Text parsed at a time. pyarrow spends about 10 µs on each column of a block: wide tables get longer blocks.
+BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 8 << 20, 1024
+MAX_LINE_BYTES = 64 << 20  # GTEx's longest, with 17,382 samples, have 0.4 MB
+N_THREADS = min(4, os.cpu_count() or 1)
+MISSING = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
+LARGEST = float(np.finfo(np.float32).max)
 
-Names = list[list[str]]  # genes, symbols, biotypes
+
+class Header(NamedTuple):
+    """Top of a text table: column names, the role of each, the delimiter, genes and samples promised."""
+
+    columns: list[str]
+    roles: list[str | None]  # "gene", "symbol", "biotype", "skip"; None for a sample
+    delimiter: str
+    promised: tuple[int, int] | None = None
+
+    @property
+    def samples(self) -> list[str]:
+        """RNA ids, in the order of the file."""
+        return [name for name, role in zip(self.columns, self.roles, strict=True) if role is None]
 
 
-class Problems:
-    """Counts of bad cells by kind, with the first gene, sample and text of each; raised together."""
+class GeneValues(NamedTuple):
+    """Part or all of an expression table: float32 genes x samples, and three names of each gene."""
 
-    def __init__(self) -> None:
-        self.seen: dict[str, list] = {}
+    values: np.ndarray
+    genes: list[str]
+    symbols: list[str]
+    biotypes: list[str]
 
-    def add(self, kind: str, gene: str, rna_id: str, text: str, n: int = 1) -> None:
-        """Note `n` cells of a kind; the first noted is the one named."""
-        self.seen.setdefault(kind, [0, gene, rna_id, text])[0] += n
 
-    def refuse(self, source: str) -> None:
-        """ValueError naming all that was noted, if anything was."""
-        if self.seen:
-            said = [
-                f"{n} {kind} value(s), first {text!r} at gene {gene}, sample {rna_id}"
-                for kind, (n, gene, rna_id, text) in self.seen.items()
-            ]
-            raise ValueError(
-                f"{source}: {'; '.join(said)}. Correct the table or leave those genes or samples out."
-            )
+Parsed = tuple[GeneValues, BadValues]
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str] | None = None, *, on_header_mismatch: str = "error"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a text table. Parameters, results and errors as in `expression.read_expression`."""
-    path = Path(path)
-    header = read_header(path)
-    wanted = wanted_samples(header.samples, columns, str(path))
-    # Room for the rows promised, but never more than the bytes of the file can hold (gzip shrinks 1032-fold
-    # at most); untouched room costs no memory.
-    n_possible = 1032 * path.stat().st_size // (2 * len(header.columns)) + 1
-    n_promised = header.n_genes if header.n_genes >= 0 else 65_536
-    kept = np.empty((min(n_possible, n_promised), len(wanted)), np.float32)
-    names: Names = [[], [], []]
-    n_ahead, n_ready = max(1, AHEAD_BYTES // (4 * len(wanted))), 0
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(kept[:n_ahead].fill, 0)
-        for values, piece_names in pieces(path, header, wanted):
-            start, stop = len(names[0]), len(names[0]) + len(values)
-            while n_ready < min(stop, len(kept)):
-                coming.result()
-                n_ready += n_ahead
-                coming = pool.submit(kept[n_ready : n_ready + n_ahead].fill, 0)
-            if stop > len(kept):
-                coming.result()
-                larger = np.empty((max(stop, 3 * len(kept) // 2), len(wanted)), np.float32)
-                larger[:start] = kept[:start]
-                kept, n_ready = larger, len(larger)
-            kept[start:stop] = values
-            for column, more in zip(names, piece_names, strict=True):
-                column.extend(more)
-    found = check_promise(path, header, len(names[0]), on_header_mismatch)
-    genes = pd.Index(names[0], name="gene", dtype=object)
-    refuse_duplicates(genes, "gene id", str(path))
-    columns_index = pd.Index(wanted, dtype=object)
-    expression_df = pd.DataFrame(kept[: len(genes)], genes, columns_index, copy=False)
-    expression_df.attrs["found"] = found
-    return expression_df, genes_frame(genes, names[1], names[2])
+    path: Path, columns: Sequence[str] | None = None, on_header_mismatch: str = "error"
+) -> tuple[GeneValues, list[str], dict[str, int]]:
+    """Read a text table, plain or gzipped; parameters and errors as in `expression.read_expression`.
 
-
-def gene_counts(genes: pd.Index, symbols: Sequence[str]) -> dict[str, int]:
-    """How many ids are Ensembl's with a version, and how many symbols stand for several genes."""
-    symbols = pd.Series(symbols, dtype=object)
-    return {
-        "versioned Ensembl ids": int(genes.str.match(r"ENS[A-Z]*G\d+\.\d+").sum()),
-        "symbols shared by several genes": int(symbols[symbols.duplicated()].nunique()),
-        "genes with such a symbol": int(symbols.duplicated(keep=False).sum()),
-    }
-
-
-def genes_frame(genes: pd.Index, symbols: Sequence[str], biotypes: Sequence[str]) -> pd.DataFrame:
-    """Index gene, columns symbol and biotype; the gene id stands in for a symbol that is missing."""
-    symbol = [s or g for s, g in zip(symbols, genes, strict=True)]
-    return pd.DataFrame({"symbol": symbol, "biotype": list(biotypes)}, index=genes, dtype=object)
-
-
-def pieces(path: Path, header: Header, wanted: list[str]) -> Iterator[tuple[np.ndarray, Names]]:
-    """Parse the table in pieces: values (rows x wanted, overwritten by the next piece) and names.
-
-    Raises ValueError for ragged rows at once, for all bad values together after the last piece.
+    Returns
+    -------
+    table : symbols and biotypes are "" where the file has none.
+    samples : the RNA ids read.
+    found : the counts of `check_promised_size`.
     """
-    target, n_skip = _targets(header, wanted)
-    n_rows = max(1, gct_header.BLOCK_BYTES // (4 * len(wanted)))
-    values = np.empty((n_rows, len(wanted)), np.float32)
-    spans = np.zeros((n_rows, 3, 2), np.int64)
-    odd = np.empty((max(4096, 2 * len(target)), 4), np.int64)
-    given, problems, n_done = set(target.tolist()), Problems(), 0
-    for text, n_whole in _whole_lines(path, header.n_lines):
-        lines, used = np.frombuffer(text, np.uint8, n_whole), 0
-        while used < len(lines):
-            got, n_used, n_odd, n_fields = parse_lines(
-                lines[used:], ord(header.delimiter), target, n_skip, values, spans, odd
-            )
-            if n_fields >= 0:
-                raise ValueError(
-                    f"{path}: gene row {n_done + got + 1} has {n_fields} fields where the header has "
-                    f"{len(header.columns)}. The file is damaged or cut off; fetch it again."
-                )
-            spans[:got] += used
-            odd[:n_odd, 2:] += used
-            names = [
-                [_unquoted(text[a:b]) for a, b in spans[:got, k].tolist()] if -2 - k in given else [""] * got
-                for k in range(3)
-            ]
-            _settle(values, odd[:n_odd], text, names[0], wanted, problems)
-            if got:
-                yield values[:got], names
-            n_done, used = n_done + got, used + n_used
-    problems.refuse(str(path))
+    bad, blocks = BadValues(), []
+    with open_bytes(path) as file:
+        header = _header(file, path)
+        samples = wanted_samples(header.samples, columns, str(path))
+        parser = _BlockParser(path, header, samples)
+        n_bytes = max(BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN * len(header.columns))
+        for block, bad_in_block in _in_threads(parser.parse, _line_blocks(file, path, n_bytes)):
+            blocks.append(block)
+            bad.add_all(bad_in_block)
+    bad.refuse(str(path))
+    genes, symbols, biotypes = ([name for b in blocks for name in b[i]] for i in (1, 2, 3))
+    size = (len(genes), len(header.samples))
+    found = check_promised_size(str(path), size, header.promised, on_header_mismatch)
+    values = np.empty((len(genes), len(samples)), np.float32)
+    stop = len(genes)
+    while blocks:  # released one by one, so that the values are never held twice
+        block = blocks.pop().values
+        values[stop - len(block) : stop] = block
+        stop -= len(block)
+    return GeneValues(values, genes, symbols, biotypes), samples, found
 
 
-def _targets(header: Header, wanted: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What `parse_lines` needs to know of each column: where it goes, and how many from it on go nowhere."""
-    at = {name: i for i, name in enumerate(wanted)}
-    text_at = {"gene": -2, "symbol": -3, "biotype": -4}
-    pairs = zip(header.columns, header.roles, strict=True)
-    target = np.array([text_at.get(role, -1) if role else at.get(name, -1) for name, role in pairs])
-    n_skip = np.zeros(len(target), np.int64)
-    for i in reversed(range(len(target))):
-        if target[i] == -1:
-            n_skip[i] = 1 + (n_skip[i + 1] if i + 1 < len(target) else 0)
-    return target, n_skip
+# ------------------------------------------------------------------------------------------------- header
 
 
-def _whole_lines(path: Path, n_head: int) -> Iterator[tuple[bytes, int]]:
-    """The text below the first `n_head` lines, in pieces, and how much of each is whole lines.
+def read_header(path: Path) -> Header:
+    """Column names of a text table and, for a GCT, the size its second line promises.
 
-    What is not comes again with the next piece. A thread inflates ahead.
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Empty file; not a GCT 1.2; no Name and Description column; no samples; duplicated RNA ids.
     """
-    blocks, tail, block = text_blocks(path), b"", b""
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(next, blocks, None) for _ in range(N_AHEAD))
-        while block is not None:
-            block = coming.popleft().result()
-            coming.append(pool.submit(next, blocks, None))
-            text = tail + (block if block is not None else b"\n" if tail else b"")
-            while n_head and b"\n" in text:
-                text, n_head = text.partition(b"\n")[2], n_head - 1
-            whole = 0 if n_head else text.rfind(b"\n") + 1
-            tail = text[whole:]
-            if whole:
-                yield text, whole
+    with open_bytes(path) as file:
+        return _header(file, path)
 
 
-def _unquoted(name: bytes) -> str:
-    text = name.decode("utf-8", errors="replace").strip()
-    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+def table_kind(path: Path) -> str:
+    """Suffix of a file, .gz apart: "gct", "csv", "parquet", ..."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
-def _settle(values, odd, text: bytes, genes: list[str], wanted: list[str], problems: Problems) -> None:
-    """Cells the kernel left: signs, quotes, very long numbers are read; the rest are problems."""
-    for row, column, start, stop in odd.tolist():
-        cell = _unquoted(text[start:stop])
+def _header(file: BufferedIOBase, path: Path) -> Header:
+    kind = table_kind(path)
+    line = _text_line(file, path)
+    if not line.strip():
+        raise ValueError(f"{path}: the file is empty; download it again")
+    if kind == "gct":
+        header = _gct_header(path, line, _text_line(file, path), _text_line(file, path))
+    else:
+        delimiter = "," if kind == "csv" else "\t"
+        names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
+        header = Header(names, _roles(names, 0), delimiter)
+    if not header.samples:
+        raise ValueError(f"{path}: no sample columns; the header is {header.columns[:5]}")
+    refuse_duplicates(header.samples, "RNA id", str(path))
+    return header
+
+
+def _gct_header(path: Path, version: str, size: str, columns: str) -> Header:
+    if version.strip() != "#1.2":
+        raise ValueError(f"{path}: the first line is {version[:40]!r}; a GCT 1.2 starts with '#1.2'")
+    promised = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", size)
+    if not promised:
+        raise ValueError(f"{path}: the second line is {size[:40]!r}, not the numbers of genes and samples")
+    names = [name.strip() for name in columns.split("\t")]
+    lower = [name.lower() for name in names]
+    if not {"name", "description"} <= set(lower):
+        raise ValueError(f"{path}: the third line has no Name and Description column; it starts {names[:3]}")
+    return Header(names, _roles(names, lower.index("name")), "\t", (int(promised[1]), int(promised[2])))
+
+
+def _roles(columns: list[str], gene: int) -> list[str | None]:
+    """Role of each column; those before the gene ids, such as row numbers in some GCTs, are skipped."""
+    return ["skip"] * gene + ["gene"] + [column_role(name) for name in columns[gene + 1 :]]
+
+
+def _text_line(file: BufferedIOBase, path: Path) -> str:
+    line = _line(file, path).rstrip(b"\r\n")
+    if b"\r" in line:
+        raise _stray_return(path, line)
+    return line.decode("utf-8-sig", errors="replace")
+
+
+# ------------------------------------------------------------------------------------------------- blocks
+
+
+def _line(file: BufferedIOBase, path: Path) -> bytes:
+    line = file.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES:
+        raise ValueError(
+            f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes, to byte {file.tell():,} of the text; "
+            "save the table as text whose lines end in \\n or \\r\\n"
+        )
+    return line
+
+
+def _line_blocks(file: BufferedIOBase, path: Path, n_bytes: int) -> Iterator[bytes]:
+    """Whole lines, about `n_bytes` at a time; blocks of blank lines are left out."""
+    while text := file.read(n_bytes):
+        text += _line(file, path)
+        if not text.isspace():
+            yield text
+
+
+def _in_threads(parse: Callable[[bytes], Parsed], blocks: Iterator[bytes]) -> Iterator[Parsed]:
+    """Parsed blocks, in order; few blocks are in memory at a time."""
+    waiting: deque[Future[Parsed]] = deque()
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        for block in blocks:
+            waiting.append(pool.submit(parse, block))
+            if len(waiting) > N_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+# ------------------------------------------------------------------------------------------------ parsing
+
+
+class _BlockParser:
+    """Turns whole lines into gene names and values; threads may share it."""
+
+    def __init__(self, path: Path, header: Header, samples: list[str]) -> None:
+        self.path, self.header, self.samples = path, header, samples
+        # fields are named by position, since names of columns may be empty or repeat
+        self.fields = [f"f{i}" for i in range(len(header.columns))]
+        columns = list(zip(header.columns, header.roles, self.fields, strict=True))
+        field_of = {name: field for name, role, field in columns if role is None}
+        self.value_fields = [field_of[sample] for sample in samples]
+        self.name_fields = {role: field for _, role, field in columns if role not in (None, "skip")}
+
+    def parse(self, text: bytes) -> Parsed:
+        """Names and values of the lines, and the invalid cells among them.
+
+        Raises
+        ------
+        ValueError
+            A line without as many fields as the header; a carriage return or a newline inside a cell.
+        """
+        if text.count(b"\r") != text.count(b"\r\n"):
+            raise _stray_return(self.path, text)
+        bad = BadValues()
         try:
-            # float() also takes 1_000 and other scripts' digits, which no table means
-            number = float(cell) if cell.isascii() and "_" not in cell else np.nan
-        except ValueError:
-            number = np.nan
-        kind = ""
-        if cell.lower() in MISSING_TEXT:
-            kind = "missing"
-        elif not np.isfinite(number):
-            kind = "non-numeric"
-        elif number > LARGEST:
-            kind = "too large"
-        elif number < 0:
-            kind = "negative"
-        if kind:
-            problems.add(kind, genes[row], wanted[column], cell)
-        values[row, column] = number if not kind else np.nan
+            table = self._split(text, pa.float64())
+            values = table.select(self.value_fields).to_tensor().to_numpy()
+            valid = bool(((values >= 0) & (values <= LARGEST)).all())
+        except pa.ArrowInvalid:  # a cell that is not a number
+            valid = False
+        if not valid:
+            table = self._split(text, pa.binary())
+        names = [self._names(table, role) for role in ("gene", "symbol", "biotype")]
+        if not valid:
+            values = self._numbers(table, names[0], bad)
+        return GeneValues(values.astype(np.float32), *names), bad
+
+    def _split(self, text: bytes, value_type: pa.DataType) -> pa.RecordBatch:
+        """The wanted fields of each line: names as bytes, values as `value_type`."""
+        ragged = []
+        types = dict.fromkeys(self.name_fields.values(), pa.binary())
+        types |= dict.fromkeys(self.value_fields, value_type)
+        read = arrow_csv.ReadOptions(column_names=self.fields, block_size=len(text) + 1, use_threads=False)
+        parse = arrow_csv.ParseOptions(
+            delimiter=self.header.delimiter,
+            invalid_row_handler=lambda row: ragged.append(row) or "error",
+        )
+        convert = arrow_csv.ConvertOptions(
+            include_columns=list(types), column_types=types, null_values=[], check_utf8=False
+        )
+        try:
+            table = arrow_csv.read_csv(pa.BufferReader(text), read, parse, convert)
+        except pa.ArrowInvalid as error:
+            if ragged:
+                raise self._ragged(ragged[0]) from error
+            raise
+        n_lines = text.count(b"\n") + (not text.endswith(b"\n"))
+        if table.num_rows != n_lines:  # blank lines are no rows, but a quoted newline loses one
+            n_lines = sum(line not in (b"", b"\r") for line in text.split(b"\n"))
+        if table.num_rows != n_lines:
+            raise ValueError(
+                f"{self.path}: a quoted cell spans several of the {n_lines:,} lines that start with "
+                f"{text[:40]!r}; remove the quotation marks"
+            )
+        return table.combine_chunks().to_batches()[0]
+
+    def _ragged(self, row: arrow_csv.InvalidRow) -> ValueError:
+        fields = row.text.split(self.header.delimiter)
+        gene = fields[min(self.header.roles.index("gene"), len(fields) - 1)]
+        return ValueError(
+            f"{self.path}: the row of gene {gene[:40]!r} has {row.actual_columns} fields where the header "
+            f"has {row.expected_columns}; the file is damaged or truncated: download it again"
+        )
+
+    def _names(self, table: pa.RecordBatch, role: str) -> list[str]:
+        if role not in self.name_fields:
+            return [""] * table.num_rows
+        return [_text(name) for name in table.column(self.name_fields[role]).to_pylist()]
+
+    def _numbers(self, table: pa.RecordBatch, genes: list[str], bad: BadValues) -> np.ndarray:
+        """Values of cells read as bytes; what is no valid value is NaN and counted in `bad`."""
+        values, invalid = np.empty((len(genes), len(self.samples))), []
+        for column, field in enumerate(self.value_fields):
+            cells = table.column(field).to_pylist()
+            numbers, kinds = zip(*map(_number, cells), strict=True)
+            values[:, column] = numbers
+            invalid += [(row, column, kind, cells[row]) for row, kind in enumerate(kinds) if kind]
+        for row, column, kind, cell in sorted(invalid):  # in the order of the file
+            bad.add(kind, genes[row], self.samples[column], _text(cell))
+        return values
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(cell: bytes) -> tuple[float, str]:
+    """Value of a cell and what is wrong with it, "" if nothing is."""
+    text = _text(cell)
+    if text.lower() in MISSING:
+        return np.nan, "missing"
+    try:
+        # float() also reads 1_000 and the digits of other scripts, which no table means
+        number = float(text) if text.isascii() and "_" not in text else np.nan
+    except ValueError:
+        number = np.nan
+    if not np.isfinite(number):
+        return np.nan, "non-numeric"
+    kind = "too large" if number > LARGEST else "negative" if number < 0 else ""
+    return (np.nan if kind else number), kind
+
+
+def _text(cell: bytes) -> str:
+    return cell.decode("utf-8", errors="replace").strip()
+
+
+def _stray_return(path: Path, text: bytes) -> ValueError:
+    """The error for a carriage return that is not part of a line end."""
+    at = len(re.split(rb"\r(?!\n)", text, maxsplit=1)[0])
+    line = text[text.rfind(b"\n", 0, at) + 1 : at + 20]
+    return ValueError(
+        f"{path}: a carriage return inside the line {line[:20]!r} ... {line[-30:]!r}; "
+        "save the table with lines that end in \\n or \\r\\n"
+    )

@@ -123,11 +123,10 @@ def _expression(raw: Path, name: str, url: str, folders: list[Path]) -> Path:
         _link(found or gtex_fetch.table(url, folders), target)
         return target
     release = gtex_fetch.file_name(url)
-    text = f"expression_file = {name!r}: {target} is not there."
-    if name.endswith(".parquet"):
-        source = gtex_fetch.find(release, folders) or folders[0] / release
-        text += f" Make it from the release's GCT: python -m lib.cohort.gct_parquet {source} {target}."
-    raise FileNotFoundError(f"{text} Or leave expression_file out: {release} is then found or fetched.")
+    raise FileNotFoundError(
+        f"expression_file = {name!r}: {target} is missing; "
+        f"without expression_file {release} is found or fetched"
+    )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -16,8 +16,7 @@ from gtex_factory import portal_rows, rna, write_portal
 
 import lib
 from lib import gtex
-from lib.cohort import gct_parquet
-from lib.cohort.expression import read_gene_table
+from lib.cohort.expression import read_expression, read_gene_table
 from lib.cohort.samples import read_samples
 from lib.config import Config, parse_setting
 from lib.sources import gtex_cohort, gtex_fetch
@@ -222,9 +221,7 @@ def test_own_gene_models_come_before_those_of_gencode_26(portal, tmp_path):
 
 
 def test_a_parquet_that_is_not_there_is_no_link_to_a_gct(portal, tmp_path):
-    message = (
-        r"expression\.parquet is not there\. Make it .*: python -m lib\.cohort\.gct_parquet \S+tpm\.gct\.gz "
-    )
+    message = r"expression\.parquet is missing; without expression_file tpm\.gct\.gz is found"
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match=message):
             gtex_cohort.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
@@ -234,7 +231,8 @@ def test_a_parquet_that_is_not_there_is_no_link_to_a_gct(portal, tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         gtex_cohort.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
     (tmp_path / "expression.parquet").unlink()
-    assert gct_parquet.main([str(tmp_path / "tpm.gct.gz"), str(tmp_path / "mine.parquet")]) == 0
+    expression_df, _ = read_expression(tmp_path / "tpm.gct.gz")
+    expression_df.to_parquet(tmp_path / "mine.parquet")
     (tmp_path / "expression.parquet").symlink_to(tmp_path / "mine.parquet")
     gtex_cohort.prepare(tmp_path, [tmp_path], expression_file="expression.parquet")
     assert (tmp_path / "expression.parquet").resolve() == tmp_path / "mine.parquet"
