@@ -226,17 +226,17 @@ import sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from lib import steps
+from lib.network import training_step
 from test_training import fit, small_model, textured_tiles
 folder, name, slow = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "slow"
 torch.set_num_threads(1)
 model = small_model(dropout=0.5 if name == "killed" else 0.0)
 if slow:
     model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
-with steps.process_group() as rank:
+with training_step.process_group() as rank:
     if rank == 0:
         splits = textured_tiles(folder)
-    if steps.rank_and_ranks()[1] > 1:
+    if training_step.rank_and_ranks()[1] > 1:
         torch.distributed.barrier()
     splits = splits if rank == 0 else textured_tiles(Path(sys.argv[4]))
     fit(model, splits, folder / name, n_workers=0)
