@@ -6,10 +6,13 @@ Defaults are the paper's values where the paper fixes them (Badea & Stanescu 202
 import difflib
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lib.network.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 COHORTS_DIR = ROOT / "data" / "cohorts"
@@ -102,7 +105,6 @@ class Config(BaseModel):
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
-    channels_last: bool = True  # memory layout of training
     # Processes that read tiles in training; -1: none beside a CPU, up to 8 for a GPU.
     loader_workers: Annotated[int, Field(ge=-1)] = -1
 
@@ -249,32 +251,12 @@ class Config(BaseModel):
         return min(self.e_threshold, *(e for _, e in self.thresholds))
 
     @property
-    def training_batch(self) -> int:
-        """Tiles per training step."""
-        return self.batch_size or (256 if self.architecture == "alexnet" else 40)
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """Arguments of training.fit."""
-        return {
-            "architecture": self.architecture,
-            "weights": self.weights or None,
-            "epochs": self.epochs,
-            "batch_size": self.training_batch,
-            "lr": self.learning_rate,
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-            "lr_step_epochs": self.lr_step_epochs,
-            "lr_gamma": self.lr_gamma,
-            "seed": self.seed,
-            "device": self.device,
-            "mixed_precision": self.mixed_precision or None,
-            "compile": self.compile_network,
-            "augment": self.augment,
-            "class_weighting": self.class_weighting,
-            "channels_last": self.channels_last,
-            "n_workers": None if self.loader_workers < 0 else self.loader_workers,
-        }
+    def recipe(self) -> Recipe:
+        """How the network is trained; the null network "untrained" has no epochs."""
+        names = {field.name for field in fields(Recipe)}
+        batch_size = self.batch_size or (256 if self.architecture == "alexnet" else 40)
+        epochs = 0 if self.null_network == "untrained" else self.epochs
+        return Recipe(**self.model_dump(include=names) | {"batch_size": batch_size, "epochs": epochs})
 
     @property
     def run_name(self) -> str:

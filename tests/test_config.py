@@ -1,11 +1,9 @@
 """Configuration: the paper's defaults, errors that name the key, settings of the command line."""
 
-import inspect
-
 import pytest
 
 from lib.config import COHORTS_DIR, Config, parse_setting
-from lib.network import training
+from lib.network.recipe import Recipe
 
 
 def test_defaults_are_the_papers():
@@ -18,8 +16,8 @@ def test_defaults_are_the_papers():
         0.9,
         1e-4,
     )
-    assert c.training_batch == 40
-    assert Config(cohort="any", architecture="alexnet").training_batch == 256
+    assert c.recipe.batch_size == 40
+    assert Config(cohort="any", architecture="alexnet").recipe.batch_size == 256
     assert c.split_fractions == (0.6, 0.2, 0.2)
     assert (c.r_threshold, c.e_threshold) == (0.7, 7.0)
 
@@ -99,9 +97,7 @@ def test_weights_have_their_own_folder_and_name(weights, null_network, run_name,
     assert (config.network_name, config.network_kind) == shown
 
 
-def test_recipe_says_how_tiles_are_read():
-    recipe = Config(cohort="a").recipe
-    assert (recipe["n_workers"], recipe["channels_last"]) == (None, True)
-    recipe = Config(cohort="a", loader_workers=0, channels_last=False).recipe
-    assert (recipe["n_workers"], recipe["channels_last"]) == (0, False)
-    assert set(recipe) <= set(inspect.signature(training.fit).parameters)
+def test_recipe_has_the_parameters_of_the_run():
+    changes = {"architecture": "alexnet", "learning_rate": 0.1, "augment": ("flip",), "mixed_precision": "bf16"}
+    config = Config(cohort="a", loader_workers=0, **changes)
+    assert config.recipe == Recipe(**changes, loader_workers=0, batch_size=256)

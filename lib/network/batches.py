@@ -1,7 +1,7 @@
-"""Stored uint8 tile stacks to shuffled batches, and flips and quarter turns of a batch on the device.
+"""Batches of stored tiles in the order of an epoch, and flips and quarter turns of a batch on the device.
 
-A *labelled tiles* frame names one stored tile per row (`lib.tiles.stored`): `file` (path of the stack),
-`stack_index` (row in it), `label` (int class, -1 for a tissue that is no class).
+A *labelled tiles* frame names one stored tile per row (`lib.tiles.stored`): `file` (path of the tile stack),
+`stack_index` (position in it), `label` (int class, -1 for a tissue that is not a class).
 """
 
 import os
@@ -15,11 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib.tiles.stored import StoredTiles
 
-AUGMENTATIONS = ("flip", "rotate90")
-
 
 class TileBatch(NamedTuple):
-    """One batch as it leaves the loader, on the CPU (pinned when asked for)."""
+    """One batch as it leaves the loader, on the CPU (pinned for a GPU)."""
 
     tiles_t: torch.Tensor  # uint8, (n, input_px, input_px, 3), RGB
     labels_t: torch.Tensor  # int64, (n,)
@@ -49,13 +47,13 @@ class EpochOrder(Sampler):
     """
 
     def __init__(
-        self, n_rows: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, n_ranks: int = 1
+        self, n_rows: int, batch_size: int, *, shuffle: bool, seed: int = 0, ranks: tuple[int, int] = (0, 1)
     ) -> None:
         self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
-        self.rank, self.n_ranks, self.epoch = rank, n_ranks, 0
-        if min(self.sizes()) < n_ranks:
+        (self.rank, self.n_ranks), self.epoch = ranks, 0
+        if min(self.sizes()) < self.n_ranks:
             raise ValueError(
-                f"{n_rows} tiles in batches of up to {batch_size} leave some of the {n_ranks} processes "
+                f"{n_rows} tiles in batches of up to {batch_size} leave some of the {self.n_ranks} processes "
                 "without a tile: raise batch_size or start fewer processes"
             )
 
@@ -74,73 +72,61 @@ class EpochOrder(Sampler):
             yield batch[self.rank :: self.n_ranks]
 
 
-def tile_loader(
-    tiles_df: pd.DataFrame,
-    batch_size: int,
-    *,
-    shuffle: bool = False,
-    seed: int = 0,
-    n_workers: int = 0,
-    pin_memory: bool = False,
-    rank: int = 0,
-    n_ranks: int = 1,
-) -> DataLoader:
+class TileLoader(DataLoader):
     """Loader of `TileBatch`es over labelled tiles; `loader.sampler.epoch = e` chooses the order of epoch e.
 
     Parameters
     ----------
     tiles_df : columns file, stack_index and, unless only predicting, label
     batch_size : tiles per batch over all ranks, at most
-    n_workers : loader processes; 0 reads in this one. The batches are the same for any number.
-    rank, n_ranks : this process among those that share every batch
+    device : where the batches go: for a GPU they are pinned
+    n_workers : loader processes; 0 reads in this one, -1 chooses: none beside a CPU, whose step takes far
+        longer than reading a batch, else up to 8. The batches are the same for any number.
+    ranks : this process's number and the number of those that share every batch
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `StoredTiles`; a batch size or worker number out of range.
+        As `StoredTiles`; a batch size below 1.
     """
-    if batch_size < 1 or n_workers < 0:
-        raise ValueError(
-            f"batch_size must be 1 or more and n_workers 0 or more, not {batch_size} and {n_workers}"
+
+    dataset: LabelledTiles
+    sampler: EpochOrder
+
+    def __init__(
+        self,
+        tiles_df: pd.DataFrame,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        n_workers: int = -1,
+        ranks: tuple[int, int] = (0, 1),
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if n_workers < 0:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            n_workers = 0 if device.type == "cpu" else min(8, max(1, cores - 1))
+        super().__init__(
+            LabelledTiles(tiles_df),
+            sampler=EpochOrder(len(tiles_df), batch_size, shuffle=shuffle, seed=seed, ranks=ranks),
+            batch_size=None,  # the sampler gives whole batches
+            num_workers=n_workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=n_workers > 0,
+            prefetch_factor=4 if n_workers else None,
+            generator=torch.Generator().manual_seed(0),  # else each epoch draws from the global generator
         )
-    dataset = LabelledTiles(tiles_df)
-    order = EpochOrder(len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, n_ranks=n_ranks)
-    return DataLoader(
-        dataset,
-        sampler=order,
-        batch_size=None,  # the sampler already gives whole batches
-        num_workers=n_workers,
-        pin_memory=pin_memory,
-        persistent_workers=n_workers > 0,
-        prefetch_factor=4 if n_workers else None,
-        generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global generator
-    )
-
-
-def default_workers(device: torch.device) -> int:
-    """Loader processes by default: none beside a CPU step (far slower than a read), up to 8 for a GPU."""
-    if device.type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores - 1))
 
 
 def orientations(n_rows: int, augment: Sequence[str], seed: int, epoch: int) -> np.ndarray:
     """Orientation of every row in this epoch, int64 (n_rows,): quarter turns (0 to 3), plus 4 if mirrored.
 
-    "flip" draws from {as is, left-right, up-down, both}, "rotate90" from the four quarter turns, both
-    together from all eight.
-
-    Raises
-    ------
-    ValueError
-        A name that is not among `AUGMENTATIONS`.
+    "flip" draws from {unchanged, left-right, up-down, both}, "rotate90" from the four quarter turns, the two
+    together from all eight orientations.
     """
-    unknown = sorted(set(augment) - set(AUGMENTATIONS))
-    if unknown:
-        raise ValueError(
-            f"unknown augmentation {unknown}: choose among {list(AUGMENTATIONS)}, or () for none"
-        )
     choices = {(): [0], ("flip",): [0, 2, 4, 6], ("rotate90",): [0, 1, 2, 3]}.get(
         tuple(sorted(set(augment))), range(8)
     )

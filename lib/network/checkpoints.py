@@ -1,15 +1,13 @@
-"""The folder of a training run: its recipe, its best epoch, and what continuing it needs.
+"""The folder of a training run: its best epoch, its last one, and what the last one was made for.
 
 `best.pt` holds state_dict, architecture, weights, class_names, input_px, epoch and validation_accuracy;
-`last.pt` state_dict, optimiser and history; `recipe.json` all that the weights depend on. The first two
-hold tensors and builtins only, so `torch.load(path, weights_only=True)` reads them. Each is written under a
-temporary name first.
+`last.pt` state_dict, optimiser and history, from which training continues; `last.pt.json` (see
+`lib.work_records`) all that the weights depend on. Both checkpoints hold tensors and builtins only, so
+`torch.load(path, weights_only=True)` reads them.
 """
 
 import hashlib
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +15,62 @@ import pandas as pd
 import torch
 from torch import nn
 
+from lib import work_records
+from lib.whole_files import whole_file
+
 
 def fingerprint(tiles_df: pd.DataFrame) -> str:
-    """Hash of which tiles carry which label, in order; the folder the stacks lie in does not matter."""
+    """sha256 of which tiles carry which label, in order; the folder of the tile stacks does not matter."""
     names = tiles_df["file"].astype(str).map(lambda file: Path(file).name)
     rows = pd.DataFrame({"file": names, "index": tiles_df["stack_index"], "label": tiles_df["label"]})
-    return hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()
 
 
-def claim(run_dir: Path, recipe: dict[str, Any], *, restart: bool = False) -> None:
-    """Write the recipe into the folder, or refuse to mix two recipes there.
+def require_same_run(run_dir: Path, made_for: dict[str, Any]) -> None:
+    """Refuse to continue a run under another recipe, or with other tiles.
 
     Parameters
     ----------
-    recipe : numbers, strings, lists and dicts, as json has them
-    restart : throw away the checkpoints found there
+    made_for : all that the weights depend on, as JSON values
 
     Raises
     ------
     ValueError
-        The folder holds a finished epoch of another recipe; the fields that differ are named.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    sidecar, last = run_dir / "recipe.json", run_dir / "last.pt"
-    if restart:
-        for name in ("last.pt", "best.pt", "recipe.json"):
-            (run_dir / name).unlink(missing_ok=True)
-    if last.exists():
-        found = json.loads(sidecar.read_text()) if sidecar.exists() else {}
-        differs = [
-            f"{name}: {str(found.get(name, 'nothing'))[:60]} there, {str(value)[:60]} here"
-            for name, value in recipe.items()
-            if found.get(name, "nothing") != value
-        ]
-        if differs:
-            raise ValueError(
-                f"{run_dir} holds a run of another recipe ({'; '.join(differs)}). Choose another run_dir, go "
-                "back to that recipe, or throw that run away with restart=True (--restart)"
-            )
-    temporary = sidecar.with_name("recipe.json.tmp")
-    temporary.write_text(json.dumps(recipe, indent=1))
-    os.replace(temporary, sidecar)
-
-
-def drop_longer(run_dir: Path, epochs: int) -> None:
-    """Throw away the checkpoints of a run that has more than `epochs` finished epochs, and say so.
-
-    A shorter run can be continued; of a longer one the weights after `epochs` epochs are not kept.
+        The folder holds a finished epoch made for something else; the first difference is named.
     """
     last = run_dir / "last.pt"
     if not last.exists():
         return
-    n_finished = len(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["history"])
-    if n_finished > epochs:
-        print(f"{run_dir} holds {n_finished} finished epochs, more than {epochs}: they are thrown away")
-        for name in ("last.pt", "best.pt", "recipe.json"):
-            (run_dir / name).unlink(missing_ok=True)
+    record = work_records.read(last)
+    differs = work_records.difference(record["made_for"], made_for) if record else "has no readable record"
+    if differs:
+        raise ValueError(
+            f"{last} {differs}: choose another run_dir, return to the former recipe, or discard that run "
+            "(--restart)"
+        )
+
+
+def discard(run_dir: Path, reason: str) -> None:
+    """Delete the run in a folder, if there is one, so that training starts again; prints what and why."""
+    names = ("last.pt", "last.pt.json", "best.pt")
+    found = [run_dir / name for name in names if (run_dir / name).exists()]
+    if found:
+        megabytes = sum(path.stat().st_size for path in found) / 1e6
+        print(f"Restarting {run_dir.name} ({reason}): deleting {len(found)} files ({megabytes:,.0f} MB)")
+    for path in found:
+        path.unlink()
+
+
+def discard_longer(run_dir: Path, epochs: int) -> None:
+    """Delete a run of more than `epochs` finished epochs.
+
+    A shorter run can be continued; of a longer one the weights after `epochs` epochs are not kept.
+    """
+    last = run_dir / "last.pt"
+    if last.exists():
+        history = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["history"]
+        if history[-1]["epoch"] > epochs:
+            discard(run_dir, f"it has {history[-1]['epoch']} finished epochs, more than {epochs}")
 
 
 def resume(run_dir: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, float]]:
@@ -92,26 +90,30 @@ def keep(
     optimiser: torch.optim.Optimizer,
     history: list[dict[str, float]],
     about: dict[str, Any],
+    made_for: dict[str, Any],
 ) -> None:
-    """Write `best.pt` if the newest epoch beats all before it, then `last.pt`.
+    """Write `best.pt` if the newest epoch beats all before it, then `last.pt` and its record.
 
-    In this order, a run killed between the two does that epoch again and comes to the same best.
+    In this order, a run killed between the two repeats that epoch and arrives at the same best one.
 
     Parameters
     ----------
     history : one dict per epoch, with epoch and validation_accuracy
     about : architecture, weights, class_names, input_px; kept in `best.pt`
+    made_for : as in `require_same_run`
     """
+    run_dir.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     now, before = history[-1], [row["validation_accuracy"] for row in history[:-1]]
     if now["validation_accuracy"] > max(before, default=-math.inf):
         best = {"epoch": now["epoch"], "validation_accuracy": now["validation_accuracy"]}
         _save({"state_dict": state, **about, **best}, run_dir / "best.pt")
-    last = {"state_dict": state, "optimiser": optimiser.state_dict(), "history": history}
-    _save(last, run_dir / "last.pt")
+    last = run_dir / "last.pt"
+    _save({"state_dict": state, "optimiser": optimiser.state_dict(), "history": history}, last)
+    work_records.write(last, made_for, epochs=len(history))
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    # Written to an open file: given a path, torch would put the temporary name into the checkpoint.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)

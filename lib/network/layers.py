@@ -104,10 +104,9 @@ def watch(
 ) -> Iterator[None]:
     """Within the context, every forward pass of `model` calls `callback(layer, output)` for each layer.
 
-    The calls come in execution order, from inside the pass. The tensor is the live output: reduce it there,
-    or clone it, because an in-place ReLU or `out += identity` may overwrite it as soon as the callback
-    returns. Gradients flow through what the callback computes. Hooks are removed on leaving, whatever
-    happens.
+    The calls come in execution order, from inside the pass. The tensor is the live output: reduce or clone it
+    there, because an in-place ReLU or `out += identity` may overwrite it as soon as the callback returns.
+    Gradients flow through what the callback computes. Hooks are always removed on leaving.
 
     Raises
     ------
@@ -117,19 +116,7 @@ def watch(
     ValueError
         The network has no module of that name.
     """
-    training = [name or "the network" for name, module in model.named_modules() if module.training]
-    if training:
-        raise RuntimeError(
-            f"{len(training)} modules are in training mode (first: {training[0]}): dropout and batch norm "
-            "would change the features. Call model.eval() first."
-        )
-    modules = dict(model.named_modules())
-    missing = [layer.call.module for layer in layers if layer.call.module not in modules]
-    if missing:
-        raise ValueError(
-            f"the network has no module {missing[0]!r} ({len(missing)} of {len(layers)} layers missing): it "
-            "is not of the architecture named, or is wrapped (give the module inside)."
-        )
+    modules = _require_watchable(model, layers)
     wanted: dict[str, dict[int, int]] = {}  # module name -> call -> layer
     for layer in layers:
         wanted.setdefault(layer.call.module, {})[layer.call.call] = layer.layer
@@ -159,13 +146,30 @@ def watch(
     if n_passes[0] and unreached:
         raise RuntimeError(
             f"{len(unreached)} of {len(layers)} layers were not reached by the forward pass (first: layer "
-            f"{unreached[0].layer}, {unreached[0].label}): the network is not of the architecture named."
+            f"{unreached[0].layer}, {unreached[0].label}): the network is not of the architecture named"
         )
 
 
+def _require_watchable(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Module]:
+    """Modules by name; RuntimeError in training mode, ValueError where one is missing."""
+    modules = dict(model.named_modules())
+    training = [name or "the network" for name, module in modules.items() if module.training]
+    if training:
+        raise RuntimeError(
+            f"{len(training)} modules are in training mode (first: {training[0]}), where dropout and batch "
+            "norm change the features: call model.eval() first"
+        )
+    missing = [layer.call.module for layer in layers if layer.call.module not in modules]
+    if missing:
+        raise ValueError(
+            f"the network has no module {missing[0]!r} ({len(missing)} of {len(layers)} layers missing): it "
+            "is not of the architecture named, or is wrapped (give the module inside)"
+        )
+    return modules
+
+
 def numbered_layers(calls: Sequence[Call]) -> list[Layer]:
-    """Numbered in execution order, labelled by the module's name, with "(call 2)" where it is called
-    again."""
+    """Numbered in execution order, labelled by the module's name, with "(call 2)" for its second call."""
     return [
         Layer(k, call.module if call.call == 0 else f"{call.module} (call {call.call + 1})", call)
         for k, call in enumerate(calls)
@@ -174,13 +178,7 @@ def numbered_layers(calls: Sequence[Call]) -> list[Layer]:
 
 def chain_layers(calls: Sequence[Call], architecture: str) -> list[Layer]:
     """AlexNet and VGG: number = index in `features`, label as in the literature (conv5_3, relu5_3, pool5)."""
-    words = {
-        "Conv2d": "conv",
-        "BatchNorm2d": "bn",
-        "ReLU": "relu",
-        "MaxPool2d": "pool",
-        "AdaptiveAvgPool2d": "avgpool",
-    }
+    words = {"Conv2d": "conv", "BatchNorm2d": "bn", "ReLU": "relu", "MaxPool2d": "pool"}
     layers, block, conv = [], 1, 0
     for call in calls:
         conv += call.kind == "Conv2d"
@@ -202,10 +200,7 @@ def _channel_axis(output: object, n_images: int, kind: str) -> int | None:
         return -1  # tokens [B, T, C]
     if len(shape) != 4 or shape[0] != n_images:
         return None
-    channels_first, channels_last = (
-        shape[2] == shape[3],
-        shape[1] == shape[2],
-    )  # maps of square images are square
+    channels_first, channels_last = shape[2] == shape[3], shape[1] == shape[2]  # square images, square maps
     if channels_first and channels_last:
         return -1 if kind in ("Linear", "LayerNorm") else 1
     return 1 if channels_first else -1 if channels_last else None
@@ -221,24 +216,13 @@ _KEEP = {
     "mean",
     "sum",
 }
-_KEEP |= {
-    "cat",
-    "stack",
-    "add",
-    "mul",
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "permute",
-    "transpose",
-    "clone",
-    "slice",
-}
-_KEEP |= {"expand", "alias", "detach", "_to_copy", "unsqueeze", "squeeze", "_reshape_alias", "roll", "select"}
+_KEEP |= {"cat", "stack", "add", "mul", "view", "_unsafe_view", "reshape", "permute", "transpose", "clone"}
+_KEEP |= {"slice", "expand", "alias", "detach", "_to_copy", "unsqueeze", "squeeze", "_reshape_alias", "roll"}
+_KEEP |= {"select"}
 
 
 class _Signs(TorchDispatchMode):
-    """Follows, through every operation of a pass, which tensors cannot hold a negative value (S1 Fig D)."""
+    """Tracks, through every operation of a pass, which tensors cannot hold a negative value (S1 Fig D)."""
 
     def __init__(self):
         super().__init__()

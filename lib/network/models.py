@@ -1,4 +1,4 @@
-"""The thirteen networks of Table 1, any timm or torchvision encoder, their weights, layers and feature names.
+"""A network by its architecture's name: input, weights, and the layers whose channels are features.
 
 Layers are numbered as in the paper for AlexNet and VGG (index in `features`; VGG16 0 to 30) and by
 execution order for the others; a feature is `<layer>_<channel>`, e.g. `29_499`.
@@ -14,13 +14,11 @@ import pandas as pd
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.vgg import cfgs as vgg_plans
-from torchvision.models.vgg import make_layers
 
 from lib.network.architectures import ARCHITECTURES, MINIMUM_PX, check_name, check_px
-from lib.network.inception import inception_v3
+from lib.network.construction import construct, default_px, import_timm, skeleton
 from lib.network.layers import Layer, chain_layers, numbered_layers, trace, watch
-from lib.network.weights import check_facts, fill, imagenet_state, misfit, read_weights
+from lib.network.weights import load_weights, read_weights
 
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,7 +36,7 @@ def check_architecture(architecture: str) -> None:
     if source == "torchvision" and name:
         known = [f"torchvision:{n}" for n in torchvision.models.list_models(module=torchvision.models)]
     elif source == "timm" and name:
-        timm = _import_timm()
+        timm = import_timm()
         known = [f"timm:{n}" for n in timm.list_models()]
         if timm.is_model(name):
             return
@@ -79,12 +77,25 @@ def check_input_px(architecture: str, input_px: int, training: bool = False) -> 
     )
 
 
+@lru_cache(maxsize=256)
+def _runs(architecture: str, input_px: int, training: bool = False) -> bool:
+    """Whether a forward pass of this size gives layers and, with `training`, one in training mode passes."""
+    try:
+        model = skeleton(architecture, 2, input_px)
+        with torch.device("meta"):
+            calls = trace(model, input_px)
+            if training:
+                model.train()(torch.zeros((2, 3, input_px, input_px)))
+        return bool(calls)
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
+        return False
+
+
 def build(
     architecture: str,
     n_classes: int,
     *,
     weights: str | PathLike | None = None,
-    class_names: Sequence[str] | None = None,
     keep_head: bool = True,
     input_px: int = 224,
 ) -> nn.Module:
@@ -92,131 +103,45 @@ def build(
 
     At 224 px the thirteen are those of Table 1 to the parameter. At other sizes AlexNet and VGG pool their
     last map to 6 x 6 or 7 x 7 (adaptive pooling, the identity at 224 px), so that every Linear keeps its
-    shape; vgg16_avg1fc averages whatever map there is. Random weights come from torch's generator: seed it
-    before the call.
+    shape; vgg16_avg1fc averages over the map, of any size. Random weights come from torch's generator: seed
+    it before the call.
 
     Parameters
     ----------
-    architecture : str
-        One of `ARCHITECTURES`, or "timm:<model>", "torchvision:<model>".
-    n_classes : int
-        Outputs of the last layer.
-    weights : None, "imagenet" or path
-        None: random. "imagenet": torchvision's (or timm's) weights for all but the last layer, downloaded
-        once by torch. A path: a checkpoint of `lib.network.training`, or a plain state dict, read with
-        `weights_only=True`.
-    class_names : sequence of str, optional
-        Class names in order; compared with those the checkpoint carries.
-    keep_head : bool
-        False: take all but the last layer from the checkpoint, whatever its classes (a new task).
-    input_px : int
-        Side of the input. The thirteen do not depend on it; transformers with a position embedding do.
+    architecture : one of `ARCHITECTURES`, "timm:<model>" or "torchvision:<model>"
+    n_classes : outputs of the last layer
+    weights : None (random); "imagenet" (torchvision's or timm's, for all but the last layer; torch downloads
+        them once); or the path of a checkpoint of `lib.network.training` or of a plain state dict
+    keep_head : False takes all but the last layer from a checkpoint, for other classes
+    input_px : edge of the input; the thirteen do not depend on it, transformers with a position embedding do
 
     Raises
     ------
     ValueError
-        Unknown architecture, input too small, checkpoint of another architecture or class list.
+        Unknown architecture, input too small, checkpoint of another architecture or number of classes.
     FileNotFoundError, RuntimeError
-        No checkpoint at that path; ImageNet weights not to be had.
+        No checkpoint at that path; ImageNet weights unavailable.
     """
     check_architecture(architecture)
     if n_classes < 1:
-        raise ValueError(f"n_classes is {n_classes}; a network needs at least 1 output.")
+        raise ValueError(f"n_classes is {n_classes}: a network needs at least 1 output")
     check_input_px(architecture, input_px)
-    imagenet = isinstance(weights, str) and weights == "imagenet"
-    model = _untrained(architecture, n_classes, input_px, pretrained=imagenet)
-    if weights is None or (imagenet and architecture.startswith("timm:")):
-        return model
-    if imagenet:
-        state, keep_head = imagenet_state(architecture), False
-    else:
-        state, facts = read_weights(weights)
-        check_facts(facts, weights, architecture, class_names if keep_head else None)
-    own, head = model.state_dict(), _head_keys(architecture)
-    problem = misfit({key: value.shape for key, value in own.items()}, state, head, keep_head)
-    if problem:
-        raise ValueError(
-            f"{weights} does not fit {architecture}{_resemblance(state, architecture)}: {problem}"
-        )
-    fill(model, state, head, keep_head)
+    own = weights == "imagenet" and architecture.startswith("timm:")
+    model = construct(architecture, n_classes, input_px, pretrained=own)
+    if weights is not None and not own:
+        load_weights(model, architecture, weights, keep_head)
     return model
 
 
-def _untrained(architecture: str, n_classes: int, input_px: int, pretrained: bool = False) -> nn.Module:
-    source, _, name = architecture.rpartition(":")
-    if source == "timm":
-        timm = _import_timm()
-        fixed = timm.get_pretrained_cfg(name).fixed_input_size if timm.is_model_pretrained(name) else False
-        size = {"img_size": input_px} if fixed else {}
-        return timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **size)
-    if source == "torchvision":
-        size = {"image_size": input_px} if name.startswith("vit_") else {}
-        return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **size)
-    if name == "inception_v3":
-        return inception_v3(n_classes)
-    if name in ("vgg16_1fc", "vgg16_avg1fc"):
-        return _vgg16_one_linear(n_classes, average=name == "vgg16_avg1fc")
-    return torchvision.models.get_model(name, weights=None, num_classes=n_classes)
-
-
-def _vgg16_one_linear(n_classes: int, average: bool) -> nn.Module:
-    """VGG16's convolutional part, then Dropout(0.5) and one Linear (Table 1, last two rows).
-
-    With `average`, the mean over the last map is layer 31: AvgPool2d(7) at 224 px, written adaptively so
-    that other input sizes work.
-    """
-    features = make_layers(vgg_plans["D"])
-    if average:
-        features.append(nn.AdaptiveAvgPool2d(1))
-    pool = nn.Identity() if average else nn.AdaptiveAvgPool2d(7)
-    head = nn.Sequential(nn.Dropout(0.5), nn.Linear(512 if average else 512 * 7 * 7, n_classes))
-    for module in features:
-        if isinstance(module, nn.Conv2d):  # as torchvision initialises its VGGs
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    nn.init.normal_(head[1].weight, 0, 0.01)
-    nn.init.zeros_(head[1].bias)
-    model = nn.Sequential()
-    for name, part in {
-        "features": features,
-        "avgpool": pool,
-        "flatten": nn.Flatten(),
-        "classifier": head,
-    }.items():
-        model.add_module(name, part)
-    return model
-
-
-def _import_timm():
-    try:
-        import timm
-    except ImportError as error:
-        raise RuntimeError("architectures named timm:<model> need timm: pip install timm") from error
-    return timm
-
-
-@lru_cache(maxsize=64)
-def _shapes(architecture: str, n_classes: int) -> dict[str, torch.Size]:
-    state = _skeleton(architecture, n_classes, _default_px(architecture)).state_dict()
-    return {key: value.shape for key, value in state.items()}
-
-
-def _head_keys(architecture: str) -> set[str]:
-    """Names of the tensors whose shape depends on the number of classes."""
-    two, three = _shapes(architecture, 2), _shapes(architecture, 3)
-    return {key for key in two if two[key] != three[key]}
-
-
-def _resemblance(state: dict[str, torch.Tensor], architecture: str) -> str:
-    """ ", it is of <name>" when the tensors are those of another of the thirteen, whatever its classes."""
-    for other in ARCHITECTURES:
-        shapes, head = _shapes(other, 2), _head_keys(other)
-        same = set(state) == set(shapes) and all(
-            state[key].shape[key in head :] == shape[key in head :] for key, shape in shapes.items()
-        )
-        if same:
-            return f", it is of {other}" if other != architecture else ""
-    return ""
+def load(path: str | PathLike, architecture: str) -> tuple[nn.Module, list[str]]:
+    """A trained network in eval mode, and its class names, from a checkpoint of `lib.network.training`."""
+    facts = read_weights(path)[1]
+    missing = [name for name in ("class_names", "input_px") if name not in facts]
+    if missing:
+        raise ValueError(f"{path} is not a checkpoint of lib.network.training: it lacks {missing}")
+    class_names = list(facts["class_names"])
+    model = build(architecture, len(class_names), weights=path, input_px=int(facts["input_px"]))
+    return model.eval(), class_names
 
 
 def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -234,7 +159,7 @@ def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ..
         return tuple(stated.mean), tuple(stated.std)
     if source != "timm":
         return IMAGENET_MEAN, IMAGENET_SD
-    timm = _import_timm()
+    timm = import_timm()
     settings = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     return (tuple(settings.mean), tuple(settings.std)) if settings else (IMAGENET_MEAN, IMAGENET_SD)
 
@@ -272,9 +197,9 @@ def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, 
         raise ValueError(
             f"features='unskipped' is defined for the paper's networks only, not {architecture}."
         )
-    model = _skeleton(architecture, 2, _default_px(architecture))
+    model = skeleton(architecture, 2, default_px(architecture))
     with torch.device("meta"):
-        calls = trace(model, _default_px(architecture))
+        calls = trace(model, default_px(architecture))
     if architecture == "resnet34":
         layers = numbered_layers([call for call in calls if call.is_leaf or call.kind == "BasicBlock"])
         if features == "unskipped":
@@ -290,39 +215,6 @@ def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, 
     else:
         layers = numbered_layers([call for call in calls if call.is_new])
     return tuple(layers)
-
-
-def _default_px(architecture: str) -> int:
-    """Side at which an encoder's layers are looked up: 224 px, or what timm states for it."""
-    if not architecture.startswith("timm:"):
-        return 224
-    timm = _import_timm()
-    name = architecture.removeprefix("timm:")
-    return timm.get_pretrained_cfg(name).input_size[-1] if timm.is_model_pretrained(name) else 224
-
-
-def _skeleton(architecture: str, n_classes: int, input_px: int) -> nn.Module:
-    """The network on the meta device: shapes without values."""
-    try:
-        with torch.device("meta"):
-            return _untrained(architecture, n_classes, input_px)
-    except NotImplementedError:  # it computes its widths with tensors, which have no values there (RegNet)
-        with torch.random.fork_rng(devices=[]):  # the caller's seed is for its own network
-            return _untrained(architecture, n_classes, input_px).to("meta")
-
-
-@lru_cache(maxsize=256)
-def _runs(architecture: str, input_px: int, training: bool = False) -> bool:
-    """Whether a forward pass of this size gives layers and, with `training`, one in training mode passes."""
-    try:
-        model = _skeleton(architecture, 2, input_px)
-        with torch.device("meta"):
-            calls = trace(model, input_px)
-            if training:
-                model.train()(torch.zeros((2, 3, input_px, input_px)))
-        return bool(calls)
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
-        return False
 
 
 def feature_table(architecture: str, features: str = "table1") -> pd.DataFrame:
@@ -379,35 +271,3 @@ def layer_outputs(
         chosen = tuple(layer for layer in chosen if layer.layer in set(layers))
     with watch(model, chosen, callback):
         yield
-
-
-def initialise_like_vgg(model: nn.Module) -> None:
-    """Draw all weights as torchvision draws VGG's: convolutions by He's rule, Linear from N(0, 0.01).
-
-    torchvision leaves AlexNet at PyTorch's default, with which a small cohort spends most of its training on
-    a plateau (demo cohort: nothing learned in 120 steps, against 43 % of validation tiles right).
-
-    References
-    ----------
-    He et al. 2015, "Delving deep into rectifiers".
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def load(path: str | PathLike, architecture: str) -> tuple[nn.Module, list[str]]:
-    """A trained network in eval mode, and its class names, from the checkpoint that training left."""
-    facts = read_weights(path)[1]
-    missing = [name for name in ("class_names", "input_px") if name not in facts]
-    if missing:
-        raise ValueError(f"{path} is no checkpoint of lib.network.training: it lacks {missing}")
-    class_names = list(facts["class_names"])
-    model = build(
-        architecture, len(class_names), weights=path, class_names=class_names, input_px=int(facts["input_px"])
-    )
-    return model.eval(), class_names

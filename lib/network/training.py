@@ -1,17 +1,15 @@
-"""Training a tissue classifier: the paper's schedule, best epoch, resume, several processes.
+"""Training a tissue classifier: the paper's schedule, the best epoch, continuation, several processes.
 
-    torchrun --nproc-per-node 4 -m lib.train --cohort gtex --architecture vgg16
-
-The command is in `lib.train`.
-
-Everything random in an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone,
-and the learning rate follows from the epoch, so a run continued after its last finished epoch needs only
-weights and momentum to end where an uninterrupted one ends.
+All randomness of an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone, and
+the learning rate follows from the epoch, so a run continued after its last finished epoch needs only weights
+and momentum to end where an uninterrupted one ends. `lib.train` is the command.
 """
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,31 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lib.network import batches, checkpoints, models, training_step
+from lib.network import checkpoints, construction, models, training_step
+from lib.network.batches import TileLoader
+from lib.network.recipe import Recipe
+
+
+def initial_network(recipe: Recipe, n_classes: int, input_px: int, weights: str | None) -> nn.Module:
+    """The network before its first step: random weights from the seed, or given ones but for the last layer.
+
+    Parameters
+    ----------
+    input_px : edge of the tiles
+    weights : None (random), "imagenet", or the path of a checkpoint (that of `recipe.weights`)
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, RuntimeError
+        As `models.build`.
+    """
+    torch.manual_seed(recipe.seed)
+    model = models.build(recipe.architecture, n_classes, weights=weights, keep_head=False, input_px=input_px)
+    if recipe.initialisation == "vgg" and not weights:
+        construction.initialise_like_vgg(model)
+    return model
 
 
 def fit(
@@ -32,57 +51,26 @@ def fit(
     *,
     class_names: Sequence[str],
     run_dir: str | Path,
-    architecture: str = "",
-    weights: str | Path | None = None,
-    epochs: int = 90,
-    batch_size: int = 40,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    lr_step_epochs: int = 30,
-    lr_gamma: float = 0.1,
-    seed: int = 0,
-    device: str = "auto",
-    mixed_precision: str | None = None,
-    channels_last: bool = True,
-    compile: bool = False,
-    augment: Sequence[str] = (),
-    class_weighting: bool = False,
-    n_workers: int | None = None,
-    restart: bool = False,
-    on_epoch: Callable[[pd.DataFrame], None] | None = None,
-    progress: bool = True,
+    recipe: Recipe,
 ) -> pd.DataFrame:
-    """Train by SGD and keep the epoch of best validation tile accuracy (ties: the earlier) in `run_dir`.
+    """Train by SGD; keep the epoch of best validation tile accuracy (ties: the earlier) in `run_dir`.
 
     A run found in `run_dir` is continued after its last finished epoch (`lib.network.checkpoints` lists the
-    files). On the CPU the weights at the end equal those of an uninterrupted run bit for bit.
+    files). On the CPU the final weights equal those of an uninterrupted run bit for bit. With no epochs in
+    the recipe the network is only evaluated and kept, as epoch 0: the untrained null network.
 
     Parameters
     ----------
-    model : takes normalised float32 images (n, 3, px, px) and returns logits (n, n_classes), or a tuple
-    that
-        begins with them (Inception v3 while training)
+    model : takes normalised float32 images (n, 3, px, px) and returns logits (n, n_classes), or a tuple that
+        begins with them (Inception v3 while training); its weights are those training starts from
     train_df, validation_df : labelled tiles with columns file, stack_index, label (see `lib.network.batches`)
     class_names : tissues in label order
-    architecture, weights : names kept in checkpoint and recipe; the architecture also says how pixels are
-        normalised ("" is ImageNet's mean and sd)
-    batch_size : tiles per step over all processes; the paper: 256 for AlexNet, 40 for the others
-    lr, momentum, weight_decay, lr_step_epochs, lr_gamma : SGD; lr times lr_gamma every lr_step_epochs
-    seed : of tile order, orientations and dropout; the initial weights are the caller's
-    device : "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
-    mixed_precision : None (float32) or "bf16"
-    augment : any of "flip", "rotate90"; () is the paper
-    class_weighting : weigh a class by n / (n_classes n_class), so that the mean weight of a tile is 1
-    n_workers : loader processes; None: none beside a CPU, up to 8 for a GPU
-    restart : throw away what `run_dir` holds instead of continuing it
-    on_epoch : called with the history so far after each epoch, once its checkpoint is written
 
     Returns
     -------
     DataFrame, one row per epoch: epoch (from 1), lr, train_loss (as optimised), train_accuracy,
     validation_loss (unweighted), validation_accuracy, tiles_per_s (training part), seconds (training and
-    validation).
+    validation). Of epoch 0 what belongs to training is missing.
 
     Raises
     ------
@@ -97,106 +85,49 @@ def fit(
     ----------
     Paper, "Training and validation of deep learning tissue classifiers".
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be 1 or more, not {epochs}")
     n_of_class = _count_classes(train_df, validation_df, class_names)
     run_dir = Path(run_dir)
-    loaders = _loaders(
-        train_df, validation_df, batch_size, seed, training_step.choose_device(device), n_workers
-    )
-    about = {"architecture": architecture, "weights": str(weights or "none")}
-    about["class_names"] = [str(name) for name in class_names]
-    about["input_px"] = loaders[0].dataset.input_px
-    sgd = {"lr": float(lr), "momentum": float(momentum), "weight_decay": float(weight_decay)}
-    recipe = about | sgd | {"lr_step_epochs": int(lr_step_epochs), "lr_gamma": float(lr_gamma)}
-    recipe |= {"batch_size": int(batch_size), "seed": int(seed), "augment": sorted(set(augment))}
-    recipe |= {"class_weighting": class_weighting, "mixed_precision": mixed_precision}
-    recipe |= {"parameters": {name: list(value.shape) for name, value in model.state_dict().items()}}
-    recipe |= {"train_tiles": checkpoints.fingerprint(train_df)}
-    recipe |= {"validation_tiles": checkpoints.fingerprint(validation_df)}
+    loaders = _loaders(train_df, validation_df, recipe)
+    facts = {"architecture": recipe.architecture, "weights": recipe.weights or "none"}
+    facts |= {"class_names": [*map(str, class_names)], "input_px": loaders[0].dataset.input_px}
+    made_for = recipe.recorded() | facts | {"network": _shapes(model)}
+    made_for["train_tiles"] = checkpoints.fingerprint(train_df)
+    made_for["validation_tiles"] = checkpoints.fingerprint(validation_df)
     rank, n_ranks = training_step.rank_and_ranks()
     if rank == 0:
-        checkpoints.claim(run_dir, recipe, restart=restart)
+        checkpoints.require_same_run(run_dir, made_for)
     if n_ranks > 1:
         dist.barrier()  # before any process looks for something to continue
-    class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if class_weighting else None
-    how = {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compile}
-    how |= {"n_classes": len(class_names), "device": device, "class_weights": class_weights}
-    how["normalisation"] = models.normalisation(architecture)
-    trainer = training_step.prepare(model, **sgd, **how)
+    class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if recipe.class_weighting else None
+    trainer = training_step.prepare(model, recipe, len(class_names), class_weights)
     history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
-    if len(history) > epochs:
+    first = history[-1]["epoch"] + 1 if history else min(1, recipe.epochs)
+    if first - 1 > recipe.epochs:
         raise ValueError(
-            f"{run_dir} holds {len(history)} finished epochs and {epochs} are asked for: raise epochs, "
-            "choose another run_dir, or train anew with restart=True (--restart)"
+            f"{run_dir} holds {first - 1} finished epochs; the recipe has {recipe.epochs}: raise epochs, "
+            "choose another run_dir, or discard that run (--restart)"
         )
     n_tiles = len(train_df) + len(validation_df)
-    hidden = not progress or rank > 0
-    bar = tqdm(total=epochs * n_tiles, initial=len(history) * n_tiles, unit="tile", disable=hidden)
-    remedy = (
-        f"Try batch_size {max(1, batch_size // 2)}, mixed_precision 'bf16', more GPUs (torchrun), or fewer "
-    )
-    remedy += "loader processes. Finished epochs are kept"
-    with bar, training_step.out_of_memory_explained(batch_size, about["input_px"], trainer.device, remedy):
-        for epoch in range(len(history) + 1, epochs + 1):
-            epoch_lr = learning_rate(epoch, lr, lr_step_epochs, lr_gamma)
-            history.append(_run_epoch(trainer, loaders, epoch, epoch_lr, augment, seed, bar))
+    remedy = f"try batch_size {max(1, recipe.batch_size // 2)}, mixed_precision 'bf16', more GPUs "
+    remedy += "(torchrun), or fewer loader processes; finished epochs are kept"
+    sizes = (recipe.batch_size, facts["input_px"])
+    explained = training_step.out_of_memory_explained(*sizes, trainer.device, remedy)
+    done, total = max(0, first - 1) * n_tiles, recipe.epochs * n_tiles
+    with tqdm(total=total, initial=done, unit="tile", disable=rank > 0) as bar, explained:
+        for epoch in range(first, recipe.epochs + 1):
+            history.append(_run_epoch(trainer, loaders, epoch, bar))
             if rank == 0:
-                checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, about)
-            if on_epoch is not None:
-                on_epoch(pd.DataFrame(history))
+                checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, facts, made_for)
     return pd.DataFrame(history)
-
-
-def keep_untrained(
-    model: nn.Module,
-    train_df: pd.DataFrame,
-    validation_df: pd.DataFrame,
-    *,
-    class_names: Sequence[str],
-    run_dir: str | Path,
-    architecture: str = "",
-    weights: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    batch_size: int = 40,
-    **unused: object,
-) -> pd.DataFrame:
-    """Checkpoint a network as it is, in the place of `fit`: the untrained null network (METHOD section 11).
-
-    Returns a history of one row, epoch 0, with the validation loss and accuracy; what belongs to training is
-    missing there. Arguments and errors as in `fit`, of which those about training have no effect.
-    """
-    _count_classes(train_df, validation_df, class_names)
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _, loader = _loaders(train_df, validation_df, batch_size, seed, training_step.choose_device(device), None)
-    how = {"n_classes": len(class_names), "device": device}
-    trainer = training_step.prepare(model, **how, normalisation=models.normalisation(architecture))
-    started = time.perf_counter()
-    with tqdm(total=len(validation_df), unit="tile", disable=True) as bar:
-        loss, accuracy = training_step.evaluate(trainer, loader, 0, bar=bar)
-    row = {"epoch": 0, "lr": 0.0, "train_loss": math.nan, "train_accuracy": math.nan}
-    row |= {"validation_loss": loss, "validation_accuracy": accuracy, "tiles_per_s": math.nan}
-    row["seconds"] = time.perf_counter() - started
-    about = {"architecture": architecture, "weights": str(weights), "class_names": list(class_names)}
-    about["input_px"] = loader.dataset.input_px
-    checkpoints.keep(run_dir, trainer.model, trainer.optimiser, [row], about)
-    return pd.DataFrame([row])
-
-
-def learning_rate(epoch: int, lr: float, lr_step_epochs: int, lr_gamma: float) -> float:
-    """Learning rate of an epoch counted from 1: times lr_gamma after every lr_step_epochs epochs."""
-    return float(lr * lr_gamma ** ((epoch - 1) // lr_step_epochs))
 
 
 def training_sets(
     labelled_df: pd.DataFrame, null_network: str = "", seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tiles to train on, and those of known tissue to choose the epoch by.
+    """Training tiles, and validation tiles of known tissue, by which the epoch is chosen.
 
-    For the null network "shuffled" the labels of both are permuted over samples, each set by itself: a choice
-    of the epoch by true labels would let the tissues in again.
+    For the null network "shuffled" labels are permuted among the samples of each set: choosing the epoch by
+    true validation labels would let the tissues in again.
 
     Parameters
     ----------
@@ -205,15 +136,15 @@ def training_sets(
     train_df = labelled_df[labelled_df["split"] == "train"]
     validation_df = labelled_df[(labelled_df["split"] == "validation") & (labelled_df["label"] >= 0)]
     if null_network == "shuffled":
-        return shuffle_labels(train_df, seed), shuffle_labels(validation_df, seed)
+        return permute_labels(train_df, seed), permute_labels(validation_df, seed)
     return train_df, validation_df
 
 
-def shuffle_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Labelled tiles with the labels of whole samples permuted, for a null network (METHOD section 11).
+def permute_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Labelled tiles with the labels of whole samples permuted, for a null network.
 
-    All tiles of a sample share one label and each class keeps its number of samples, so that a network can
-    still learn to recognise slides, but not tissues.
+    All tiles of a sample share one label and each class keeps its number of samples, so a network can still
+    learn to recognise slides, but not tissues. (notebooks/README.md, section 11)
 
     Parameters
     ----------
@@ -235,39 +166,34 @@ def shuffle_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _loaders(
-    train_df: pd.DataFrame,
-    validation_df: pd.DataFrame,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    n_workers: int | None,
-) -> tuple[DataLoader, DataLoader]:
-    rank, n_ranks = training_step.rank_and_ranks()
-    how = {"seed": seed, "pin_memory": device.type == "cuda", "rank": rank, "n_ranks": n_ranks}
-    how["n_workers"] = batches.default_workers(device) if n_workers is None else n_workers
-    train_loader = batches.tile_loader(train_df, batch_size, shuffle=True, **how)
-    return train_loader, batches.tile_loader(validation_df, batch_size, **how)
+    train_df: pd.DataFrame, validation_df: pd.DataFrame, recipe: Recipe
+) -> tuple[TileLoader, TileLoader]:
+    device, ranks = training_step.choose_device(recipe.device), training_step.rank_and_ranks()
+    how = {"seed": recipe.seed, "n_workers": recipe.loader_workers, "ranks": ranks}
+    loader = partial(TileLoader, batch_size=recipe.batch_size, device=device, **how)
+    return loader(train_df, shuffle=True), loader(validation_df)
+
+
+def _shapes(model: nn.Module) -> str:
+    """sha256 of the names and shapes of a network's tensors."""
+    shapes = [(name, *value.shape) for name, value in model.state_dict().items()]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
 def _run_epoch(
-    trainer: training_step.Trainer,
-    loaders: tuple[DataLoader, DataLoader],
-    epoch: int,
-    lr: float,
-    augment: Sequence[str],
-    seed: int,
-    bar: tqdm,
+    trainer: training_step.Trainer, loaders: tuple[TileLoader, TileLoader], epoch: int, bar: tqdm
 ) -> dict[str, float]:
-    """Train and validate once; returns the history's row."""
+    """Train (but for epoch 0) and validate once; returns the history's row."""
+    row = {"epoch": epoch, "lr": trainer.recipe.rate_in(epoch) if epoch else 0.0}
     for group in trainer.optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = row["lr"]
     started = time.perf_counter()
-    loss, accuracy = training_step.train_epoch(
-        trainer, loaders[0], epoch, augment=augment, seed=seed, bar=bar
-    )
-    tiles_per_s = len(loaders[0].dataset) / (time.perf_counter() - started)
-    row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
-    loss, accuracy = training_step.evaluate(trainer, loaders[1], epoch, bar=bar)
+    loss = accuracy = tiles_per_s = math.nan
+    if epoch:
+        loss, accuracy = training_step.train_epoch(trainer, loaders[0], epoch, bar)
+        tiles_per_s = len(loaders[0].dataset) / (time.perf_counter() - started)
+    row |= {"train_loss": loss, "train_accuracy": accuracy}
+    loss, accuracy = training_step.evaluate(trainer, loaders[1], epoch, bar)
     row |= {"validation_loss": loss, "validation_accuracy": accuracy}
     return row | {"tiles_per_s": tiles_per_s, "seconds": time.perf_counter() - started}
 
@@ -275,7 +201,7 @@ def _run_epoch(
 def _count_classes(
     train_df: pd.DataFrame, validation_df: pd.DataFrame, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Training tiles per class, int64 (n_classes,); refuses empty splits, stray labels and empty classes."""
+    """Training tiles per class, int64 (n_classes,); empty splits, unknown labels, empty classes are errors."""
     for split, tiles_df in (("training", train_df), ("validation", validation_df)):
         if not len(tiles_df):
             raise ValueError(f"the {split} split has no tiles: check the samples' split and the tile filter")

@@ -1,7 +1,6 @@
 """The inner loop of training: a model on its device, one SGD step, one pass over the tiles.
 
-`prepare` and `training_step` are all a benchmark needs; `training.fit` adds epochs, checkpoints and the
-recipe.
+`prepare` and `training_step` are all a benchmark needs; `training.fit` adds epochs and checkpoints.
 """
 
 import os
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lib.network import batches, models
+from lib.network.recipe import Recipe
 
 AUXILIARY_WEIGHT = 0.4  # of Inception's auxiliary head in the loss, as torchvision's own recipe has it
 
@@ -30,62 +30,53 @@ class Trainer(NamedTuple):
     stepped: nn.Module  # the same weights, compiled or wrapped for several processes
     optimiser: torch.optim.Optimizer
     device: torch.device
+    recipe: Recipe
     n_classes: int
     class_weights_t: torch.Tensor | None  # float32 (n_classes,), on the device
-    mixed_precision: str | None
-    channels_last: bool
     normalisation: tuple[Sequence[float], Sequence[float]]  # mean and sd per colour channel, pixels in 0 to 1
     rank: int
     n_ranks: int
 
 
 def prepare(
-    model: nn.Module,
-    *,
-    n_classes: int,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    device: str = "auto",
-    mixed_precision: str | None = None,
-    channels_last: bool = True,
-    compile: bool = False,
-    class_weights: np.ndarray | None = None,
-    normalisation: tuple[Sequence[float], Sequence[float]],
+    model: nn.Module, recipe: Recipe, n_classes: int, class_weights: np.ndarray | None = None
 ) -> Trainer:
     """Move a model to the device, wrap it for several processes or the compiler, and give it its optimiser.
-
-    `normalisation` is that of the architecture (`networks.normalisation`): mean and sd per colour channel,
-    pixels in 0 to 1.
 
     Raises
     ------
     ValueError
-        Unknown precision; batch norm on several CPU processes (PyTorch synchronises it on GPUs only).
+        An unknown architecture; batch norm in several CPU processes (PyTorch synchronises it on GPUs only).
     """
-    if mixed_precision not in (None, "bf16"):
-        raise ValueError(f"mixed_precision must be None or 'bf16', not {mixed_precision!r}")
-    device_t = choose_device(device)
+    device = choose_device(recipe.device)
     rank, n_ranks = rank_and_ranks()
-    model.to(device=device_t, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    model.to(device=device, memory_format=torch.channels_last)
     stepped = model
     if n_ranks > 1:
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
-            if device_t.type != "cuda":
-                raise ValueError("batch norm is not synchronised over CPU processes: use GPUs or one process")
+            if device.type != "cuda":
+                raise ValueError(
+                    "batch norm is not synchronised across CPU processes: use GPUs or one process"
+                )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        ids = [device_t.index] if device_t.type == "cuda" else None
+        ids = [device.index] if device.type == "cuda" else None
         stepped = nn.parallel.DistributedDataParallel(model, device_ids=ids)
-    if compile:
+    if recipe.compile_network:
         stepped = torch.compile(stepped)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings = {"momentum": momentum, "weight_decay": weight_decay, "fused": device_t.type in ("cpu", "cuda")}
-    optimiser = torch.optim.SGD(trained, lr, **settings)
+    optimiser = torch.optim.SGD(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
     weights_t = None
     if class_weights is not None:
-        weights_t = torch.tensor(np.asarray(class_weights), dtype=torch.float32, device=device_t)
-    chosen = (device_t, n_classes, weights_t, mixed_precision, channels_last, normalisation, rank, n_ranks)
-    return Trainer(model, stepped, optimiser, *chosen)
+        weights_t = torch.tensor(np.asarray(class_weights), dtype=torch.float32, device=device)
+    normalisation = models.normalisation(recipe.architecture)
+    return Trainer(
+        model, stepped, optimiser, device, recipe, n_classes, weights_t, normalisation, rank, n_ranks
+    )
 
 
 def training_step(
@@ -116,9 +107,8 @@ def _loss(
     trainer: Trainer, tiles_t: torch.Tensor, labels_t: torch.Tensor, class_weights_t: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     images_t = models.normalise(tiles_t, *trainer.normalisation)
-    if not trainer.channels_last:
-        images_t = images_t.contiguous()
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.mixed_precision == "bf16"):
+    half = trainer.recipe.mixed_precision == "bf16"
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=half):
         outputs = trainer.stepped(images_t)
     logits_t, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     if logits_t.shape[1] != trainer.n_classes:
@@ -133,10 +123,9 @@ def _loss(
     return loss_t, (logits_t.detach().argmax(1) == labels_t).sum()
 
 
-def train_epoch(
-    trainer: Trainer, loader: DataLoader, epoch: int, *, augment: Sequence[str], seed: int, bar: tqdm
-) -> tuple[float, float]:
+def train_epoch(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
     """Mean loss and accuracy of one pass over the training tiles, in the order of this epoch."""
+    augment, seed = trainer.recipe.augment, trainer.recipe.seed
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, trainer.rank]).generate_state(1)[0]))
     loader.sampler.epoch = epoch
     sizes = loader.sampler.sizes()
@@ -160,7 +149,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, *, bar: tqdm) -> tuple[float, float]:
+def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
     """Mean unweighted loss and accuracy over the validation tiles, in the precision of training."""
     trainer.stepped.eval()
     losses, n_correct_t = [], torch.zeros((), dtype=torch.int64, device=trainer.device)
@@ -197,7 +186,8 @@ def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, 
         place = n_checked + int(bad[0])
         raise RuntimeError(
             f"the loss is {float(losses[place])} in {where} batch {place + 1} of {n_batches}; the "
-            "checkpoints keep the last finished epoch. Lower lr (0.001, say), or drop mixed_precision"
+            "checkpoints keep the last finished epoch; lower the learning rate (0.001, say), or drop "
+            "mixed_precision"
         )
 
 
@@ -205,7 +195,7 @@ def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, 
 def out_of_memory_explained(
     batch_size: int, input_px: int, device: str | torch.device, remedy: str
 ) -> Iterator[None]:
-    """Turn the device's out-of-memory error into one that says the batch size and what to try (`remedy`)."""
+    """Turn the device's out-of-memory error into one that gives the batch size and what to try (`remedy`)."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -214,8 +204,8 @@ def out_of_memory_explained(
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RuntimeError(
-            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time. {remedy} "
-            f"({reason})"
+            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time ({reason}): "
+            f"{remedy}"
         ) from error
 
 
@@ -230,7 +220,7 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for and PyTorch sees no GPU: use 'cpu' or 'auto'")
+        raise ValueError(f"device {device!r}: PyTorch sees no GPU here; use 'cpu' or 'auto'")
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
 
 

@@ -1,0 +1,94 @@
+"""Class probabilities of stored tiles under a trained network."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from lib.network import models, training_step
+from lib.network.batches import TileLoader
+
+_TILE_COLUMNS = ("sample_id", "tile_id", "stack_index")
+
+
+def predict_tiles(
+    model: nn.Module,
+    tiles_df: pd.DataFrame,
+    *,
+    architecture: str,
+    class_names: Sequence[str],
+    batch_size: int = 256,
+    device: str = "auto",
+    n_workers: int = -1,
+) -> pd.DataFrame:
+    """Softmax of stored tiles, the model in eval mode (and returned to its former mode afterwards).
+
+    Parameters
+    ----------
+    tiles_df : columns file, stack_index, sample_id and, if present, tile_id
+    architecture : of the model; it decides how pixels are normalised, as in training ("": ImageNet's mean
+        and sd)
+    class_names : tissues in the order of the model's outputs
+    n_workers : processes that read tiles; -1: none beside a CPU, up to 8 for a GPU
+
+    Returns
+    -------
+    DataFrame in the order and with the index of `tiles_df`: its columns sample_id, tile_id, stack_index,
+    and one float32 column of probabilities per class.
+
+    Raises
+    ------
+    ValueError
+        Another number of outputs than classes; a class named like one of the tile columns.
+    RuntimeError
+        A probability that is not finite (the tile is named); memory exhausted.
+    """
+    reserved = sorted(set(class_names) & set(_TILE_COLUMNS))
+    if reserved or len(set(class_names)) != len(class_names):
+        raise ValueError(f"class names must differ from each other and from {_TILE_COLUMNS}: {reserved}")
+    torch_device = training_step.choose_device(device)
+    loader = TileLoader(tiles_df, batch_size, torch_device, n_workers=n_workers)
+    remedy = f"try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
+    input_px, was_training = loader.dataset.input_px, model.training
+    explained = training_step.out_of_memory_explained(batch_size, input_px, torch_device, remedy)
+    model.to(device=torch_device, memory_format=torch.channels_last).eval()
+    try:
+        with explained, torch.inference_mode():
+            probabilities = _softmax(model, loader, models.normalisation(architecture), torch_device)
+    finally:
+        model.train(was_training)
+    if probabilities.shape[1] != len(class_names):
+        raise ValueError(
+            f"the model has {probabilities.shape[1]} outputs and {len(class_names)} classes are named: give "
+            "the class_names of its checkpoint"
+        )
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(bad):
+        tile = tiles_df.iloc[bad[0]]
+        raise RuntimeError(
+            f"{len(bad)} tiles have probabilities that are not finite, first tile {tile['stack_index']} of "
+            f"{tile['file']}: the weights may have diverged; train with a lower learning rate"
+        )
+    columns = [name for name in _TILE_COLUMNS if name in tiles_df]
+    scores_df = pd.DataFrame(probabilities, index=tiles_df.index, columns=list(class_names))
+    return pd.concat([tiles_df[columns], scores_df], axis=1)
+
+
+def _softmax(
+    model: nn.Module,
+    loader: TileLoader,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    device: torch.device,
+) -> np.ndarray:
+    parts = []
+    with tqdm(total=len(loader.dataset), unit="tile") as bar:
+        for batch in loader:
+            tiles_t = batch.tiles_t.to(device, non_blocking=True)
+            images_t = models.normalise(tiles_t, *normalisation)
+            parts.append(F.softmax(model(images_t).float(), dim=1))
+            bar.update(len(tiles_t))
+    return torch.cat(parts).cpu().numpy()

@@ -1,0 +1,89 @@
+"""The parameters of a training run in one frozen, checked object; its defaults are the paper's values.
+
+Imports nothing heavy: `lib.config` makes a recipe of a run's parameters.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+AUGMENTATIONS = ("flip", "rotate90")
+INITIALISATIONS = ("torchvision", "vgg")
+# Of these the weights do not depend, but for rounding; more epochs continue a run.
+NOT_RECORDED = ("epochs", "device", "loader_workers", "compile_network")
+_LEAST = {"epochs": 0, "batch_size": 1, "lr_step_epochs": 1, "loader_workers": -1}
+_LEAST |= dict.fromkeys(("learning_rate", "lr_gamma", "momentum", "weight_decay"), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a tissue classifier is trained: stochastic gradient descent with momentum and a stepwise rate.
+
+    Attributes
+    ----------
+    architecture : one of `ARCHITECTURES`, "timm:<model>" or "torchvision:<model>"; "" for a network of one's
+        own. It decides how pixels are normalised ("": ImageNet's mean and sd).
+    weights : what training starts from: "" (random; the paper), "imagenet", or the path of a checkpoint
+    initialisation : how random weights are drawn: "torchvision" (its default), or "vgg" (torchvision's
+        scheme for VGG in every architecture; for small cohorts)
+    epochs : passes over the training tiles; the paper: 90. 0 keeps the network untrained.
+    batch_size : tiles per step, over all processes; the paper: 256 for AlexNet, 40 for the others
+    learning_rate : of the first epoch; multiplied by `lr_gamma` every `lr_step_epochs` epochs
+    momentum, weight_decay : of SGD
+    augment : any of "flip", "rotate90", drawn for each tile and epoch; none in the paper
+    class_weighting : weight each class by n / (n_classes n_class), so that the mean weight of a tile is 1
+    mixed_precision : "" (float32) or "bf16"
+    seed : of the random weights, tile order, orientations and dropout
+    device : "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
+    compile_network : train through torch.compile
+    loader_workers : processes that read tiles; -1: none beside a CPU, up to 8 for a GPU
+
+    Raises
+    ------
+    ValueError
+        A value out of range or not among the choices.
+
+    References
+    ----------
+    Paper, "Training and validation of deep learning tissue classifiers".
+    """
+
+    architecture: str = ""
+    weights: str = ""
+    initialisation: str = "torchvision"
+    epochs: int = 90
+    batch_size: int = 40
+    learning_rate: float = 0.01
+    lr_step_epochs: int = 30
+    lr_gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    augment: tuple[str, ...] = ()
+    class_weighting: bool = False
+    mixed_precision: str = ""
+    seed: int = 0
+    device: str = "auto"
+    compile_network: bool = False
+    loader_workers: int = -1
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
+        chosen = (
+            ("initialisation", [self.initialisation], INITIALISATIONS),
+            ("mixed_precision", [self.mixed_precision], ("", "bf16")),
+            ("augment", self.augment, AUGMENTATIONS),
+        )
+        for name, values, choices in chosen:
+            unknown = [value for value in values if value not in choices]
+            if unknown:
+                raise ValueError(f"{name} {unknown[0]!r} is unknown: choose from {choices}")
+
+    def rate_in(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 1."""
+        return float(self.learning_rate * self.lr_gamma ** ((epoch - 1) // self.lr_step_epochs))
+
+    def recorded(self) -> dict[str, Any]:
+        """The parameters that the weights depend on, as JSON values: a run continues only under the same."""
+        values = {name: value for name, value in asdict(self).items() if name not in NOT_RECORDED}
+        return values | {"augment": sorted(set(self.augment)), "trained": self.epochs > 0}
