@@ -98,6 +98,6 @@ def test_weights_have_their_own_folder_and_name(weights, null_network, run_name,
 
 
 def test_recipe_has_the_parameters_of_the_run():
-    changes = {"architecture": "alexnet", "learning_rate": 0.1, "augment": ("flip",), "mixed_precision": "bf16"}
-    config = Config(cohort="a", loader_workers=0, **changes)
-    assert config.recipe == Recipe(**changes, loader_workers=0, batch_size=256)
+    changes = {"architecture": "alexnet", "learning_rate": 0.1, "augment": ("flip",), "loader_workers": 0}
+    assert Config(cohort="a", **changes).recipe == Recipe(**changes, batch_size=256)
+    assert Config(cohort="a", null_network="untrained").recipe.epochs == 0

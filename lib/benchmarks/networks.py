@@ -1,12 +1,11 @@
 """Training and quantification in tiles per second, each beside a bare loop on data already on the device.
 
-`networks_rows` makes rows for `lib.benchmarks.run`; on a GPU `save_performance` keeps them, with tiles per
-second, in data/reference/performance.csv. Seconds are per 1,000 tiles. Random tiles and random weights:
-speed does not depend on what a tile shows.
+`networks_rows` makes rows for `lib.benchmarks.run`; on a GPU `save_performance` saves them, with tiles per
+second, in data/reference/performance.csv. Seconds are per 1,000 tiles. Tiles and weights are random: speed
+does not depend on the content of a tile.
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,10 @@ from tqdm.auto import tqdm
 
 from lib.benchmarks.timing import COLUMNS, row, timed
 from lib.features import quantify
-from lib.network import batches, models, training_step
+from lib.network import models, training_step
+from lib.network.batches import TileLoader
+from lib.network.recipe import Recipe
+from lib.whole_files import whole_file
 
 # Largest difference between a feature on the GPU and on the CPU (float32), as a share of the root mean square
 # of its layer. float32 differs by the order of summation, TF32 and bfloat16 by 10 and 8 bits of mantissa.
@@ -43,6 +45,21 @@ class Size(NamedTuple):
     n_repeats: int = 3
 
 
+class Case(NamedTuple):
+    """One measurement."""
+
+    architecture: str
+    batch_size: int
+    precision: str
+    size: Size
+    device: str  # "cpu", or a GPU as torch names it
+
+    @property
+    def n_batches(self) -> int:
+        """At least three batches on a CPU and eight on a GPU, of any size."""
+        return max(3 if self.size.n_tiles < 1000 else 8, self.size.n_tiles // self.batch_size)
+
+
 # Two cores need about three seconds for eight tiles of VGG16: the rows of the CPU are fewer and shorter.
 ON_CPU = Size(
     quantified=("alexnet", "vgg16", "resnet34", "inception_v3"),
@@ -56,13 +73,13 @@ QUICK = Size(("alexnet", "resnet34"), ("alexnet",), 64, 8, (8,), ("float32",), 3
 
 
 def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = None) -> list[dict]:
-    """All rows of one device: quantification, training, and on a GPU the features held against the CPU's.
+    """All rows of one device: quantification, training, and on a GPU its features compared with the CPU's.
 
     Parameters
     ----------
     device : "cpu", or a GPU as torch names it
-    quick : small inputs, to see that it runs
-    size : another amount of work than that of the device
+    quick : small inputs, to check that it runs
+    size : another amount of work than the device's own
 
     Returns
     -------
@@ -71,7 +88,7 @@ def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = 
     Raises
     ------
     ValueError
-        A GPU is asked for where torch sees none.
+        A GPU where torch sees none.
     """
     training_step.choose_device(device)
     size = size or (QUICK if quick else ON_CPU if device == "cpu" else Size())
@@ -86,13 +103,13 @@ def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = 
 
 
 def _sweep(
-    measure: Callable[..., dict], architecture: str, precision: str, size: Size, device: str
+    measure: Callable[[Case], dict], architecture: str, precision: str, size: Size, device: str
 ) -> list[dict]:
-    """A row for each batch size, smallest first, up to the one that the device's memory does not hold."""
+    """A row for each batch size, smallest first, until the device runs out of memory."""
     rows: list[dict] = []
     for batch_size in sorted(size.batch_sizes):
         try:
-            rows.append(measure(architecture, batch_size, precision, size, device))
+            rows.append(measure(Case(architecture, batch_size, precision, size, device)))
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise
@@ -102,88 +119,70 @@ def _sweep(
     return rows
 
 
-def quantification_row(architecture: str, batch_size: int, precision: str, size: Size, device: str) -> dict:
+def quantification_row(case: Case) -> dict:
     """f_lz of every channel, from uint8 tiles in memory, against a bare forward pass of the same batches.
 
-    Reading tile stacks and adding up per sample, as `features.quantify_samples` does, are not in it.
+    Excluded are reading tile stacks and adding up per sample, as `features.quantify_samples` does.
     """
-    model = _network(architecture, size).eval()
-    n_batches = _n_batches(size, batch_size)
-    tiles = _random_tiles(batch_size, size.input_px)
-    mean, sd = models.normalisation(architecture)
-    with quantify.tile_quantifier(model, architecture, device=device, dtype=precision) as quantify_batch:
+    model = _network(case.architecture, case.size).eval()
+    tiles = _random_tiles(case.batch_size, case.size.input_px)
+    mean, sd = models.normalisation(case.architecture)
+    device, precision = case.device, case.precision
+    with quantify.tile_quantifier(model, case.architecture, device=device, dtype=precision) as quantify_batch:
         images_t = models.normalise(torch.from_numpy(tiles).to(device), mean, sd)
 
         def ours() -> None:
-            for _ in range(n_batches):
-                sums_t = quantify_batch(tiles)
-            _wait(device, sums_t)
+            _run_batches(lambda: quantify_batch(tiles), case)
 
         # The bare passes must run without the hooks that the context above has set.
-        bare_model = _network(architecture, size).eval().to(device, memory_format=torch.channels_last)
+        bare_model = _network(case.architecture, case.size).eval()
+        bare_model.to(torch.device(device), memory_format=torch.channels_last)
 
         def bare() -> None:
             with torch.inference_mode(), quantify.precision(device, precision):
-                for _ in range(n_batches):
-                    output_t = bare_model(images_t)
-            _wait(device, output_t)
+                _run_batches(lambda: bare_model(images_t), case)
 
-        seconds = timed(ours, bare, n_repeats=size.n_repeats)
-    facts = (architecture, batch_size, precision, size, device)
-    return _row("quantification", "bare forward pass, data on the device", "<= 1.15", seconds, *facts)
+        seconds = timed(ours, bare, n_repeats=case.size.n_repeats)
+    return _row(case, "quantification", "bare forward pass, data on the device", "<= 1.15", seconds)
 
 
-def training_row(architecture: str, batch_size: int, precision: str, size: Size, device: str) -> dict:
+def training_row(case: Case) -> dict:
     """A training epoch from stored tiles against the same step on one batch held on the device.
 
-    "float32" is as training has it: on a GPU torch then uses TF32 in convolutions.
+    "float32" is that of training: on a GPU torch then uses TF32 in convolutions.
     """
-    n_batches = _n_batches(size, batch_size)
-    n_tiles = n_batches * batch_size
-    device_t = training_step.choose_device(device)
-    trainer = training_step.prepare(
-        _network(architecture, size),
-        n_classes=size.n_classes,
-        lr=1e-4,
-        device=device,
-        mixed_precision="bf16" if precision == "bfloat16" else None,
-        normalisation=models.normalisation(architecture),
+    n_tiles = case.n_batches * case.batch_size
+    half = "bf16" if case.precision == "bfloat16" else ""
+    recipe = Recipe(
+        architecture=case.architecture, learning_rate=1e-4, mixed_precision=half, device=case.device
     )
+    trainer = training_step.prepare(_network(case.architecture, case.size), recipe, case.size.n_classes)
     with tempfile.TemporaryDirectory() as folder:
-        loader = batches.tile_loader(
-            _stored_tiles(Path(folder), n_tiles, size),
-            batch_size,
-            shuffle=True,
-            n_workers=batches.default_workers(device_t),
-            pin_memory=device_t.type == "cuda",
-        )
+        tiles_df = _stored_tiles(Path(folder), n_tiles, case.size)
+        loader = TileLoader(tiles_df, case.batch_size, trainer.device, shuffle=True)
         batch = next(iter(loader))
-        tiles_t, labels_t = batch.tiles_t.to(device_t), batch.labels_t.to(device_t)
+        tiles_t, labels_t = batch.tiles_t.to(trainer.device), batch.labels_t.to(trainer.device)
 
         def epoch() -> None:
-            with tqdm(disable=True) as bar:
-                training_step.train_epoch(trainer, loader, 1, augment=(), seed=0, bar=bar)
+            training_step.train_epoch(trainer, loader, 1, tqdm(disable=True))
 
         def bare() -> None:
             trainer.stepped.train()
-            for _ in range(n_batches):
-                loss_t, _ = training_step.training_step(trainer, tiles_t, labels_t)
-            _wait(device, loss_t)
+            _run_batches(lambda: training_step.training_step(trainer, tiles_t, labels_t)[0], case)
 
-        seconds = timed(epoch, bare, n_repeats=size.n_repeats)
-    facts = (architecture, batch_size, precision, size, device)
-    return _row("training epoch", "same step, one batch on the device", "<= 1.11", seconds, *facts)
+        seconds = timed(epoch, bare, n_repeats=case.size.n_repeats)
+    return _row(case, "training epoch", "same step, one batch on the device", "<= 1.11", seconds)
 
 
-def agreement_row(architecture: str, precision: str, size: Size, device: str, reference: str = "cpu") -> dict:
+def agreement_row(architecture: str, precision: str, size: Size, device: str) -> dict:
     """Largest difference of the features of eight tiles from the CPU's in float32, beside the tolerance.
 
-    Differences are shares of the root mean square of the layer; the columns of seconds hold them.
+    Differences are fractions of the root mean square of the layer; the columns of seconds hold them.
     """
     tiles = _random_tiles(8, size.input_px)
     model = _network(architecture, size).eval()
     values = []
-    for where, dtype in ((reference, "float32"), (device, precision)):
+    for where, dtype in (("cpu", "float32"), (device, precision)):
         with quantify.tile_quantifier(model, architecture, device=where, dtype=dtype) as quantify_batch:
             values.append(quantify_batch(tiles).double().cpu().numpy())
     layers = models.feature_table(architecture)["layer"].to_numpy()
@@ -197,42 +196,25 @@ def agreement_row(architecture: str, precision: str, size: Size, device: str, re
 
 
 def save_performance(rows: Sequence[dict], path: Path) -> pd.DataFrame:
-    """Write the rows measured in tiles as csv, with tiles per second, whole or not at all; returns them."""
-    table = pd.DataFrame([r for r in rows if "tiles_per_s" in r], columns=PERFORMANCE)
+    """Write the rows measured in tiles as csv, with tiles per second; returns them."""
+    performance_df = pd.DataFrame([r for r in rows if "tiles_per_s" in r], columns=PERFORMANCE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    table.to_csv(temporary, index=False, float_format="%.4g")
-    temporary.replace(path)
-    return table
+    with whole_file(path) as temporary:
+        performance_df.to_csv(temporary, index=False, float_format="%.4g")
+    return performance_df
 
 
-def _row(
-    work: str,
-    limit: str,
-    target: str,
-    seconds: Sequence[float],
-    architecture: str,
-    batch_size: int,
-    precision: str,
-    size: Size,
-    device: str,
-) -> dict:
-    n_tiles = _n_batches(size, batch_size) * batch_size
+def _row(case: Case, work: str, limit: str, target: str, seconds: Sequence[float]) -> dict:
+    n_tiles, size = case.n_batches * case.batch_size, case.size
     ours_s, bare_s = (1000 * s / n_tiles for s in seconds)
-    text = f"{work}, {architecture}, {size.input_px} px, batch {batch_size}, {precision}, s per 1,000 tiles"
-    found = row(text, ours_s, limit, bare_s, target, size.n_repeats, device)
-    facts = (work, architecture, size.input_px, batch_size, precision, 1000 / ours_s, 1000 / bare_s)
-    facts += (bare_s / ours_s, target, n_tiles, size.n_repeats, found["device"], found["versions"])
-    return found | {
-        name: value
-        for name, value in zip(PERFORMANCE, (*facts, time.strftime("%Y-%m-%d")), strict=True)
-        if name not in COLUMNS
+    text = f"{work}, {case.architecture}, {size.input_px} px, batch {case.batch_size}, {case.precision}, "
+    found = row(text + "s per 1,000 tiles", ours_s, limit, bare_s, target, size.n_repeats, case.device)
+    measured = {
+        **{"work": work, "architecture": case.architecture, "input_px": size.input_px},
+        **{"batch_size": case.batch_size, "precision": case.precision, "n_tiles": n_tiles},
+        **{"tiles_per_s": 1000 / ours_s, "bare_tiles_per_s": 1000 / bare_s, "share_of_bare": bare_s / ours_s},
     }
-
-
-def _n_batches(size: Size, batch_size: int) -> int:
-    """At least three batches on a CPU and eight on a GPU, whatever their size."""
-    return max(3 if size.n_tiles < 1000 else 8, size.n_tiles // batch_size)
+    return found | {name: value for name, value in measured.items() if name not in COLUMNS}
 
 
 def _network(architecture: str, size: Size) -> nn.Module:
@@ -245,7 +227,7 @@ def _random_tiles(n: int, input_px: int) -> np.ndarray:
 
 
 def _stored_tiles(folder: Path, n_tiles: int, size: Size) -> pd.DataFrame:
-    """Labelled tiles in stacks of 64, as notebook 01 leaves them; the rows that training takes."""
+    """Labelled tiles in stacks of 64, in the format of notebook 01."""
     parts = []
     for k, start in enumerate(range(0, n_tiles, 64)):
         n = min(64, n_tiles - start)
@@ -255,7 +237,9 @@ def _stored_tiles(folder: Path, n_tiles: int, size: Size) -> pd.DataFrame:
     return tiles_df.assign(label=np.arange(n_tiles) % size.n_classes)
 
 
-def _wait(device: str, result_t: torch.Tensor) -> None:
-    """Kernels of a GPU are started, not awaited: reading a value of the last result waits for all."""
-    if device != "cpu":
-        result_t.flatten()[0].item()
+def _run_batches(step: Callable[[], torch.Tensor], case: Case) -> None:
+    """A step for each batch; then wait for a GPU, which works asynchronously, by reading from the result."""
+    for number in range(case.n_batches):
+        result_t = step()
+        if case.device != "cpu" and number == case.n_batches - 1:
+            result_t.flatten()[0].item()

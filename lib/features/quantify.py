@@ -94,7 +94,7 @@ def tile_quantifier(
         nonlocal sums_t
         check_tiles(tiles, architecture)
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
-        remedy = f"Try {max(1, len(tiles) // 2)} (inference_batch of a run, batch_size of quantify_samples), "
+        remedy = f"try {max(1, len(tiles) // 2)} (inference_batch of a run, batch_size of quantify_samples), "
         remedy += "or bfloat16 (feature_precision, dtype)"
         explained = training_step.out_of_memory_explained(len(tiles), tiles.shape[1], device, remedy)
         with explained, torch.inference_mode(), precision(device, dtype):

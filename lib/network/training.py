@@ -201,7 +201,7 @@ def _run_epoch(
 def _count_classes(
     train_df: pd.DataFrame, validation_df: pd.DataFrame, class_names: Sequence[str]
 ) -> np.ndarray:
-    """Training tiles per class, int64 (n_classes,); empty splits, unknown labels, empty classes are errors."""
+    """Training tiles per class, int64 (n_classes,); ValueError for empty splits or classes, stray labels."""
     for split, tiles_df in (("training", train_df), ("validation", validation_df)):
         if not len(tiles_df):
             raise ValueError(f"the {split} split has no tiles: check the samples' split and the tile filter")

@@ -64,7 +64,7 @@ def test_every_batch_is_worked_on(monkeypatch):
 
     plain = bench._network
     monkeypatch.setattr(bench, "_network", network)
-    bench.training_row("vgg16_avg1fc", 4, "float32", TINY, "cpu")
+    bench.training_row(bench.Case("vgg16_avg1fc", 4, "float32", TINY, "cpu"))
     # Three batches of four tiles, by two sides, a warm-up and one repeat of each.
     assert passes == [(True, 4)] * 12
 
@@ -90,10 +90,10 @@ def test_agreement_sees_wrong_values(monkeypatch):
 
 
 def test_the_sweep_ends_where_memory_does(monkeypatch, capsys):
-    def measure(architecture, batch_size, *_):
-        if batch_size >= 4:
+    def measure(case):
+        if case.batch_size >= 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return {"batch_size": batch_size}
+        return {"batch_size": case.batch_size}
 
     size = TINY._replace(batch_sizes=(8, 2, 4))
     assert bench._sweep(measure, "vgg16", "float32", size, "cuda") == [{"batch_size": 2}]

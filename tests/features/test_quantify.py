@@ -389,7 +389,7 @@ def test_out_of_memory_says_what_to_try(small, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(small.classifier[1], "forward", full)
-    said = r"with 2 tiles of 64 px at a time\. Try 1 \(inference_batch of a run.*feature_precision"
+    said = r"with 2 tiles of 64 px at a time .*: try 1 \(inference_batch of a run.*feature_precision"
     with pytest.raises(RuntimeError, match=said):
         quantify.quantify(small, SMALL, [random_tiles(2, 64)])
     monkeypatch.setattr(small.classifier[1], "forward", lambda *args: torch.empty(1 << 50))

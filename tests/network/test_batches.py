@@ -8,6 +8,8 @@ from stack_factory import expected_tiles, write_stacks
 
 from lib.network import batches
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def stacks(tmp_path):
@@ -17,7 +19,7 @@ def stacks(tmp_path):
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_batches_hold_the_tiles_of_their_rows(stacks, n_workers):
     arrays, tiles_df = stacks
-    loader = batches.tile_loader(tiles_df, 4, shuffle=True, seed=3, n_workers=n_workers)
+    loader = batches.TileLoader(tiles_df, 4, CPU, shuffle=True, seed=3, n_workers=n_workers)
     orders = []
     for epoch in (1, 2):
         loader.sampler.epoch = epoch
@@ -37,7 +39,7 @@ def test_order_depends_on_seed_and_epoch_alone(stacks):
     _, tiles_df = stacks
 
     def order(seed, epoch, n_workers=0):
-        loader = batches.tile_loader(tiles_df, 4, shuffle=True, seed=seed, n_workers=n_workers)
+        loader = batches.TileLoader(tiles_df, 4, CPU, shuffle=True, seed=seed, n_workers=n_workers)
         loader.sampler.epoch = epoch
         torch.rand(7)  # the global generator is neither used nor moved
         state = torch.get_rng_state()
@@ -52,7 +54,7 @@ def test_order_depends_on_seed_and_epoch_alone(stacks):
 
 def test_unshuffled_batches_follow_the_frame(stacks):
     _, tiles_df = stacks
-    rows = [row for batch in batches.tile_loader(tiles_df, 7) for row in batch.rows_t.tolist()]
+    rows = [row for batch in batches.TileLoader(tiles_df, 7, CPU) for row in batch.rows_t.tolist()]
     assert rows == list(range(len(tiles_df)))
 
 
@@ -69,28 +71,28 @@ def test_batch_sizes_are_even_and_within_the_limit(n_rows, batch_size):
 
 def test_ranks_divide_each_batch():
     whole = batches.EpochOrder(50, 16, shuffle=True, seed=2)
-    parts = [batches.EpochOrder(50, 16, shuffle=True, seed=2, rank=rank, n_ranks=3) for rank in range(3)]
+    parts = [batches.EpochOrder(50, 16, shuffle=True, seed=2, ranks=(rank, 3)) for rank in range(3)]
     for rows, *shares in zip(whole, *parts, strict=True):
         assert sorted(rows) == sorted(np.concatenate(shares))
 
 
 def test_too_many_processes_are_refused():
     with pytest.raises(ValueError, match="4 processes without a tile"):
-        batches.EpochOrder(9, 4, shuffle=True, n_ranks=4)
+        batches.EpochOrder(9, 4, shuffle=True, ranks=(0, 4))
 
 
 def test_labels_are_optional(stacks):
     _, tiles_df = stacks
-    batch = next(iter(batches.tile_loader(tiles_df.drop(columns="label"), 4)))
+    batch = next(iter(batches.TileLoader(tiles_df.drop(columns="label"), 4, CPU)))
     assert batch.labels_t.tolist() == [-1] * len(batch.labels_t)
 
 
-def test_bad_sizes_are_refused(stacks):
+def test_bad_batch_sizes_are_refused_and_workers_chosen(stacks):
     _, tiles_df = stacks
     with pytest.raises(ValueError, match="batch_size"):
-        batches.tile_loader(tiles_df, 0)
-    with pytest.raises(ValueError, match="n_workers"):
-        batches.tile_loader(tiles_df, 4, n_workers=-1)
+        batches.TileLoader(tiles_df, 0, CPU)
+    assert batches.TileLoader(tiles_df, 4, CPU).num_workers == 0
+    assert 1 <= batches.TileLoader(tiles_df, 4, torch.device("cuda")).num_workers <= 8
 
 
 def test_orient_equals_pillow(stacks):
@@ -120,8 +122,3 @@ def test_orientations_cover_their_group_evenly(augment, codes):
     assert counts.min() > 0.85 * 8000 / len(codes)
     assert np.array_equal(drawn, batches.orientations(8000, augment, seed=1, epoch=2))
     assert augment == () or not np.array_equal(drawn, batches.orientations(8000, augment, seed=1, epoch=3))
-
-
-def test_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match=r"unknown augmentation \['colour'\]"):
-        batches.orientations(4, ("flip", "colour"), 0, 0)

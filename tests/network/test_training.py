@@ -1,7 +1,7 @@
 """The fit loop: against SGD written out, against itself interrupted and divided, and what can go wrong."""
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,35 +16,14 @@ import torch
 from torch import nn
 from torchvision.models.inception import InceptionOutputs
 from tqdm.auto import tqdm
+from training_factory import CLASSES, fit, same_weights, small_model, textured_tiles
 
-import lib
-from lib import train
+from lib import train, work_records
 from lib.config import ROOT, Config
-from lib.network import batches, checkpoints, training, training_step
-from lib.network import models as networks
+from lib.network import batches, checkpoints, models, training, training_step
+from lib.network.recipe import Recipe
 from lib.store import Store
 from lib.tiles import stored
-
-PX = 12
-CLASSES = ["Colon", "Liver", "Lung"]
-IMAGENET = networks.IMAGENET_MEAN, networks.IMAGENET_SD
-
-
-def textured_tiles(folder, n_samples=9, n_tiles=8, seed=0):
-    """Stripes whose direction is the tissue, one stack per sample; the last third of samples validates."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:PX, :PX]
-    rows = []
-    for sample in range(n_samples):
-        label = sample % 3
-        wave = np.sin(1.5 * (x, y, x + y)[label] + rng.uniform(0, 6, (n_tiles, 1, 1)))
-        stack = 128 + 60 * wave[..., None] + rng.normal(0, 25, (n_tiles, PX, PX, 3))
-        file = str(folder / f"slide_{sample}.npy")
-        np.save(file, stack.clip(0, 255).astype(np.uint8))
-        split = "validation" if sample >= 2 * n_samples // 3 else "train"
-        rows += [(file, index, label, f"sample_{sample}", CLASSES[label], split) for index in range(n_tiles)]
-    frame = pd.DataFrame(rows, columns=["file", "stack_index", "label", "sample_id", "tissue", "split"])
-    return frame[frame["split"] == "train"], frame[frame["split"] == "validation"]
 
 
 @pytest.fixture
@@ -54,40 +33,15 @@ def splits(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """As many threads as SCRIPT takes: another number adds up in another order."""
+    """As many threads as SCRIPT uses: another number sums in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def small_model(dropout=0.0, seed=0, n_classes=3, norm=False):
-    torch.manual_seed(seed)
-    first = [
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8) if norm else nn.Identity(),
-        nn.ReLU(inplace=True),
-    ]
-    last = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(dropout), nn.Linear(32, n_classes)]
-    return nn.Sequential(*first, nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True), *last)
-
-
-def fit(model, splits, run_dir, **changes):
-    settings = {"class_names": CLASSES, "epochs": 3, "batch_size": 9, "lr": 0.05, "device": "cpu"}
-    settings |= {"progress": False, "run_dir": run_dir} | changes
-    return training.fit(model, *splits, **settings)
-
-
-def same_weights(model, other):
-    pairs = zip(model.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(name == other_name and torch.equal(a, b) for (name, a), (other_name, b) in pairs)
-
-
 def stored_images(tiles_df):
-    tiles = [
-        np.load(file)[index] for file, index in zip(tiles_df["file"], tiles_df["stack_index"], strict=True)
-    ]
-    images_t = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).double() / 255
+    images_t = torch.from_numpy(stored.read_tiles(tiles_df)).permute(0, 3, 1, 2).double() / 255
     mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images_t = (images_t - mean.double().view(3, 1, 1)) / sd.double().view(3, 1, 1)
     return images_t, torch.tensor(tiles_df["label"].to_numpy())
@@ -136,12 +90,10 @@ def test_fit_equals_sgd_written_out(splits, tmp_path, class_weighting):
 
 
 def test_textures_are_learned_and_the_best_epoch_is_kept(splits, tmp_path):
-    seen = []
-    history_df = fit(small_model(), splits, tmp_path / "run", epochs=12, on_epoch=seen.append)
+    history_df = fit(small_model(), splits, tmp_path / "run", epochs=12)
     accuracy = history_df["validation_accuracy"]
     assert accuracy.max() >= 0.9
     assert history_df["epoch"].tolist() == list(range(1, 13))
-    assert [len(part) for part in seen] == list(range(1, 13))
     assert (history_df[["tiles_per_s", "seconds"]] > 0).all(axis=None)
     assert set(history_df) == {
         *("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
@@ -150,16 +102,16 @@ def test_textures_are_learned_and_the_best_epoch_is_kept(splits, tmp_path):
     best = torch.load(tmp_path / "run/best.pt", weights_only=True)
     assert best["epoch"] == 1 + int(np.argmax(accuracy))  # the first of equals
     assert best["class_names"] == CLASSES
-    assert best["input_px"] == PX
+    assert best["input_px"] == 12
     model = small_model(seed=9)
     model.load_state_dict(best["state_dict"])
     images_t, labels_t = stored_images(splits[1])
     found = (model.eval()(images_t.float()).argmax(1) == labels_t).double().mean().item()
     assert found == pytest.approx(accuracy.max())
-    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"best.pt", "last.pt", "last.pt.json"}
 
 
-def test_shuffled_labels_are_not_learned(tmp_path):
+def test_permuted_labels_are_not_learned(tmp_path):
     train_df, validation_df = textured_tiles(tmp_path, n_samples=18)
     null_df = train_df.assign(label=np.random.default_rng(0).permutation(train_df["label"]))
     history_df = fit(small_model(), (null_df, validation_df), tmp_path / "run", epochs=6)
@@ -172,7 +124,7 @@ def test_ties_keep_the_earlier_epoch(tmp_path):
     history = []
     for epoch, accuracy in enumerate((0.2, 0.7, 0.7, 0.5), start=1):
         history.append({"epoch": epoch, "validation_accuracy": accuracy})
-        checkpoints.keep(tmp_path, model, optimiser, history, {})
+        checkpoints.keep(tmp_path, model, optimiser, history, {}, {})
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
     assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 4
 
@@ -225,9 +177,8 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import torch
-sys.path.insert(0, {tests!r})
 from lib.network import training_step
-from test_training import fit, small_model, textured_tiles
+from training_factory import fit, small_model, textured_tiles
 folder, name, slow = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "slow"
 torch.set_num_threads(1)
 model = small_model(dropout=0.5 if name == "killed" else 0.0)
@@ -239,14 +190,14 @@ with training_step.process_group() as rank:
     if training_step.rank_and_ranks()[1] > 1:
         torch.distributed.barrier()
     splits = splits if rank == 0 else textured_tiles(Path(sys.argv[4]))
-    fit(model, splits, folder / name, n_workers=0)
+    fit(model, splits, folder / name)
 """
 
 
 def start(arguments, script, tmp_path, **options):
-    (tmp_path / "script.py").write_text(script.format(tests=str(Path(__file__).parent)))
-    root = str(Path(lib.__file__).parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    (tmp_path / "script.py").write_text(script)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *arguments[0], str(tmp_path / "script.py"), *map(str, arguments[1])]
     return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **options)
 
@@ -264,8 +215,8 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path, one_thread):
     assert len(torch.load(last, weights_only=True)["history"]) in (1, 2)
     splits = textured_tiles(tmp_path)
     whole, continued = small_model(dropout=0.5), small_model(dropout=0.5, seed=3)
-    fit(continued, splits, tmp_path / "killed", n_workers=0)
-    fit(whole, splits, tmp_path / "whole", n_workers=0)
+    fit(continued, splits, tmp_path / "killed")
+    fit(whole, splits, tmp_path / "whole")
     assert same_weights(whole, continued)
 
 
@@ -288,7 +239,7 @@ def test_two_processes_end_like_one(tmp_path):
 def test_batch_norm_over_cpu_processes_is_refused(monkeypatch):
     monkeypatch.setattr(training_step, "rank_and_ranks", lambda: (0, 2))
     with pytest.raises(ValueError, match="batch norm is not synchronised"):
-        training_step.prepare(small_model(norm=True), n_classes=3, device="cpu", normalisation=IMAGENET)
+        training_step.prepare(small_model(norm=True), Recipe(device="cpu"), 3)
 
 
 def test_more_epochs_extend_a_run(splits, tmp_path):
@@ -299,7 +250,7 @@ def test_more_epochs_extend_a_run(splits, tmp_path):
     history_df = fit(extended, splits, tmp_path / "parts", epochs=4)
     assert len(history_df) == 4
     assert same_weights(whole, extended)
-    with pytest.raises(ValueError, match="4 finished epochs and 2 are asked for"):
+    with pytest.raises(ValueError, match="4 finished epochs; the recipe has 2"):
         fit(extended, splits, tmp_path / "parts", epochs=2)
 
 
@@ -312,13 +263,13 @@ def test_a_finished_run_is_not_done_again(splits, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"lr": 0.04}, "lr: 0.05 there, 0.04 here"),
-        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"learning_rate": 0.04}, "last.pt was made with learning_rate = 0.05, now 0.04"),
+        ({"seed": 1}, "seed = 0, now 1"),
         ({"augment": ("flip",)}, "augment"),
         ({"class_names": ["Colon", "Liver", "Skin"]}, "class_names"),
         ({"mixed_precision": "bf16"}, "mixed_precision"),
         ({"architecture": "vgg16"}, "architecture"),
-        ({"weights": "imagenet"}, "weights: none there, imagenet here"),
+        ({"weights": "imagenet"}, "weights = 'none', now 'imagenet'"),
     ],
 )
 def test_another_recipe_in_the_folder_is_refused_or_replaced(splits, tmp_path, changes, field):
@@ -328,7 +279,8 @@ def test_another_recipe_in_the_folder_is_refused_or_replaced(splits, tmp_path, c
         fit(small_model(), splits, tmp_path, epochs=1, **changes)
     assert (tmp_path / "last.pt").read_bytes() == before
     again, fresh = small_model(), small_model()
-    fit(again, splits, tmp_path, epochs=1, restart=True, **changes)
+    checkpoints.discard(tmp_path, "--restart")
+    fit(again, splits, tmp_path, epochs=1, **changes)
     fit(fresh, splits, tmp_path / "fresh", epochs=1, **changes)
     assert same_weights(again, fresh)
 
@@ -337,10 +289,10 @@ def test_other_tiles_or_another_model_are_another_recipe(splits, tmp_path):
     fit(small_model(), splits, tmp_path, epochs=1)
     with pytest.raises(ValueError, match="train_tiles"):
         fit(small_model(), (splits[0].iloc[1:], splits[1]), tmp_path, epochs=1)
-    with pytest.raises(ValueError, match="parameters"):
+    with pytest.raises(ValueError, match="network"):
         fit(small_model(norm=True), splits, tmp_path, epochs=1)
-    (tmp_path / "recipe.json").unlink()
-    with pytest.raises(ValueError, match="nothing there"):
+    work_records.remove(tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="no readable record"):
         fit(small_model(), splits, tmp_path, epochs=1)
 
 
@@ -354,24 +306,22 @@ def test_a_moved_folder_of_tiles_is_the_same_recipe(splits, tmp_path):
 
 
 def test_loader_processes_do_not_change_the_weights(splits, tmp_path):
-    models = [small_model(dropout=0.3), small_model(dropout=0.3)]
-    for model, n_workers in zip(models, (0, 2), strict=True):
-        fit(model, splits, tmp_path / str(n_workers), epochs=2, n_workers=n_workers)
-    assert same_weights(*models)
+    found = [small_model(dropout=0.3), small_model(dropout=0.3)]
+    for model, n_workers in zip(found, (0, 2), strict=True):
+        fit(model, splits, tmp_path / str(n_workers), epochs=2, loader_workers=n_workers)
+    assert same_weights(*found)
 
 
-def test_memory_layout_and_compiler_change_no_names_and_hardly_values(splits, tmp_path, monkeypatch):
+def test_the_compiler_changes_no_names_and_hardly_values(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    models = [small_model() for _ in range(3)]
-    fit(models[0], splits, tmp_path / "a")
-    fit(models[1], splits, tmp_path / "b", channels_last=False)
-    fit(models[2], splits, tmp_path / "c", compile=True)
-    for run, model in (("b", models[1]), ("c", models[2])):
-        state = torch.load(tmp_path / run / "last.pt", weights_only=True)["state_dict"]
-        assert list(state) == list(models[0].state_dict())
-        for name, value in models[0].state_dict().items():
-            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(state[name], model.state_dict()[name])
+    plain, compiled = small_model(), small_model()
+    fit(plain, splits, tmp_path / "a")
+    fit(compiled, splits, tmp_path / "b", compile_network=True)
+    state = torch.load(tmp_path / "b/last.pt", weights_only=True)["state_dict"]
+    assert list(state) == list(plain.state_dict())
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(state[name], compiled.state_dict()[name])
 
 
 def test_bf16_keeps_float32_weights_and_learns(splits, tmp_path):
@@ -393,7 +343,7 @@ def test_auxiliary_head_counts_with_four_tenths(splits):
             return InceptionOutputs(self.main(images_t), self.side(images_t))
 
     model = TwoHeads()
-    trainer = training_step.prepare(model, n_classes=3, lr=0.0, device="cpu", normalisation=IMAGENET)
+    trainer = training_step.prepare(model, Recipe(learning_rate=0.0, device="cpu"), 3)
     images_t, labels_t = stored_images(splits[0].iloc[:10])
     loss = nn.CrossEntropyLoss()
     wanted = loss(model.main(images_t.float()), labels_t) + 0.4 * loss(model.side(images_t.float()), labels_t)
@@ -401,8 +351,8 @@ def test_auxiliary_head_counts_with_four_tenths(splits):
     found, n_correct = training_step.training_step(trainer, tiles_t, labels_t)
     assert found.item() / 10 == pytest.approx(wanted.item(), rel=1e-5)
     assert int(n_correct) == int((model.main(images_t.float()).argmax(1) == labels_t).sum())
-    loader = batches.tile_loader(splits[0].iloc[:10], 10)
-    validation_loss, _ = training_step.evaluate(trainer, loader, 1, bar=tqdm(disable=True))
+    loader = batches.TileLoader(splits[0].iloc[:10], 10, trainer.device)
+    validation_loss, _ = training_step.evaluate(trainer, loader, 1, tqdm(disable=True))
     assert validation_loss == pytest.approx(loss(model.main(images_t.float()), labels_t).item(), rel=1e-5)
 
 
@@ -411,14 +361,14 @@ def test_learning_rate_equals_torch_step_schedule():
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, 30, 0.1)
     for epoch in range(1, 91):
         wanted = optimiser.param_groups[0]["lr"]
-        assert training.learning_rate(epoch, 0.01, 30, 0.1) == pytest.approx(wanted, rel=1e-12)
+        assert Recipe().rate_in(epoch) == pytest.approx(wanted, rel=1e-12)
         optimiser.step()
         schedule.step()
 
 
-def test_shuffled_labels_move_whole_samples(splits):
+def test_labels_are_permuted_among_whole_samples(splits):
     train_df = splits[0]
-    null_df = training.shuffle_labels(train_df, seed=1)
+    null_df = training.permute_labels(train_df, seed=1)
     assert (null_df.groupby("sample_id")["label"].nunique() == 1).all()
     first, second = (frame.groupby("sample_id")["label"].first() for frame in (train_df, null_df))
     assert sorted(first) == sorted(second)
@@ -427,34 +377,36 @@ def test_shuffled_labels_move_whole_samples(splits):
     pd.testing.assert_frame_equal(
         null_df.drop(columns=["label", "tissue"]), train_df.drop(columns=["label", "tissue"])
     )
-    pd.testing.assert_frame_equal(null_df, training.shuffle_labels(train_df, seed=1))
-    assert not null_df.equals(training.shuffle_labels(train_df, seed=2))
+    pd.testing.assert_frame_equal(null_df, training.permute_labels(train_df, seed=1))
+    assert not null_df.equals(training.permute_labels(train_df, seed=2))
     with pytest.raises(ValueError, match=r"1 samples have tiles of two labels, first \['sample_0'\]"):
-        training.shuffle_labels(train_df.assign(label=[2, *train_df["label"][1:]]), seed=1)
+        training.permute_labels(train_df.assign(label=[2, *train_df["label"][1:]]), seed=1)
 
 
-def test_labels_of_validation_are_shuffled_with_those_of_training(splits):
+def test_validation_labels_are_permuted_too(splits):
     labelled_df = pd.concat(splits)
     labelled_df = pd.concat([labelled_df, splits[1].iloc[:1].assign(label=-1, sample_id="stranger")])
     train_df, validation_df = training.training_sets(labelled_df)
     pd.testing.assert_frame_equal(train_df, splits[0])
     pd.testing.assert_frame_equal(validation_df, splits[1])
     null_train_df, null_validation_df = training.training_sets(labelled_df, "shuffled", seed=2)
-    pd.testing.assert_frame_equal(null_train_df, training.shuffle_labels(splits[0], 2))
-    pd.testing.assert_frame_equal(null_validation_df, training.shuffle_labels(splits[1], 2))
+    pd.testing.assert_frame_equal(null_train_df, training.permute_labels(splits[0], 2))
+    pd.testing.assert_frame_equal(null_validation_df, training.permute_labels(splits[1], 2))
     assert not null_validation_df["label"].equals(splits[1]["label"])
 
 
-def test_a_longer_run_is_dropped_and_a_shorter_one_kept(splits, tmp_path, capsys):
-    fit(small_model(), splits, tmp_path, epochs=2)
-    checkpoints.drop_longer(tmp_path, 2)
-    checkpoints.drop_longer(tmp_path / "nowhere", 2)
-    assert (tmp_path / "last.pt").exists()
+def test_a_longer_run_is_discarded_and_a_shorter_one_kept(splits, tmp_path, capsys):
+    run_dir = tmp_path / "training"
+    fit(small_model(), splits, run_dir, epochs=2)
+    checkpoints.discard_longer(run_dir, 2)
+    checkpoints.discard_longer(tmp_path / "nowhere", 2)
+    assert (run_dir / "last.pt").exists()
     assert capsys.readouterr().out == ""
-    checkpoints.drop_longer(tmp_path, 1)
-    assert "holds 2 finished epochs, more than 1: they are thrown away" in capsys.readouterr().out
+    checkpoints.discard_longer(run_dir, 1)
+    said = r"Restarting training \(it has 2 finished epochs, more than 1\): deleting 3 files \(0 MB\)"
+    assert re.fullmatch(said, capsys.readouterr().out.strip())
     fresh, again = small_model(), small_model()
-    fit(again, splits, tmp_path, epochs=1)
+    fit(again, splits, run_dir, epochs=1)
     fit(fresh, splits, tmp_path / "fresh", epochs=1)
     assert same_weights(again, fresh)
 
@@ -463,13 +415,9 @@ def test_class_missing_from_training_is_named(splits, tmp_path):
     train_df, validation_df = splits
     with pytest.raises(ValueError, match=r"1 of 3 classes have no training tiles, \['Liver'\]"):
         fit(small_model(), (train_df[train_df["label"] != 1], validation_df), tmp_path)
+    two_df = train_df[train_df["label"] < 2]
     with pytest.raises(ValueError, match=r"8 validation tiles belong to no class, of \['Lung'\]"):
-        fit(
-            small_model(n_classes=2),
-            (train_df[train_df["label"] < 2], validation_df),
-            tmp_path,
-            class_names=CLASSES[:2],
-        )
+        fit(small_model(n_classes=2), (two_df, validation_df), tmp_path, CLASSES[:2])
     odd_df = train_df.assign(label=np.where(train_df["sample_id"] == "sample_0", -1, train_df["label"]))
     with pytest.raises(ValueError, match=r"8 training tiles belong to no class, of \['Colon'\]"):
         fit(small_model(), (odd_df, validation_df), tmp_path)
@@ -480,9 +428,10 @@ def test_empty_splits_and_bad_options_are_refused(splits, tmp_path):
     with pytest.raises(ValueError, match="validation split has no tiles"):
         fit(small_model(), (train_df, validation_df.iloc[:0]), tmp_path)
     for changes, text in (
-        ({"epochs": 0}, "epochs must be 1"),
-        ({"mixed_precision": "fp8"}, "mixed_precision must be None or 'bf16'"),
-        ({"augment": ("colour",)}, "unknown augmentation"),
+        ({"epochs": -1}, "epochs must be at least 0, not -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, not nan"),
+        ({"mixed_precision": "fp8"}, r"mixed_precision 'fp8' is unknown: choose from \('', 'bf16'\)"),
+        ({"augment": ("flip", "colour")}, "augment 'colour' is unknown: choose from .*rotate90"),
         ({"batch_size": 0}, "batch_size"),
         ({"architecture": "vgg61"}, "vgg16"),
     ):
@@ -507,7 +456,7 @@ class Diverging(Interrupted):
 
 def test_non_finite_loss_says_where_and_keeps_the_checkpoint(splits, tmp_path):
     model = Diverging(small_model(), 6 + 4, None)
-    with pytest.raises(RuntimeError, match=r"loss is nan in epoch 2, training batch 4 of 6.*lr"):
+    with pytest.raises(RuntimeError, match=r"loss is nan in epoch 2, training batch 4 of 6; .*learning rate"):
         fit(model, splits, tmp_path)
     last = torch.load(tmp_path / "last.pt", weights_only=True)
     assert len(last["history"]) == 1
@@ -542,7 +491,9 @@ def test_losses_checked_late_still_name_their_batch():
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB")])
 def test_out_of_memory_says_batch_size_and_remedy(splits, tmp_path, error):
-    with pytest.raises(RuntimeError, match=r"with 9 tiles of 12 px at a time\. Try batch_size 4,") as caught:
+    with pytest.raises(
+        RuntimeError, match=r"with 9 tiles of 12 px at a time .*: try batch_size 4,"
+    ) as caught:
         fit(Interrupted(small_model(), 2, error), splits, tmp_path)
     assert caught.value.__cause__ is error
 
@@ -561,73 +512,13 @@ def test_other_errors_pass_unchanged(splits, tmp_path):
         fit(Interrupted(small_model(), 2, RuntimeError("shapes do not fit")), splits, tmp_path)
 
 
-def command(*arguments):
-    train.main([str(argument) for argument in arguments])
-
-
 @pytest.fixture
-def tiles_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
-    splits = textured_tiles(tmp_path, n_samples=6, n_tiles=2)
-    pd.concat(splits).drop(columns="label").to_parquet(tmp_path / "tiles.parquet")
-    return tmp_path / "tiles.parquet"
-
-
-def test_command_line_trains_what_networks_loads(tiles_file, tmp_path):
-    architecture, run_dir = "torchvision:squeezenet1_1", tmp_path / "run"
-    options = ["--tiles", tiles_file, "--architecture", architecture, "--run-dir", run_dir]
-    options += ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--augment", "flip", "--shuffle-labels"]
-    command(*options)
-    assert json.loads((run_dir / "recipe.json").read_text())["augment"] == ["flip"]
-    model = networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES, input_px=32)
-    best = torch.load(run_dir / "best.pt", weights_only=True)
-    assert best["architecture"] == architecture
-    assert all(torch.equal(value, best["state_dict"][name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="classes"):
-        networks.build(architecture, 3, weights=run_dir / "best.pt", class_names=CLASSES[::-1], input_px=32)
-    torch.rand(100)  # the command seeds the first weights itself
-    command(*options, "--restart")
-    again = torch.load(run_dir / "best.pt", weights_only=True)
-    assert all(torch.equal(value, again["state_dict"][name]) for name, value in best["state_dict"].items())
-
-
-def test_command_line_takes_the_papers_batch_and_an_initialisation(tiles_file, tmp_path, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(training, "fit", lambda model, *sets, **how: seen.update(how, model=model))
-    options = ["--tiles", tiles_file, "--run-dir", tmp_path / "run", "--initialisation", "vgg"]
-    monkeypatch.setattr(
-        networks, "check_input_px", lambda *_: None
-    )  # stripes of 32 px are too small for AlexNet
-    command(*options, "--architecture", "alexnet")
-    assert seen["batch_size"] == 256
-    assert all((m.bias == 0).all() for m in seen["model"].modules() if isinstance(m, nn.Linear))
-    command(*options, "--architecture", "vgg11")
-    assert seen["batch_size"] == 40
-
-
-def test_command_line_names_what_is_missing(tiles_file, tmp_path, capsys):
-    where = ["--architecture", "vgg11", "--run-dir", tmp_path / "run"]
-    pd.read_parquet(tiles_file).drop(columns=["split", "tissue"]).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match=r"no column \['tissue', 'split'\].*--cohort"):
-        command("--tiles", tmp_path / "other.parquet", *where)
-    for arguments, words in (
-        (["--tiles", tiles_file], "--architecture and --run-dir"),
-        (["--cohort", "demo", "--lr", 0.1], "--lr goes with --tiles"),
-        (["--cohort", "demo", "--tiles", tiles_file], "not allowed with"),
-    ):
-        with pytest.raises(SystemExit):
-            command(*arguments)
-        assert words in capsys.readouterr().err
-    with pytest.raises(ValueError, match="not trained"):
-        command("--cohort", "demo", "--set", "null_network=untrained")
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_run_that_notebook_02_goes_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "PX", 32)
+def cohort(tmp_path, monkeypatch):
+    """A cohort file with samples and tiles, as notebooks 00 and 01 leave them."""
     monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
     (tmp_path / "mine.toml").write_text(
         'architecture = "vgg16_avg1fc"\nepochs = 1\nbatch_size = 4\ninput_px = 32\nlearning_rate = 1e-4\n'
+        'device = "cpu"\n'
     )
     raw = tmp_path / "data/raw/mine"
     raw.mkdir(parents=True)
@@ -637,44 +528,60 @@ def test_two_processes_train_the_run_that_notebook_02_goes_on_with(tmp_path, mon
     store = Store(Config.load(cohort))
     stacks = store.path("stacks")
     stacks.mkdir(parents=True)
-    tiles_df = pd.concat(textured_tiles(stacks, n_samples=6, n_tiles=2))
+    tiles_df = pd.concat(textured_tiles(stacks, n_samples=6, n_tiles=2, px=32))
     tiles_df["slide_id"] = tiles_df["file"].map(lambda file: Path(file).stem)
     tiles_df["tile_id"] = tiles_df["slide_id"] + "_" + tiles_df["stack_index"].astype(str)
     samples_df = tiles_df[["sample_id", "tissue", "split", "slide_id"]].drop_duplicates()
     store.save("samples", samples_df.assign(donor=samples_df["sample_id"]))
     store.save("tiles", tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]])
+    return cohort
+
+
+def test_the_command_trains_and_restarts(cohort, capsys):
+    options = ["--cohort", cohort, "--architecture", "torchvision:squeezenet1_1"]
+    options += ["--set", "augment=['flip']", "null_network=shuffled", "initialisation=vgg"]
+    train.main(options)
+    settings = {"augment": ["flip"], "null_network": "shuffled"}
+    run_dir = Store(Config.load(cohort, options[3], settings)).path("training")
+    assert work_records.read(run_dir / "last.pt")["made_for"]["augment"] == ["flip"]
+    first, class_names = models.load(run_dir / "best.pt", options[3])
+    assert class_names == CLASSES
+    torch.rand(100)  # the command seeds the first weights itself
+    train.main([*options, "--restart"])
+    assert "Restarting training (--restart): deleting 3 files" in capsys.readouterr().out
+    assert same_weights(first, models.load(run_dir / "best.pt", options[3])[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_that_notebook_02_continues_with(cohort, tmp_path):
+    store = Store(Config.load(cohort))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(ROOT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "lib.train", "--cohort", cohort, "--set", "device=cpu"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    best_path = store.path("training") / "best.pt"
-    before = best_path.read_bytes()
     notebook = [sys.executable, str(ROOT / "run_all.py"), "--cohort", cohort, "--only", "02"]
-    done = subprocess.run(
-        notebook, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert best_path.read_bytes() == before == store.load("network").read_bytes()
+    contents = []
+    for command in ([*launcher, "-m", "lib.train", "--cohort", cohort], notebook):
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        contents.append((store.path("training") / "best.pt").read_bytes())
+    assert contents[0] == contents[1] == store.load("network").read_bytes()
     assert len(store.load("history")) == 1
 
 
-def test_untrained_network_is_kept_as_it_is(splits, tmp_path):
+def test_without_epochs_the_network_is_kept_untrained(splits, tmp_path):
     model = small_model(dropout=0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    history_df = training.keep_untrained(
-        model,
-        *splits,
-        class_names=CLASSES,
-        run_dir=tmp_path / "null",
-        device="cpu",
-        lr=0.1,
-    )
+    history_df = fit(model, splits, tmp_path / "null", epochs=0)
     checkpoint = torch.load(tmp_path / "null/best.pt", weights_only=True)
     assert checkpoint["epoch"] == 0
     assert all(torch.equal(checkpoint["state_dict"][name], value) for name, value in before.items())
     model.eval()
     images_t, labels_t = stored_images(splits[1])
     right = (model(images_t.float()).argmax(1) == labels_t).double().mean().item()
+    assert history_df["epoch"].tolist() == [0]
     assert history_df.loc[0, "validation_accuracy"] == pytest.approx(right)
+    pd.testing.assert_frame_equal(history_df, fit(model, splits, tmp_path / "null", epochs=0))
+    with pytest.raises(ValueError, match="trained = False, now True"):
+        fit(model, splits, tmp_path / "null")
