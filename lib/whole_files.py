@@ -59,6 +59,6 @@ def fingerprint(path: str | Path) -> str:
 
 
 def folder_fingerprint(folder: str | Path) -> str | None:
-    """sha256 of the names and sizes of a folder's files, without hidden ones, in hex; None if there are none."""
+    """sha256 of the names and sizes of a folder's visible files, in hex; None if there are none."""
     listing = sorted((p.name, p.stat().st_size) for p in Path(folder).iterdir() if not p.name.startswith("."))
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else None

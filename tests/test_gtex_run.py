@@ -101,7 +101,7 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     run_all = ["run_all.py", "--cohort", "gtex", "--set", *SMALL]
     stopped = command(*run_all)
     assert stopped.returncode == 1
-    assert "27 of 27 slides have no file" in stopped.stderr
+    assert "27 of 27 slide files are missing" in stopped.stderr
     assert re.search(r"python -m lib\.gtex download$", stopped.stderr, re.M)
     assert "02_train" in stopped.stdout
     assert "not reached" in stopped.stdout
@@ -120,15 +120,15 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     (slides[0].parent / "GTEX-9999-0126.svs").write_bytes(slides[1].read_bytes())
 
     stopped = command(*run_all)
-    assert "1 of 27 slides have no file" in stopped.stderr
+    assert "1 of 27 slide files are missing" in stopped.stderr
     assert "--set missing_slides=go_on" in stopped.stderr
     assert "1 slide files belong to no sample and are not used: 'GTEX-9999-0126.svs'" in stopped.stdout
     assert "of these, with a file that ends in 5 for 6: 1 (" in stopped.stdout
     # What follows the tiles knows nothing of GTEx: test_pipeline runs it.
     done = command(*run_all, "missing_slides=go_on", "--only", "01")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 27 slides have no file" in done.stdout
-    assert "they are left out" in done.stdout
+    assert "1 of 27 slide files are missing" in done.stdout
+    assert "these slides are skipped" in done.stdout
     derived = tmp_path / "data/derived/gtex"
     samples_df = pd.read_parquet(derived / "samples.parquet")
     assert samples_df.groupby("donor")["split"].nunique().eq(1).all()

@@ -46,6 +46,14 @@ def test_parameters_cell(notebook):
     assert tagged[0].source == PARAMETERS
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_store_has_the_name_of_its_notebook(path):
+    """It goes into the sidecar of each figure and table, by which the report orders them."""
+    assert f'store = Store(config, "{path.stem}")\n' in "\n".join(
+        cell.source + "\n" for cell in code_cells(nbformat.read(path, as_version=4))
+    )
+
+
 def test_size(notebook):
     assert len(notebook.cells) <= 30
     assert len(code_cells(notebook)) <= 15

@@ -222,7 +222,7 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
     assert len(features_df) == 9920
     assert features_df.index[0] == "0_0"
     assert features_df.index[-1] == "30_511"
-    assert "Against the planted truth" not in done.stdout
+    assert "Scorecard against the planted truth" not in done.stdout
 
 
 @pytest.mark.skipif(

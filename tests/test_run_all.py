@@ -1,17 +1,13 @@
 """The driver's plan and its failures, without kernels: order of notebooks over several networks."""
 
-import os
 import subprocess
 import sys
 
-import pandas as pd
-import papermill
 import pytest
-from papermill.exceptions import PapermillExecutionError
 
 import run_all
 from lib.config import ROOT
-from lib.explore import notebook_pages
+from lib.explore import notebook_runs
 
 
 def planned(*arguments):
@@ -62,7 +58,7 @@ def test_all_are_the_thirteen_once_their_input_is_large_enough():
         (["--architectures", "vgg61"], "nearest: vgg19, vgg16"),
         (["--architectures", "timm:vit_tiny_patch16_42"], "timm:vit_tiny_patch16_224"),
         (["--null-networks", "random"], "untrained and shuffled, not 'random'"),
-        (["--null-networks", "untrained", "--set", "null_network=shuffled"], "twice"),
+        (["--null-networks", "untrained", "--set", "null_network=shuffled"], "contradict"),
         (["--from", "42"], "no notebook starts with '42'"),
         (["--to", "42"], "no notebook starts with '42'"),
         (["--from", "05", "--to", "04"], "05 comes after --to 04"),
@@ -108,48 +104,19 @@ def test_planning_needs_no_torch():
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_a_run_removes_what_it_no_longer_saves_and_a_failed_one_nothing(monkeypatch, tmp_path):
-    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
-    (step,) = planned("--only", "10")
-    for stem in ("fig4_6_pairs_1", "fig4_6_pairs_2"):
-        step.store.save_table(stem, pd.DataFrame({"a": [1]}), "Old.")
-    for path in step.store.figures.iterdir():
-        os.utime(path, (1000, 1000))
-    problems = []
-
-    def execute_notebook(*args, **kwargs):
-        step.store.save_table("fig4_6_pairs_1", pd.DataFrame({"a": [2]}), "New.")
-        if problems:
-            raise problems[0]
-
-    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
-    for name in ("tidy_executed", "export_html"):
-        monkeypatch.setattr(notebook_pages, name, lambda executed: None)
-
-    def tables():
-        return sorted(path.name for path in step.store.figures.glob("*.csv"))
-
-    problems.append(PapermillExecutionError(0, 1, "", "ValueError", "broken", []))
-    assert run_all.execute(step).startswith("cell 1: ValueError: broken")
-    assert tables() == ["fig4_6_pairs_1__alexnet.csv", "fig4_6_pairs_2__alexnet.csv"]
-    problems.clear()
-    assert run_all.execute(step) == ""
-    assert tables() == ["fig4_6_pairs_1__alexnet.csv"]
-    assert step.store.executed_path("10_visualize").with_suffix(".ipynb.json").is_file()
-
-
 @pytest.fixture
 def failing(monkeypatch, tmp_path):
     """run() over two networks with `execute` replaced: fails on the labels given, runs nothing else."""
     monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
 
     def outcomes(*failures, exception=None):
-        def execute(step):
-            if step.label in failures and exception:
+        def execute(store, notebook, parameters):
+            fails = run_all.Step(store, notebook, parameters).label in failures
+            if fails and exception:
                 raise exception
-            return "cell 5: RuntimeError: broken" if step.label in failures else ""
+            return "cell 5: RuntimeError: broken" if fails else ""
 
-        monkeypatch.setattr(run_all, "execute", execute)
+        monkeypatch.setattr(notebook_runs, "execute", execute)
         done, code = run_all.run(planned("--architectures", "alexnet,vgg11"))
         return {outcome.label: outcome.state for outcome in done}, code
 

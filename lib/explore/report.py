@@ -1,33 +1,31 @@
-"""The report a run leaves behind: figures/<cohort>/index.html, for people without Python.
+"""The report of a run, figures/<cohort>/index.html: for people without Python.
 
-One file that opens from disk and fetches nothing: numbers, a searchable table of gene-feature pairs with
-a card for each, every figure and table with its caption, in the order of the notebooks, parameters and
-versions. Figures are inside the page until it grows large; from there on they are taken from beside it.
+One file that opens from disk and fetches nothing: key numbers, a searchable table of gene-feature pairs with
+a card for each, every figure and table with its caption in the order of the notebooks, parameters and
+versions. Figures are embedded until the page grows large; the others stay beside it.
 """
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import nbformat
 import pandas as pd
 from PIL import Image
 
+from lib import saved_figures
 from lib.artefacts import NOTEBOOKS
-from lib.config import ROOT
 from lib.explore import report_pairs
+from lib.saved_figures import Saved
 from lib.store import Store
+from lib.whole_files import write_text
 
-ROWS_SHOWN = 200  # of a table on the page; the csv beside it has them all
-LIMIT_BYTES = 20_000_000  # of figures inside the page
-OTHER = "other"  # group of files that no notebook is seen to save
+ROWS_SHOWN = 200  # of a table on the page; the csv has them all
+LIMIT_BYTES = 20_000_000  # of the figures embedded in the page
 
 
 def build(store: Store) -> Path:
-    """Write figures/<cohort>/index.html from what lies in that folder; returns its path."""
+    """Write figures/<cohort>/index.html from the artefacts and that folder's files; returns its path."""
     folder = store.figures
     folder.mkdir(parents=True, exist_ok=True)
     stores = {store.config.run_name: store}
@@ -47,15 +45,12 @@ def build(store: Store) -> Path:
         versions=store.facts("samples").get("versions", {}),
         made_at=store.facts("samples").get("made_at", ""),
     )
-    index = folder / "index.html"
-    temporary = folder / ".index.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(index)
-    return index
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def cohort_numbers(store: Store) -> list[tuple[str, str]]:
-    """What the cohort is, as (words, number); what has not been made yet is left out."""
+    """Size of the cohort, as (label, number); what has not been made yet is omitted."""
     numbers = []
     if store.is_current("samples"):
         samples_df = store.load("samples")
@@ -63,7 +58,7 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
         split = " / ".join(f"{sets.get(name, 0):,}" for name in ("train", "validation", "test"))
         numbers += [
             ("samples", f"{len(samples_df):,}"),
-            ("to train / validate / test", split),
+            ("training / validation / test samples", split),
             ("slides", f"{samples_df['slide_id'].nunique():,}"),
             ("donors", f"{samples_df['donor'].nunique():,}"),
             ("tissues", f"{samples_df['tissue'].nunique():,}"),
@@ -76,32 +71,34 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
 
 
 def network_numbers(store: Store) -> list[tuple[str, str]]:
-    """Accuracy and pairs of one network, as (words, number); what is not made or not current is left out."""
+    """Accuracy and pairs of one network, as (label, number); what is missing or stale is omitted."""
     config, numbers = store.config, []
     if store.is_current("accuracy"):
         accuracy_df = store.load("accuracy")
         shared_slides = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
         for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
             level = "sample" if row.level == "slide" and shared_slides else row.level
-            words, number = f"of {row.n:,} test {level}s named rightly", f"{row.accuracy:.1%}"
+            label, number = f"test {level} accuracy (n = {row.n:,}", f"{row.accuracy:.1%}"
             if pd.notna(row.low):
-                words += " (95 % interval over donors)"
+                label += "; 95 % interval over donors"
                 number += f" ({row.low:.0%} to {row.high:.0%})"
-            numbers.append((words, number))
+            numbers.append((f"{label})", number))
     if store.is_current("pairs"):
         expressed = store.load("pairs")["max_median_log2"] >= config.e_threshold
-        words = (
-            f"gene-feature pairs with |r| ≥ {config.r_threshold:g}, genes of median ≥ {config.e_threshold:g}"
+        label = (
+            f"marker pairs: |r| ≥ {config.r_threshold:g}, highest median expression ≥ {config.e_threshold:g}"
         )
-        numbers.append((words, f"{int(expressed.sum()):,}"))
+        numbers.append((label, f"{int(expressed.sum()):,}"))
     if store.is_current("gene_significance"):
         genes_df = store.load("gene_significance")
-        words = f"of {len(genes_df):,} genes follow a feature within tissues (q ≤ {config.q_threshold:g})"
-        numbers.append((words, f"{int((genes_df['q'] <= config.q_threshold).sum()):,}"))
+        label = (
+            f"of {len(genes_df):,} genes correlate with a feature within tissues (q ≤ {config.q_threshold:g})"
+        )
+        numbers.append((label, f"{int((genes_df['q'] <= config.q_threshold).sum()):,}"))
     if store.is_current("reproducibility"):
         found_df = store.load("reproducibility")
-        words = "r between validation and test correlations, over all pairs"
-        numbers.append((words, f"{found_df.loc['reproducibility_r', 'raw']:.2f}"))
+        label = "correlation over all pairs of r on validation and r on test samples"
+        numbers.append((label, f"{found_df.loc['reproducibility_r', 'raw']:.2f}"))
     return numbers
 
 
@@ -111,27 +108,22 @@ def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
     The first section is the cohort's; then each network's, those of `networks` first. A section is
     {name, groups}, a group {notebook, question, page, items}, an item {kind, id, caption, file, ...}.
     """
-    order = saving_order(ROOT / "notebooks")
-    found: dict[str, dict[str, list[tuple]]] = {"": {}} | {name: {} for name in networks}
-    for path in sorted([*store.figures.glob("*.png"), *store.figures.glob("*.csv")]):
-        stem, _, network = path.stem.partition("__")
-        at, notebook = _place(stem, order)
-        found.setdefault(network, {}).setdefault(notebook, []).append((at, stem, path))
+    found: dict[str, dict[str, list[Saved]]] = {"": {}} | {name: {} for name in networks}
+    for one in saved_figures.saved(store.figures):
+        found.setdefault(one.network, {}).setdefault(one.notebook, []).append(one)
     budget = [LIMIT_BYTES]
     made = []
     for network, by_notebook in found.items():
         groups = []
-        for notebook in sorted(by_notebook, key=lambda name: (name == OTHER, name)):
-            ordered = sorted(by_notebook[notebook], key=lambda entry: (entry[0], _natural(entry[1])))
+        for notebook, items in by_notebook.items():
             declared = NOTEBOOKS.get(notebook)
-            page = store.figures / "notebooks" / (f"{notebook}__{network}" if network else notebook)
-            page = page.with_name(page.name + ".html")
+            page = f"notebooks/{notebook}__{network}.html" if network else f"notebooks/{notebook}.html"
             groups.append(
                 {
                     "notebook": notebook,
                     "question": declared.question if declared else "Further files",
-                    "page": f"notebooks/{page.name}" if page.is_file() else "",
-                    "items": [_item(path, budget) for _, _, path in ordered],
+                    "page": page if (store.figures / page).is_file() else "",
+                    "items": [_item(one, budget) for one in items],
                 }
             )
         if groups:
@@ -139,62 +131,9 @@ def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
     return made
 
 
-def saving_order(folder: Path) -> list[tuple[str, re.Pattern]]:
-    """(notebook, pattern of the file stem) of every save_figure and save_table, in running order."""
-    order = []
-    for path in sorted(folder.glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            for stem in re.findall(r'save_(?:figure|table)\(\s*f?"([^"]+)"', cell.source):
-                pattern = ".+".join(re.escape(part) for part in re.split(r"\{[^}]*\}", stem))
-                order.append((path.stem, re.compile(pattern)))
-    return order
-
-
-def forget_unwritten(store: Store, notebook: str, since: float) -> list[str]:
-    """Remove the figures and tables that a notebook saved before `since` and not after: no longer its result.
-
-    Of a notebook that ran to its end, for this network and the cohort. Only what `Store` saved with a caption
-    is removed.
-
-    Parameters
-    ----------
-    since : when the run began, in seconds since the epoch, by the clock of the disk that holds the figures
-
-    Returns
-    -------
-    Names of the files removed, PDFs and captions apart.
-    """
-    order, removed = saving_order(ROOT / "notebooks"), []
-    for sidecar in sorted([*store.figures.glob("*.png.json"), *store.figures.glob("*.csv.json")]):
-        path = sidecar.with_suffix("")
-        stem, _, network = path.stem.partition("__")
-        if network not in ("", store.config.run_name) or _place(stem, order)[1] != notebook:
-            continue
-        if sidecar.stat().st_mtime < since:
-            also = [path.with_suffix(".pdf")] if path.suffix == ".png" else []
-            for file in (path, *also, sidecar):
-                file.unlink(missing_ok=True)
-            removed.append(path.name)
-    return removed
-
-
-def _place(stem: str, order: Sequence[tuple[str, re.Pattern]]) -> tuple[int, str]:
-    """Where in the running order a file was saved, and by which notebook."""
-    for at, (notebook, pattern) in enumerate(order):
-        if pattern.fullmatch(stem):
-            return at, notebook
-    return len(order), OTHER
-
-
-def _natural(name: str) -> list[Any]:
-    """Sort key by which pairs_10 comes after pairs_9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def _item(path: Path, budget: list[int]) -> dict[str, Any]:
-    sidecar = path.with_name(path.name + ".json")
-    caption = json.loads(sidecar.read_text(encoding="utf-8"))["caption"] if sidecar.is_file() else path.stem
-    item = {"id": path.stem, "file": path.name, "caption": caption}
+def _item(one: Saved, budget: list[int]) -> dict[str, Any]:
+    path = one.path
+    item = {"id": path.stem, "file": path.name, "caption": one.caption}
     if path.suffix == ".png":
         pdf = path.with_suffix(".pdf")
         return item | {"kind": "figure", "pdf": pdf.name if pdf.is_file() else ""} | _embedded(path, budget)
@@ -207,7 +146,7 @@ def _item(path: Path, budget: list[int]) -> dict[str, Any]:
 
 
 def _embedded(path: Path, budget: list[int]) -> dict[str, Any]:
-    """Source and size of a figure: inside the page while the budget (bytes left, counted down) lasts."""
+    """Source and size of a figure: embedded while the budget (bytes left, counted down) lasts."""
     with Image.open(path) as image:
         width, height = image.size
         scale = 110 / (image.info.get("dpi", (200, 200))[0] or 200)
@@ -220,13 +159,9 @@ def _embedded(path: Path, budget: list[int]) -> dict[str, Any]:
 
 
 def _notebook_pages(store: Store) -> list[dict[str, str]]:
-    pages = sorted((store.figures / "notebooks").glob("*.html"))
-    return [
-        {
-            "file": f"notebooks/{page.name}",
-            "name": page.stem,
-            "question": NOTEBOOKS[page.stem.split("__")[0]].question,
-        }
-        for page in pages
-        if page.stem.split("__")[0] in NOTEBOOKS
-    ]
+    found = []
+    for page in sorted((store.figures / "notebooks").glob("*.html")):
+        declared = NOTEBOOKS.get(page.stem.split("__")[0])
+        if declared:
+            found.append({"file": f"notebooks/{page.name}", "name": page.stem, "question": declared.question})
+    return found

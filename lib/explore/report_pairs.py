@@ -1,4 +1,4 @@
-"""The gene-feature pairs of the report, as plain data for its table and cards."""
+"""The gene-feature pairs of the report: plain data for its table and cards."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ N_WITHIN = 300  # ... and by their highest partial r given all tissues
 
 
 def payload(store: Store) -> dict[str, Any] | None:
-    """What the page knows of one network's pairs, for JSON; None when its tests are not made or not current.
+    """One network's pairs for the page's JSON; None when their tests are missing or stale.
 
     Keys: network, unit, n_pairs, tile_um (width of a tile); samples, tissues, tissue_of (index into tissues,
     per sample), colours; genes and features (values per sample, by name); rows (a dict per pair, `card` an
@@ -68,8 +68,8 @@ def shown_pairs(tested_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame
 
     Returns
     -------
-    DataFrame with columns of `choosing.pairs_with_tests` and card (number, missing without one): those with a
-    card first, in the order of the cards; then by q within tissues, and |r| among equals.
+    DataFrame with columns of `pair_choice.pairs_with_tests` and card (number, or missing): those with a card
+    first, in the order of the cards; then by q within tissues, ties by |r|.
     """
     key = ["gene", "feature"]
     agreement = (tested_df["r_partial"] * np.sign(tested_df["r"])).rename("by")
@@ -88,13 +88,13 @@ def shown_pairs(tested_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame
 
 
 def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:
-    """Rows of a table by name, to four digits: enough for a scatter plot, and a tenth of the size."""
+    """Rows of a table by name, to four digits: enough for a scatter plot, at a tenth of the size."""
     rows = zip(table_df.index, table_df.to_numpy(), strict=True)
     return {name: [float(f"{value:.4g}") for value in row] for name, row in rows}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A table row as JSON takes it: no NaN, no numpy, numbers to four digits."""
+    """A table row for JSON: no NaN, no numpy types, numbers to four digits."""
     plain = {}
     for name, value in row.items():
         if isinstance(value, float | np.floating):
@@ -146,7 +146,7 @@ def _card_picture(image: np.ndarray, edge_px: int = 224) -> str:
 
 
 def webp(image: Image.Image, lossless_below: int = 200_000, quality: int = 88) -> str:
-    """A picture as a data URI: WebP without loss while that is small (charts), else with (photographs)."""
+    """A picture as a data URI: lossless WebP while that is small (charts), else lossy (photographs)."""
     for settings in ({"lossless": True}, {"quality": quality}):
         buffer = io.BytesIO()
         image.save(buffer, "webp", **settings)

@@ -1,8 +1,6 @@
 """The report: grouped in running order, numbers from the artefacts, ids of the user escaped."""
 
 import json
-import os
-import re
 
 import numpy as np
 import pandas as pd
@@ -53,61 +51,27 @@ def test_json_of_the_page_cannot_end_its_script(store):
     assert "innerHTML" not in (ROOT / "lib/explore/report_page.html.j2").read_text()
 
 
-def test_files_stand_by_network_and_in_the_order_notebooks_save_them(store):
+def test_files_are_grouped_by_network_and_notebook_in_the_order_of_saving(store):
     (store.figures / "notebooks").mkdir()
     (store.figures / "notebooks/05_correlate__vgg16.html").write_text("")
-    for name in ("tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16", "s1_table", "mine_alone__vgg16"):
-        (store.figures / f"{name}.csv").write_text("a\n1\n")
+    table_df = pd.DataFrame({"a": [1]})
+    store.notebook = "05_correlate"
+    for stem in ("tab5_thresholds", "fig3_genes_per_layer"):
+        store.save_table(stem, table_df, "")
+    Store(store.config, "00_cohort", store.root).save_table("s1_table", table_df, "", per_network=False)
+    (store.figures / "mine_alone__vgg16.csv").write_text("a\n1\n")
     for number in (10, 2):
-        a_picture(store.figures / f"fig4_6_pairs_{number}__alexnet.png")
+        a_picture(store.figures / f"pairs_{number}__alexnet.png")
     cohort, vgg16, alexnet = report.sections(store, ["vgg16"])
     assert [s["name"] for s in (cohort, vgg16, alexnet)] == ["", "vgg16", "alexnet"]
     assert [i["id"] for i in cohort["groups"][0]["items"]] == ["s1_table"]
-    by_notebook = {g["notebook"]: [i["id"] for i in g["items"]] for g in vgg16["groups"]}
-    assert by_notebook == {
-        "05_correlate": ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"],
-        "other": ["mine_alone__vgg16"],
+    by_question = {g["question"]: [i["id"] for i in g["items"]] for g in vgg16["groups"]}
+    assert by_question == {
+        NOTEBOOKS["05_correlate"].question: ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"],
+        "Further files": ["mine_alone__vgg16"],
     }
-    assert vgg16["groups"][0]["question"] == NOTEBOOKS["05_correlate"].question
-    assert vgg16["groups"][0]["page"] == "notebooks/05_correlate__vgg16.html"
-    assert [i["id"] for i in alexnet["groups"][0]["items"]] == [
-        "fig4_6_pairs_2__alexnet",
-        "fig4_6_pairs_10__alexnet",
-    ]
-
-
-def test_every_saved_stem_is_found_in_the_notebooks():
-    order = report.saving_order(ROOT / "notebooks")
-    found = {notebook for notebook, _ in order}
-    text = {p.stem: p.read_text() for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert found == {name for name, source in text.items() if re.search("save_(figure|table)", source)}
-    n_calls = sum(len(re.findall(r"save_(?:figure|table)\(", source)) for source in text.values())
-    assert len(order) >= 0.9 * n_calls, "names that are not literal fall among the further files"
-
-
-def test_what_a_notebook_no_longer_saves_is_removed(store):
-    """Twelve pairs had two figures; two pairs have one, and the second is of another run."""
-    vgg16 = store.config.run_name
-    for stem in ("fig4_6_pairs_1", "fig4_6_pairs_2", "tab5_thresholds", "notes_of_mine"):
-        store.save_table(stem, pd.DataFrame({"a": [1]}), "Old.")
-    store.save_table("s1_table", pd.DataFrame({"a": [1]}), "Old.", per_network=False)
-    a_picture(store.figures / f"fig4_6_pairs_3__{vgg16}.png")
-    (store.figures / f"fig4_6_pairs_3__{vgg16}.pdf").write_text("pdf")
-    (store.figures / f"fig4_6_pairs_3__{vgg16}.png.json").write_text('{"caption": "Old."}')
-    a_picture(store.figures / f"fig4_6_pairs_4__{vgg16}.png")  # nothing says that a run saved it
-    other = store.with_network("alexnet")
-    other.save_table("fig4_6_pairs_2", pd.DataFrame({"a": [1]}), "Another network's.")
-    for path in store.figures.iterdir():
-        os.utime(path, (1000, 1000))
-    store.save_table("fig4_6_pairs_1", pd.DataFrame({"a": [2]}), "New.")
-    removed = report.forget_unwritten(store, "10_visualize", 2000)
-    assert removed == [f"fig4_6_pairs_2__{vgg16}.csv", f"fig4_6_pairs_3__{vgg16}.png"]
-    left = {path.name for path in store.figures.iterdir()}
-    assert not [name for name in left if name.startswith(("fig4_6_pairs_2__" + vgg16, "fig4_6_pairs_3"))]
-    assert {f"fig4_6_pairs_1__{vgg16}.csv", "fig4_6_pairs_2__alexnet.csv", "s1_table.csv"} <= left
-    assert {f"tab5_thresholds__{vgg16}.csv", f"notes_of_mine__{vgg16}.csv"} <= left
-    assert f"fig4_6_pairs_4__{vgg16}.png" in left
-    assert report.forget_unwritten(store, "01_tiles", 2000) == ["s1_table.csv"]
+    assert [g["page"] for g in vgg16["groups"]] == ["notebooks/05_correlate__vgg16.html", ""]
+    assert [i["id"] for i in alexnet["groups"][0]["items"]] == ["pairs_2__alexnet", "pairs_10__alexnet"]
 
 
 def test_figures_leave_the_page_when_it_grows_large(store, monkeypatch):
@@ -182,11 +146,11 @@ def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_
     monkeypatch.setattr(Store, "is_current", lambda self, name: name == "accuracy")
     monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
     assert report.network_numbers(store) == [
-        ("of 900 test tiles named rightly (95 % interval over donors)", "40.0% (35% to 45%)"),
-        ("of 184 test samples named rightly", "51.1%"),
+        ("test tile accuracy (n = 900; 95 % interval over donors)", "40.0% (35% to 45%)"),
+        ("test sample accuracy (n = 184)", "51.1%"),
     ]
     tables["samples"] = pd.DataFrame({"slide_id": ["A1", "A2", "B1"]})
-    assert report.network_numbers(store)[1][0] == "of 184 test slides named rightly"
+    assert report.network_numbers(store)[1][0] == "test slide accuracy (n = 184)"
 
 
 def test_the_page_says_how_to_read_a_gradient_and_a_pattern(store, monkeypatch):

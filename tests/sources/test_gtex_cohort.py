@@ -365,7 +365,7 @@ def test_configured_cohort_on_the_real_tables(tmp_path, monkeypatch):
     overrides = {"gtex_release": "v8", "covariates": ["age_years", "sex"]}
     overrides["expression_file"] = "GTEx_v8_gene_reads.acmg_59.gct.gz"
     config = Config.load("gtex", overrides=overrides)
-    store = Store(config, tmp_path)
+    store = Store(config, root=tmp_path)
     folders = [tmp_path / "none", *store.gtex_folders[1:]]
     monkeypatch.setattr(gtex_fetch, "table", only_found)
     record = gtex_cohort.prepare(store.raw, folders, **config.gtex_choice)

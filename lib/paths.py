@@ -1,0 +1,193 @@
+"""Where every file of a configuration lies; nobody else builds paths below data/ and figures/."""
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS
+from lib.config import ROOT, Config
+from lib.sources import mirror
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm")
+
+
+class Paths:
+    """The paths of one configuration.
+
+    Parameters
+    ----------
+    root : the folder of data/ and figures/; None: HISTOCORR_ROOT, else the repository
+    """
+
+    def __init__(self, config: Config, root: str | Path | None = None) -> None:
+        self.config = config
+        self.root = Path(root or os.environ.get("HISTOCORR_ROOT") or ROOT).resolve()
+        self.raw = self.root / "data" / "raw" / config.cohort
+        self.derived = self.root / "data" / "derived" / config.cohort
+        self.figures = self.root / "figures" / config.cohort
+
+    def path(self, name: str) -> Path:
+        """Path of an artefact or work folder."""
+        template = ARTEFACTS[name].path if name in ARTEFACTS else WORK_FOLDERS[name][0]
+        c = self.config
+        tiles = self.derived / f"{c.tile_px}px_{c.tile_mpp:g}mpp_{c.input_px}px"
+        return Path(
+            template.format(raw=self.raw, derived=self.derived, tiles=tiles, network=tiles / c.run_name)
+        )
+
+    def raw_path(self, field: str) -> Path:
+        """Path of a raw input named by a config field: from data/raw/<cohort>, a checkpoint from the
+        repository, or absolute.
+        """
+        if field == "weights":
+            return self.repository_path(self.config.weights)
+        return self.raw / getattr(self.config, field)
+
+    def repository_path(self, name: str) -> Path:
+        """A path of the configuration that starts at the repository's root, or is absolute."""
+        return ROOT / name
+
+    @property
+    def weights(self) -> str | None:
+        """Initial weights of the network: None (random), "imagenet", or the path of a checkpoint.
+
+        Raises FileNotFoundError when there is no such checkpoint.
+        """
+        if not self.config.weights_file:
+            return self.config.weights or None
+        path = self.raw_path("weights")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights = {self.config.weights!r}: there is no checkpoint at {path}; give 'imagenet', or a "
+                "path from the repository's root or absolute"
+            )
+        return str(path)
+
+    @property
+    def gtex_folders(self) -> tuple[Path, ...]:
+        """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
+        return mirror.search_folders(self.root / "data" / "raw" / "gtex", "gtex")
+
+    @property
+    def gtex_places(self) -> dict[str, Any]:
+        """Arguments of gtex_source.prepare: where GTEx's tables are looked for, and where the Gene Ontology
+        is fetched to (None: it is here, or configured).
+        """
+        configured = self.config.go_obo_file or self.config.go_gaf_file
+        go_folder = None if configured or self.found_go_files() else self.root / "data" / "raw" / "go"
+        return {"folders": self.gtex_folders, "go_folder": go_folder}
+
+    def go_files(self) -> tuple[Path, Path] | None:
+        """The Gene Ontology and its human annotation: as configured, else as found; None when there is none.
+
+        Raises ValueError when only one of the two is configured.
+        """
+        named = (self.config.go_obo_file, self.config.go_gaf_file)
+        if all(named):
+            return self.repository_path(named[0]), self.repository_path(named[1])
+        if any(named):
+            raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+        return self.found_go_files()
+
+    def found_go_files(self) -> tuple[Path, Path] | None:
+        """The two Gene Ontology files of data/raw/go, else of the mirror (the last by name), or None."""
+        for folder in mirror.search_folders(self.root / "data" / "raw" / "go", "go"):
+            # whole names only: partial and rejected downloads have another ending
+            obo = sorted(path for end in ("", ".gz") for path in folder.glob(f"go[-_.]*obo{end}"))
+            gaf = sorted(path for end in ("", ".gz") for path in folder.glob(f"goa_human*.gaf{end}"))
+            if obo and gaf:
+                return obo[-1], gaf[-1]
+        return None
+
+    @property
+    def upstream(self) -> Path:
+        """Where fetched files of a public data set are kept as their publisher lays them out."""
+        return self.raw / "upstream"
+
+    def slide_path(self, slide_id: str, claimed: Collection[str] = ()) -> Path:
+        """The slide's file, with any known suffix; the expected .svs path when there is none.
+
+        A slide file of GTEx may end in 5 where the id ends in 6 (notebooks/README.md, section 1): that file
+        is taken when none has the exact name and its own id is not `claimed` by another slide. Raises
+        ValueError for an id that is not a file name.
+        """
+        folder = self.raw_path("slides_dir")
+        if Path(slide_id).name != slide_id or slide_id in {"", ".", ".."}:
+            raise ValueError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
+        names, other = [slide_id], slide_id[:-1] + "5"
+        if self.config.id_rule == "gtex" and slide_id.endswith("6") and other not in claimed:
+            names.append(other)
+        candidates = (folder / f"{name}{suffix}" for name in names for suffix in SLIDE_SUFFIXES)
+        return next((path for path in candidates if path.exists()), folder / f"{slide_id}.svs")
+
+    def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
+        """Slide id -> file, for every slide of the samples table."""
+        slide_ids = dict.fromkeys(samples_df["slide_id"])
+        return {slide_id: self.slide_path(slide_id, slide_ids) for slide_id in slide_ids}
+
+    def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
+        """Slides of the samples table that have no file."""
+        return [slide_id for slide_id, path in self.slide_paths(samples_df).items() if not path.is_file()]
+
+    def stack_files(self, tiles_df: pd.DataFrame) -> dict[str, Path]:
+        """Slide id -> file of its tile stack, for every slide that has tiles."""
+        return {
+            slide_id: self.path("stacks") / f"{slide_id}.npy" for slide_id in tiles_df["slide_id"].unique()
+        }
+
+    def ihc_path(self, *names: Any) -> Path | None:
+        """The immunohistochemistry image of a gene, by any of its names (symbol, id), or None.
+
+        Case is ignored. An Ensembl id matches any version of it, the same version first. Missing names (NaN)
+        are skipped.
+        """
+        known = [name.casefold() for name in names if isinstance(name, str) and name]
+        images = [path for path in self._ihc_files() if path.suffix.lower() in IMAGE_SUFFIXES]
+        for form in (str, _without_version):
+            wanted = {form(name) for name in known}
+            for path in images:
+                if form(path.stem.casefold()) in wanted:
+                    return path
+        return None
+
+    def unused_ihc(self, used: Iterable[Path | None]) -> list[str]:
+        """Names of the files in `ihc_dir` that are not among those used: of genes not shown, or misspelt."""
+        return [path.name for path in self._ihc_files() if path not in set(used)]
+
+    def _ihc_files(self) -> list[Path]:
+        folder = self.raw_path("ihc_dir")
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+    def reference(self, name: str) -> pd.DataFrame:
+        """A table of the paper or of the field: data/reference/<name>.csv."""
+        return pd.read_csv(ROOT / "data" / "reference" / f"{name}.csv")
+
+    def reference_if_there(self, name: str) -> pd.DataFrame | None:
+        """`reference`, or None where the table has not been made yet."""
+        path = ROOT / "data" / "reference" / f"{name}.csv"
+        return pd.read_csv(path) if path.is_file() else None
+
+    def executed_path(self, notebook: str) -> Path:
+        """Executed copy of a notebook for this cohort (and network)."""
+        name = self.figure_name(notebook, NOTEBOOKS[notebook].per_network)
+        return self.figures / "notebooks" / f"{name}.ipynb"
+
+    @property
+    def notebook_times_path(self) -> Path:
+        """How long each notebook last took here, in seconds (json)."""
+        return self.figures / "notebooks" / "seconds.json"
+
+    def figure_name(self, stem: str, per_network: bool = True) -> str:
+        """File stem of a figure or table: `<stem>__<network>`, or `<stem>` for what belongs to the cohort."""
+        return f"{stem}__{self.config.run_name}" if per_network else stem
+
+
+def _without_version(name: str) -> str:
+    """ensg00000110245.7 as ensg00000110245; other names unchanged. In lower case."""
+    return re.sub(r"^(ens\w+)\.\d+$", r"\1", name)
