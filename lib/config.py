@@ -92,7 +92,7 @@ class Config(BaseModel):
     initialisation: Literal["torchvision", "vgg"] = (
         "torchvision"  # vgg: VGG's, for small cohorts from scratch
     )
-    # METHOD section 11; untrained: the weights as they start (random, or an encoder of `weights` as it is)
+    # untrained: the initial weights (random, or the encoder of `weights`); shuffled: trained on permuted labels
     null_network: Literal["", "untrained", "shuffled"] = ""
     epochs: PositiveInt = 90
     batch_size: Annotated[int, Field(ge=0)] = 0  # 0: the paper's, 256 for AlexNet and 40 for the others
@@ -273,11 +273,11 @@ class Config(BaseModel):
 
     @property
     def network_kind(self) -> str:
-        """What was done to the network: "trained"; "as it is" (weights from elsewhere, not trained); or one
-        of the null networks "untrained" (random weights), "shuffled".
+        """What was done to the network: "trained"; "pretrained only" (weights from elsewhere, not trained here);
+        or one of the null networks "untrained" (random weights), "shuffled" (trained on permuted labels).
         """
         if self.null_network == "untrained" and self.weights:
-            return "as it is"
+            return "pretrained only"
         return self.null_network or "trained"
 
     @property

@@ -85,7 +85,7 @@ def test_width_of_a_tile_in_um():
     [
         ("", "untrained", "vgg16__untrained", ("vgg16", "untrained")),
         ("imagenet", "", "vgg16__imagenet", ("vgg16 (imagenet)", "trained")),
-        ("imagenet", "untrained", "vgg16__imagenet__untrained", ("vgg16 (imagenet)", "as it is")),
+        ("imagenet", "untrained", "vgg16__imagenet__untrained", ("vgg16 (imagenet)", "pretrained only")),
         ("imagenet", "shuffled", "vgg16__imagenet__shuffled", ("vgg16 (imagenet)", "shuffled")),
         ("runs/my own (1).pt", "", "vgg16__my_own_1_", ("vgg16 (my_own_1_)", "trained")),
         ("/a/untrained.pt", "", "vgg16__untrained_file", ("vgg16 (untrained_file)", "trained")),

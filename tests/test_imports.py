@@ -8,7 +8,8 @@ from lib.config import ROOT
 LIGHT = (
     "lib.network.models",
     "lib.network.training",
-    "lib.network.classify",
+    "lib.network.predict",
+    "lib.network.accuracy",
     "lib.features.quantify",
     "lib.statistics.correlation",
     "lib.statistics.pair_tests",
@@ -17,7 +18,6 @@ LIGHT = (
     "lib.statistics.partial_correlation",
     "lib.visualize.attribution",
     "lib.benchmarks.run",
-    "lib.train",
 )
 
 

@@ -153,7 +153,7 @@ def test_networks_that_began_with_other_weights_are_others(make_store, tmp_path)
     assert list(found) == names
     assert [why for _, why in found.values()] == ["", "", ""]
     kinds = [store.config.network_kind for store, _ in found.values()]
-    assert kinds == ["trained", "trained", "as it is"]
+    assert kinds == ["trained", "trained", "pretrained only"]
 
 
 def test_finished_networks_are_those_that_are_current(make_store, tmp_path):

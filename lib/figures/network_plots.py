@@ -64,8 +64,8 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
     colours = distinct_colours(list(dict.fromkeys(table_df["architecture"])))
-    markers = {"trained": "o", "as it is": "D", "untrained": "^", "shuffled": "s"}
-    filled = ("trained", "as it is")
+    markers = {"trained": "o", "pretrained only": "D", "untrained": "^", "shuffled": "s"}
+    filled = ("trained", "pretrained only")
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes found within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
         trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")

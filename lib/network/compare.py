@@ -1,7 +1,7 @@
 """Networks side by side: Tables 1 to 4 of one cohort, and what is left of each against its null networks.
 
 A network is named by its architecture (with the weights it began with, if any: "resnet34 (imagenet)") and
-its kind: "trained", "as it is" (weights from elsewhere, not trained here), or one of the null networks
+its kind: "trained", "pretrained only" (weights from elsewhere, not trained here), or one of the null networks
 "untrained" and "shuffled" (METHOD section 11). Tables have these two as their first columns, architectures in
 the order of Table 1, trained first.
 """
@@ -15,7 +15,7 @@ from lib.network import models
 from lib.network.architectures import ARCHITECTURES
 from lib.statistics.pair_tables import threshold_table
 
-KINDS = ("trained", "as it is", "untrained", "shuffled")
+KINDS = ("trained", "pretrained only", "untrained", "shuffled")
 KEYS = ["architecture", "network"]
 Name = tuple[str, str]  # architecture, kind
 

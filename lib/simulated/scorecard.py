@@ -246,7 +246,7 @@ def summary(
 
     Parameters
     ----------
-    accuracy_df : classify.accuracy_table; its test rows are used. None where no network was run.
+    accuracy_df : `accuracy.accuracy_table`; its test rows are used. None where no network was run.
     links_df : `score_links`. given_df : the same with the covariates taken out.
     pairs : tables of `score_pairs`; a column is named after its test.
     """
