@@ -55,6 +55,12 @@ def execute(store: Store, notebook: str, parameters: dict[str, Any]) -> str:
     return problem
 
 
+def question(notebook: str) -> str:
+    """The question that is a notebook's title."""
+    first_cell = json.loads(_source(notebook).read_text(encoding="utf-8"))["cells"][0]
+    return "".join(first_cell["source"]).splitlines()[0].removeprefix("# ")
+
+
 def seconds_taken(store: Store) -> dict[str, float]:
     """Seconds of the last run of each executed copy, by its stem."""
     path = store.notebook_times_path

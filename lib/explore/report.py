@@ -16,6 +16,7 @@ from PIL import Image
 from lib import saved_figures
 from lib.artefacts import NOTEBOOKS
 from lib.explore import report_pairs
+from lib.explore.notebook_runs import question
 from lib.saved_figures import Saved
 from lib.store import Store
 from lib.whole_files import write_text
@@ -116,12 +117,11 @@ def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
     for network, by_notebook in found.items():
         groups = []
         for notebook, items in by_notebook.items():
-            declared = NOTEBOOKS.get(notebook)
             page = f"notebooks/{notebook}__{network}.html" if network else f"notebooks/{notebook}.html"
             groups.append(
                 {
                     "notebook": notebook,
-                    "question": declared.question if declared else "Further files",
+                    "question": question(notebook) if notebook in NOTEBOOKS else "Further files",
                     "page": page if (store.figures / page).is_file() else "",
                     "items": [_item(one, budget) for one in items],
                 }
@@ -161,7 +161,9 @@ def _embedded(path: Path, budget: list[int]) -> dict[str, Any]:
 def _notebook_pages(store: Store) -> list[dict[str, str]]:
     found = []
     for page in sorted((store.figures / "notebooks").glob("*.html")):
-        declared = NOTEBOOKS.get(page.stem.split("__")[0])
-        if declared:
-            found.append({"file": f"notebooks/{page.name}", "name": page.stem, "question": declared.question})
+        notebook = page.stem.split("__")[0]
+        if notebook in NOTEBOOKS:
+            found.append(
+                {"file": f"notebooks/{page.name}", "name": page.stem, "question": question(notebook)}
+            )
     return found

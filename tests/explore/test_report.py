@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib.artefacts import NOTEBOOKS
 from lib.config import ROOT, Config
 from lib.explore import report, report_pairs
+from lib.explore.notebook_runs import question
 from lib.store import Store
 
 EVIL = "<script>alert(1)</script>"
@@ -67,7 +67,7 @@ def test_files_are_grouped_by_network_and_notebook_in_the_order_of_saving(store)
     assert [i["id"] for i in cohort["groups"][0]["items"]] == ["s1_table"]
     by_question = {g["question"]: [i["id"] for i in g["items"]] for g in vgg16["groups"]}
     assert by_question == {
-        NOTEBOOKS["05_correlate"].question: ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"],
+        question("05_correlate"): ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"],
         "Further files": ["mine_alone__vgg16"],
     }
     assert [g["page"] for g in vgg16["groups"]] == ["notebooks/05_correlate__vgg16.html", ""]
