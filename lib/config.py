@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.network.recipe import Recipe
+from lib.tiles.tiling import Tiling
 
 ROOT = Path(__file__).resolve().parent.parent
 COHORTS_DIR = ROOT / "data" / "cohorts"
@@ -249,6 +250,11 @@ class Config(BaseModel):
     def lowest_e_threshold(self) -> float:
         """The lowest E_T that any table asks for: pairs of genes below it are of no use."""
         return min(self.e_threshold, *(e for _, e in self.thresholds))
+
+    @property
+    def tiling(self) -> Tiling:
+        """How slides are cut into tiles."""
+        return Tiling(**self.model_dump(include={field.name for field in fields(Tiling)}))
 
     @property
     def recipe(self) -> Recipe:

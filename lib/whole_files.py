@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, and fingerprints of their content."""
 
+import glob
 import hashlib
 import json
 import os
@@ -26,6 +27,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove the temporary files that killed writers of `path` left; nobody may be writing it meanwhile."""
+    path = Path(path)
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
         temporary.unlink(missing_ok=True)
 
 
@@ -58,7 +66,23 @@ def fingerprint(path: str | Path) -> str:
     return _hashes[key]
 
 
+def ends_fingerprint(path: str | Path) -> str:
+    """sha256 of a large file's size and its first and last MB, in hex: in a moment, of slides for example."""
+    n_bytes, end = os.stat(path).st_size, 2**20
+    digest = hashlib.sha256(f"{n_bytes}:".encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(end))
+        file.seek(max(n_bytes - end, 0))
+        digest.update(file.read(end))
+    return digest.hexdigest()
+
+
+def text_fingerprint(text: str) -> str:
+    """sha256 of a text in UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def folder_fingerprint(folder: str | Path) -> str | None:
     """sha256 of the names and sizes of a folder's visible files, in hex; None if there are none."""
     listing = sorted((p.name, p.stat().st_size) for p in Path(folder).iterdir() if not p.name.startswith("."))
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest() if listing else None
+    return text_fingerprint(json.dumps(listing)) if listing else None

@@ -1,5 +1,6 @@
 """Whole files: a reader sees the former content or the new one, never a part; fingerprints follow content."""
 
+import hashlib
 import json
 import os
 import signal
@@ -10,7 +11,17 @@ import threading
 import pytest
 
 from lib.config import ROOT
-from lib.whole_files import fingerprint, folder_fingerprint, whole_file, write_bytes, write_json, write_text
+from lib.whole_files import (
+    ends_fingerprint,
+    fingerprint,
+    folder_fingerprint,
+    remove_leftovers,
+    text_fingerprint,
+    whole_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_writing_and_overwriting(tmp_path):
@@ -62,6 +73,9 @@ with whole_file({str(path)!r}) as temporary:
     assert leftover.name.startswith(".")
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
+    (tmp_path / ".b.bin.1-1.tmp.bin").touch()
+    remove_leftovers(path)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.bin", ".b.bin.1-1.tmp.bin"}
 
 
 def test_two_writers_at_once_leave_the_content_of_one(tmp_path):
@@ -98,6 +112,25 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert fingerprint(one) != fingerprint(two)
     with pytest.raises(FileNotFoundError):
         fingerprint(tmp_path / "three")
+
+
+def test_fingerprint_of_a_text_and_of_the_ends_of_a_file(tmp_path):
+    assert text_fingerprint("µm") == hashlib.sha256("µm".encode()).hexdigest()
+    path, content = tmp_path / "slide", bytearray(3 * 2**20)
+    found = set()
+    for change in (None, 0, 2**20 - 1, 2 * 2**20, -1):
+        changed = bytearray(content)
+        if change is not None:
+            changed[change] = 1
+        path.write_bytes(changed)
+        found.add(ends_fingerprint(path))
+    path.write_bytes(content + b"\0")
+    found.add(ends_fingerprint(path))
+    assert len(found) == 6
+    content[2**20] = 1  # in the middle
+    before = ends_fingerprint(path)
+    path.write_bytes(content + b"\0")
+    assert ends_fingerprint(path) == before
 
 
 def test_folder_fingerprint_is_of_names_and_sizes(tmp_path):

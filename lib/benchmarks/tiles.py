@@ -10,6 +10,7 @@ from lib.benchmarks.timing import row, timed
 from lib.simulated import aperio
 from lib.simulated.slides import QUANTITIES, draw
 from lib.tiles import cut as tiles
+from lib.tiles.tiling import Tiling
 
 FIELD_UM = 632.6  # a drawn field is 1,280 px wide at 20x
 
@@ -37,7 +38,7 @@ def tiles_rows(quick: bool = False) -> list[dict]:
         def cut(reader: str) -> None:
             nonlocal n_tiles
             stack_path = Path(folder) / "slide.npy"
-            n_tiles = len(tiles.cut_slide(path, samples_df, stack_path, reader=reader).tiles_df)
+            n_tiles = len(tiles.cut_slide(path, samples_df, stack_path, Tiling(reader=reader)).tiles_df)
 
         ours, peer = timed(lambda: cut("auto"), lambda: cut("openslide"), n_repeats=n_repeats)
     work = f"1,000 tiles of 512 px at 10x cut from a 20x slide, one process (timed on {n_tiles})"

@@ -1,4 +1,4 @@
-"""Plain colour features of tiles: what learned features should beat."""
+"""Colour statistics of tiles: a baseline for learned features."""
 
 from itertools import chain
 
@@ -10,14 +10,14 @@ from lib.tiles.stored import StoredTiles
 
 
 def colour_features(tiles_df: pd.DataFrame) -> pd.DataFrame:
-    """Twelve plain colour features of each sample, a floor that learned features should beat.
+    """Twelve colour features of each sample, a baseline that learned features should exceed.
 
     Mean and standard deviation over a tile's pixels of red, green, blue (0 to 1) and of the haematoxylin,
-    eosin and residual stain (Ruifrok and Johnston 2001), averaged over the sample's tiles.
+    eosin and residual stains (Ruifrok and Johnston 2001), averaged over the sample's tiles.
 
     Parameters
     ----------
-    tiles_df : columns file (path of a tile stack), stack_index, sample_id.
+    tiles_df : columns file (path of a tile stack), stack_index, sample_id
 
     Returns
     -------

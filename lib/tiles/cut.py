@@ -1,11 +1,9 @@
-"""Cutting slides into tiles: a grid in µm, the tissue each tile holds, and one stack of pixels per slide.
+"""Cutting one slide into tiles: a grid in µm, the tissue each tile holds, and one stack of pixels.
 
-Badea & Stanescu 2020, Methods: tiles of 512 px at 10x (0.9884 µm/px), at least half tissue, rescaled to the
-network's input. Resolution is decided by µm/px alone. Coordinates `l0_` are level-0 pixels. Nothing is
-colour-normalised, and colour profiles are ignored.
+Resolution is decided by µm/px alone. Coordinates `l0_` are level-0 pixels. Nothing is colour-normalised, and
+colour profiles are ignored.
 """
 
-import os
 import time
 from collections.abc import Callable
 from math import ceil
@@ -19,6 +17,8 @@ from PIL import Image
 
 from lib.tiles import grid, scaled_jpeg, slides, tissue_mask
 from lib.tiles.slides import SlideError
+from lib.tiles.tiling import Tiling
+from lib.whole_files import whole_file
 
 TILE_COLUMNS = {
     "tile_id": "str",
@@ -32,7 +32,7 @@ TILE_COLUMNS = {
     "tissue_fraction": "float64",
     "stack_index": "int64",
 }
-READERS = ("auto", "openslide", "jpeg")
+MAX_DIFFERENCE = 2.0  # mean difference in grey levels up to which scaled JPEG decoding passes for OpenSlide's
 
 ReadTile = Callable[[int, int], np.ndarray]
 
@@ -53,49 +53,37 @@ class SlideTiles(NamedTuple):
 
 
 def cut_slide(
-    path: str | Path,
-    samples_df: pd.DataFrame,
-    stack_path: str | Path,
-    *,
-    tile_px: int = 512,
-    tile_mpp: float = 0.9884,
-    input_px: int = 224,
-    min_tissue: float = 0.5,
-    mask_mpp: float = 8.0,
-    reader: str = "auto",
+    path: str | Path, samples_df: pd.DataFrame, stack_path: str | Path, tiling: Tiling
 ) -> SlideTiles:
     """Cut one slide and write its stack of tiles; no stack is written when no tile is kept.
 
     Parameters
     ----------
-    path : the slide.
-    samples_df : the samples on this slide: sample_id, slide_id, optional region columns (level-0 px; missing
-        = whole slide) and mpp (µm/px of level 0, wins over the slide's own).
-    stack_path : the .npy to write, uint8 (n_tiles, input_px, input_px, 3); appears complete or not at all.
-    tile_px, tile_mpp : a tile is tile_px pixels of tile_mpp µm wide.
-    min_tissue : tiles with a smaller share of tissue are dropped.
-    mask_mpp : µm/px of the tissue mask.
-    reader : "openslide" reads level 0, or a lower level that is no coarser than tile_mpp; "jpeg" reduces
-        while decoding (module jpeg_scaled); "auto" takes "jpeg" where the slide allows it and both agree.
+    path : the slide
+    samples_df : the samples on this slide, checked by `cohort.samples`: sample_id, slide_id, optional region
+        columns (level-0 px; missing = whole slide) and mpp (µm/px of level 0, wins over the slide's own)
+    stack_path : the .npy to write (`stored`); appears complete or not at all
 
     Raises
     ------
-    FileNotFoundError, SlideError (a ValueError) : the slide cannot be used.
-    ValueError : a parameter is out of range.
+    FileNotFoundError, SlideError (a ValueError)
+        The slide cannot be used.
     """
-    check_parameters(tile_px, tile_mpp, input_px, min_tissue, mask_mpp, reader)
-    started = time.perf_counter()
+    stack_path, started = Path(stack_path), time.perf_counter()
     with slides.open_slide(path) as slide:
         try:
             mpp, note = slides.slide_mpp(slide, grid.one_mpp(samples_df))
-            l0_size = grid.tile_size(tile_px, tile_mpp, mpp)
-            mask = tissue_mask.tissue_mask(slides.reduced(slide, mask_mpp / mpp), mask_mpp)
-            grid_df = judge_tiles(samples_df, l0_size, slide.dimensions, mask, mask_mpp / mpp, min_tissue)
-            # In the order of the file, so that neighbours share decoded pixels; `stack_index` follows it.
-            kept_df = grid_df[grid_df["dropped"] == ""].sort_values(["l0_y", "l0_x"], kind="stable")
-            tiles_df = _tiles_table(kept_df, samples_df)
-            read, reader_name = _tile_reader(path, slide, tiles_df, l0_size, tile_px, input_px, reader)
-            _write_stack(Path(stack_path), tiles_df, read, input_px)
+            l0_per_mask_px = tiling.mask_mpp / mpp
+            mask = tissue_mask.tissue_mask(slides.reduced(slide, l0_per_mask_px), tiling.mask_mpp)
+            grid_df = grid.lay_grid(samples_df, tiling.l0_size(mpp), slide.dimensions)
+            grid_df = _judged(grid_df.assign(l0_size=tiling.l0_size(mpp)), mask, l0_per_mask_px, tiling)
+            tiles_df = _tiles_table(grid_df, samples_df)
+            if len(tiles_df):
+                read, reader = _tile_reader(path, slide, tiles_df, tiling)
+                _write_stack(stack_path, tiles_df, read, tiling.input_px)
+            else:
+                reader = "openslide"
+                stack_path.unlink(missing_ok=True)
         except SlideError as error:
             raise SlideError(f"slide {path}: {error}") from error
         l0_width, l0_height = slide.dimensions
@@ -107,85 +95,80 @@ def cut_slide(
         note=note,
         l0_width=l0_width,
         l0_height=l0_height,
-        tissue_area_mm2=float(mask.sum()) * mask_mpp**2 / 1e6,
-        reader=reader_name,
+        tissue_area_mm2=float(mask.sum()) * tiling.mask_mpp**2 / 1e6,
+        reader=reader,
         seconds=time.perf_counter() - started,
     )
 
 
-def judge_tiles(
-    samples_df: pd.DataFrame,
-    l0_size: int,
-    dimensions: tuple[int, int],
-    mask: np.ndarray,
-    l0_per_px: float,
-    min_tissue: float,
-) -> pd.DataFrame:
-    """Every tile of the grid with its tissue and what becomes of it; also for overlays in figures.
-
-    Parameters
-    ----------
-    l0_size, dimensions : edge of a tile and (width, height) of the slide, level-0 px.
-    mask : bool (height, width) from `tissue.tissue_mask`, `l0_per_px` level-0 pixels to one of its pixels.
-
-    Returns
-    -------
-    DataFrame: sample_id, column, row, l0_x, l0_y, l0_size, tissue_fraction, dropped ("", "edge" or "tissue").
-    """
-    grid_df = grid.lay_grid(samples_df, l0_size, dimensions).assign(l0_size=l0_size)
-    fraction = tissue_mask.tissue_fraction(
-        mask, l0_per_px, grid_df["l0_x"], grid_df["l0_y"], l0_size, l0_size
-    )
-    poor = np.where(fraction < min_tissue - 1e-9, "tissue", "")
-    dropped = np.where(grid_df.pop("cut"), "edge", poor)
-    return grid_df.assign(tissue_fraction=fraction, dropped=dropped)
+def _judged(grid_df: pd.DataFrame, mask: np.ndarray, l0_per_px: float, tiling: Tiling) -> pd.DataFrame:
+    """The grid with tissue_fraction and, in place of `cut`, dropped ("", "edge" or "tissue")."""
+    corner, edge = (grid_df["l0_x"].to_numpy(), grid_df["l0_y"].to_numpy()), grid_df["l0_size"].to_numpy()
+    fraction = tissue_mask.tissue_fraction(mask, l0_per_px, *corner, edge, edge)
+    poor = np.where(fraction < tiling.min_tissue - 1e-9, "tissue", "")
+    dropped = np.where(grid_df["cut"], "edge", poor)
+    return grid_df.drop(columns="cut").assign(tissue_fraction=fraction, dropped=dropped)
 
 
-def check_parameters(
-    tile_px: int, tile_mpp: float, input_px: int, min_tissue: float, mask_mpp: float, reader: str
-) -> None:
-    """Raise ValueError naming the parameter of `cut_slide`, its value and what is allowed."""
-    for name, value in (("tile_px", tile_px), ("input_px", input_px)):
-        if value < 1 or value != int(value):
-            raise ValueError(f"{name} must be a positive whole number, got {value}")
-    for name, value in (("tile_mpp", tile_mpp), ("mask_mpp", mask_mpp)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive (µm/px), got {value}")
-    if not 0 <= min_tissue <= 1:
-        raise ValueError(f"min_tissue is a share between 0 and 1, got {min_tissue}")
-    if reader not in READERS:
-        raise ValueError(f"reader must be one of {', '.join(READERS)}, got {reader!r}")
-
-
-def _tiles_table(kept_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
+def _tiles_table(grid_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
+    """The kept tiles, in the order of the file, so that neighbours share decoded pixels."""
+    kept_df = grid_df.loc[grid_df["dropped"] == ""].sort_values(by=["l0_y", "l0_x"], kind="stable")
     names = kept_df["sample_id"] + "_" + kept_df["column"].astype(str) + "_" + kept_df["row"].astype(str)
     tiles_df = kept_df.assign(
         tile_id=names.astype(str),
         slide_id=str(samples_df["slide_id"].iloc[0]),
         stack_index=np.arange(len(kept_df)),
     )
-    return tiles_df.reset_index(drop=True)[list(TILE_COLUMNS)].astype(TILE_COLUMNS)
+    return tiles_df.reset_index(drop=True).loc[:, list(TILE_COLUMNS)].astype(TILE_COLUMNS)
 
 
 def _tile_reader(
-    path: str | Path,
-    slide: openslide.OpenSlide,
-    tiles_df: pd.DataFrame,
-    l0_size: int,
-    tile_px: int,
-    input_px: int,
-    reader: str,
+    path: str | Path, slide: openslide.OpenSlide, tiles_df: pd.DataFrame, tiling: Tiling
 ) -> tuple[ReadTile, str]:
     """A function (l0_x, l0_y) -> uint8 (input_px, input_px, 3), and the name of the way it reads.
 
-    As in the paper pixels are reduced twice: by a whole factor to about tile_px (here or in libjpeg, so both
-    ways agree), then to the network's input.
+    As in the paper pixels are reduced twice: by a whole factor to about tile_px (by Pillow or by libjpeg, so
+    both ways agree), then to the network's input.
     """
-    enough_px = max(tile_px / (1 + slides.MPP_TOLERANCE), input_px)
-    level = slides.best_level(slide, l0_size / max(tile_px, input_px))
+    l0_size, input_px = int(tiles_df["l0_size"].iloc[0]), tiling.input_px
+    read_plain = _openslide_reader(slide, l0_size, tiling)
+    if tiling.reader == "openslide":
+        return read_plain, "openslide"
+    factor = _whole_factor(l0_size, tiling)
+    read_scaled, reason = scaled_jpeg.open_scaled(path, factor, slide.dimensions)
+    if read_scaled is not None:
+
+        def read_jpeg(l0_x: int, l0_y: int) -> np.ndarray:
+            try:
+                rgb, box = read_scaled(l0_x, l0_y, l0_size)
+            except ValueError as error:
+                if tiling.reader == "auto":  # OpenSlide decides whether a damaged tile can be read
+                    return read_plain(l0_x, l0_y)
+                raise SlideError(f"tile at ({l0_x}, {l0_y}): {error}; try reader = 'openslide'") from error
+            return slides.resample(rgb, box, input_px, input_px)
+
+        x, y = tiles_df[["l0_x", "l0_y"]].to_numpy()[len(tiles_df) // 2].tolist()
+        difference = np.abs(read_jpeg(x, y).astype(int) - read_plain(x, y)).mean()
+        if difference <= MAX_DIFFERENCE:
+            return read_jpeg, f"jpeg 1/{factor}"
+        reason = f"it differs from OpenSlide by {difference:.1f} grey levels"
+    if tiling.reader == "jpeg":
+        raise SlideError(f"cannot be read with reader = 'jpeg': {reason}; use reader = 'auto'")
+    return read_plain, "openslide"
+
+
+def _whole_factor(edge_px: float, tiling: Tiling) -> int:
+    """The largest factor by which a tile that is edge_px wide may be reduced: 1, 2, 4 or 8."""
+    enough_px = max(tiling.tile_px / (1 + slides.MPP_TOLERANCE), tiling.input_px)
+    return max((factor for factor in (2, 4, 8) if edge_px / factor >= enough_px), default=1)
+
+
+def _openslide_reader(slide: openslide.OpenSlide, l0_size: int, tiling: Tiling) -> ReadTile:
+    input_px = tiling.input_px
+    level = slides.best_level(slide, l0_size / max(tiling.tile_px, input_px))
     width, height = slide.level_dimensions[level]
     x_scale, y_scale = slide.dimensions[0] / width, slide.dimensions[1] / height
-    factor = max((f for f in (2, 4, 8) if l0_size / x_scale / f >= enough_px), default=1)
+    factor = _whole_factor(l0_size / x_scale, tiling)
 
     def read_plain(l0_x: int, l0_y: int) -> np.ndarray:
         left, top = l0_x / x_scale / factor, l0_y / y_scale / factor
@@ -198,40 +181,13 @@ def _tile_reader(
         rgb = np.asarray(Image.fromarray(rgb).reduce(factor)) if factor > 1 else rgb
         return slides.resample(rgb, (left - x, top - y, right - x, bottom - y), input_px, input_px)
 
-    if reader == "openslide" or tiles_df.empty:
-        return read_plain, "openslide"
-    factor_l0 = max((f for f in (2, 4, 8) if l0_size / f >= enough_px), default=1)
-    read_scaled, reason = scaled_jpeg.open_scaled(path, factor_l0, slide.dimensions)
-
-    def read_jpeg(l0_x: int, l0_y: int) -> np.ndarray:
-        try:
-            rgb, box = read_scaled(l0_x, l0_y, l0_size)
-        except ValueError as error:
-            if reader == "auto":  # OpenSlide decides whether a damaged tile can be read
-                return read_plain(l0_x, l0_y)
-            raise SlideError(f"tile at ({l0_x}, {l0_y}): {error}; try reader = 'openslide'") from error
-        return slides.resample(rgb, box, input_px, input_px)
-
-    if not reason:
-        first = tiles_df.iloc[len(tiles_df) // 2][["l0_x", "l0_y"]].astype(int)
-        difference = np.abs(read_jpeg(*first).astype(int) - read_plain(*first)).mean()
-        if difference <= 2:
-            return read_jpeg, f"jpeg 1/{factor_l0}"
-        reason = f"it differs from OpenSlide by {difference:.1f} grey levels"
-    if reader == "jpeg":
-        raise SlideError(f"cannot be read with reader = 'jpeg': {reason}; use reader = 'auto'")
-    return read_plain, "openslide"
+    return read_plain
 
 
 def _write_stack(stack_path: Path, tiles_df: pd.DataFrame, read: ReadTile, input_px: int) -> None:
-    """Write tile after tile to a temporary name, then rename. No memory map: on a full disk that crashes."""
-    if tiles_df.empty:
-        stack_path.unlink(missing_ok=True)
-        return
-    part = stack_path.with_name(stack_path.name + ".part")
+    """Write tile after tile. No memory map: on a full disk that crashes."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), input_px, input_px, 3)}
-    with open(part, "wb") as file:
+    with whole_file(stack_path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for l0_x, l0_y in zip(tiles_df["l0_x"].tolist(), tiles_df["l0_y"].tolist(), strict=True):
-            file.write(np.ascontiguousarray(read(l0_x, l0_y)).tobytes())
-    os.replace(part, stack_path)
+        for l0_x, l0_y in tiles_df[["l0_x", "l0_y"]].to_numpy().tolist():
+            file.write(read(l0_x, l0_y).tobytes())

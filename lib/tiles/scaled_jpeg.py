@@ -1,7 +1,7 @@
 """Reading JPEG-tiled slides at 1/2, 1/4 or 1/8 of level 0, letting libjpeg reduce while it decodes.
 
-libjpeg can drop the high frequencies of each 8 x 8 block instead of decoding and averaging them. That is the
-same picture but for rounding (under one grey level on average), and several times faster.
+libjpeg can omit the high frequencies of each 8 x 8 block instead of decoding and averaging them. Except for
+rounding (under one grey level on average) the picture is the same, and it is several times faster.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import tifffile
 RGB, YCBCR = 2, 6  # TIFF photometric interpretation
 TILES_KEPT = 1024  # decoded tiles kept in memory, about 50 MB for 256 px tiles at 1/2
 # An Adobe APP14 segment; its last byte tells decoders whether the data are RGB (0) or YCbCr (1). Slides with
-# photometric RGB hold RGB data without any such marker, which decoders would take for YCbCr.
+# photometric RGB hold RGB data without such a marker, which decoders would take for YCbCr.
 APP14 = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 
 ReadScaled = Callable[[int, int, int], tuple[np.ndarray, tuple[float, float, float, float]]]
@@ -26,21 +26,21 @@ def open_scaled(path: str | Path, factor: int, dimensions: tuple[int, int]) -> t
 
     Parameters
     ----------
-    factor : 2, 4 or 8.
-    dimensions : (l0_width, l0_height) as OpenSlide sees them; the TIFF's first page has to be that.
+    factor : 2, 4 or 8
+    dimensions : (l0_width, l0_height) as OpenSlide sees them; the TIFF's first page must have this size
 
     Returns
     -------
-    read : read(l0_x, l0_y, l0_size) gives uint8 (height, width, 3) holding at least that square, and the
-        square within it as (left, top, right, bottom) in its pixels, ready for `slides.resample`.
-        Raises ValueError when a tile is damaged.
-    reason : empty when there is a function.
+    read : read(l0_x, l0_y, l0_size) gives uint8 (height, width, 3) that contains the square, and the square
+        within it as (left, top, right, bottom) in its pixels, ready for `slides.resample`; ValueError when a
+        tile is damaged
+    reason : empty when there is a function
     """
     if factor not in (2, 4, 8):
         return None, f"libjpeg reduces by 2, 4 or 8, not {factor}"
     try:
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[0]
+            page = tiff.pages.first
             reason = _refusal(page, dimensions)
             if reason:
                 return None, reason
@@ -49,7 +49,7 @@ def open_scaled(path: str | Path, factor: int, dimensions: tuple[int, int]) -> t
             tile_px = (page.tilelength, page.tilewidth)
             across = -(-page.imagewidth // page.tilewidth)
     except (tifffile.TiffFileError, OSError, IndexError, AttributeError) as error:
-        return None, f"not a TIFF that tifffile reads ({error})"
+        return None, f"it is not a TIFF that tifffile reads ({error})"
     small_px = (tile_px[0] // factor, tile_px[1] // factor)
 
     @lru_cache(maxsize=TILES_KEPT)
@@ -75,7 +75,7 @@ def open_scaled(path: str | Path, factor: int, dimensions: tuple[int, int]) -> t
 
 
 def _refusal(page: tifffile.TiffPage, dimensions: tuple[int, int]) -> str:
-    """Why this page cannot be read by parts of tiles; empty when it can."""
+    """Why this page cannot be read at a reduced size; empty when it can."""
     if not page.is_tiled or page.compression != tifffile.COMPRESSION.JPEG:
         return "level 0 is not in JPEG tiles"
     if page.shape != (dimensions[1], dimensions[0], 3) or page.dtype != np.uint8 or page.planarconfig != 1:
@@ -90,7 +90,7 @@ def _refusal(page: tifffile.TiffPage, dimensions: tuple[int, int]) -> str:
 
 
 def _header(tables: bytes | None, photometric: int) -> bytes:
-    """What goes before a tile's own data: start of image, colour marker, the tables all tiles share."""
+    """The bytes before a tile's own data: start of image, colour marker, the tables that all tiles share."""
     shared = tables[2:-2] if tables else b""  # without their own start and end of image
     return b"\xff\xd8" + APP14 + (b"\x00" if photometric == RGB else b"\x01") + shared
 

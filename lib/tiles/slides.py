@@ -1,14 +1,14 @@
 """Opening a slide, its µm/px, and reading parts of it at another resolution with bounded memory.
 
-Coordinates: `l0_` is a position or length in level-0 pixels. OpenSlide hands out 8-bit RGBA; transparent
-pixels are laid on white. Colour profiles (ICC) are ignored: pixel values are those stored in the file.
+Coordinates: `l0_` is a position or length in level-0 pixels. OpenSlide gives 8-bit RGBA; transparent pixels
+are composited onto white. Colour profiles (ICC) are ignored: pixel values are those stored in the file.
 """
 
 from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil, isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openslide
@@ -16,17 +16,20 @@ import pandas as pd
 import scipy.sparse as sp
 from PIL import Image
 
-MAX_MPP = 10.0  # coarser than this is no histology slide: the number is wrong
-MPP_TOLERANCE = 0.05  # x against y, and the samples table against the slide
+from lib.cohort.samples import REGION
+
+MAX_MPP = 10.0  # a coarser resolution is not a histology slide's: the number is wrong
+MPP_TOLERANCE = 0.05  # relative, of x against y and of the samples table against the slide
 STRIP_BYTES = 64 * 2**20  # read at once when a whole slide is reduced
+OVERVIEW_PX, SAMPLE_PX = 1200, 400  # longer edge of a picture of a slide, of a sample
 
 
 class SlideError(ValueError):
-    """This slide cannot be used, for the reason in the text; other slides may be fine."""
+    """This slide cannot be used, for the reason given; other slides may be fine."""
 
 
 class Resolution(NamedTuple):
-    """µm/px of level 0, and a remark (empty when there is nothing to remark)."""
+    """µm/px of level 0, and a remark on it (mostly empty)."""
 
     mpp: float
     note: str
@@ -35,7 +38,7 @@ class Resolution(NamedTuple):
 def open_slide(path: str | Path) -> openslide.OpenSlide:
     """Open a slide and read its first and last pixel, which finds most truncated files.
 
-    Raises FileNotFoundError, or SlideError when it is a folder, no slide, truncated or damaged.
+    Raises FileNotFoundError, or SlideError when it is a folder, not a slide, truncated or damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -43,16 +46,16 @@ def open_slide(path: str | Path) -> openslide.OpenSlide:
     if path.is_dir():
         raise SlideError(f"slide {path} is a folder, not a file")
     if path.stat().st_size == 0:
-        raise SlideError(f"slide {path} is an empty file: fetch it again")
+        raise SlideError(f"slide {path} is an empty file: download it again")
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(
-            f"slide {path} is not in a format OpenSlide reads, or it is cut short ({error}): fetch it again; "
-            "a plain image has to be converted to a tiled pyramidal TIFF"
+            f"slide {path} is not in a format OpenSlide reads, or is truncated ({error}): download it again, "
+            "or convert a plain image to a tiled pyramidal TIFF"
         ) from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"slide {path} cannot be opened ({error}): fetch it again") from error
+        raise SlideError(f"slide {path} cannot be opened ({error}): download it again") from error
     try:
         l0_width, l0_height = slide.dimensions
         for l0_x, l0_y in ((0, 0), (l0_width - 1, l0_height - 1)):
@@ -67,8 +70,8 @@ def open_slide(path: str | Path) -> openslide.OpenSlide:
 def slide_mpp(slide: openslide.OpenSlide, override: float | None = None) -> Resolution:
     """µm/px of level 0, from `override` (the samples table's mpp) or else from the slide's own properties.
 
-    The nominal magnification ("20x") is never used. An override wins; when it differs from what the slide
-    says by more than 5 % the note says so. Pixels that are not square within 5 %, and values outside
+    The nominal magnification ("20x") is never used. An override wins; a note says where it differs from the
+    slide's own value by more than 5 %. Pixels that are not square within 5 %, and values outside
     0 < mpp <= 10 µm, are refused unless overridden.
 
     Raises SlideError.
@@ -79,20 +82,21 @@ def slide_mpp(slide: openslide.OpenSlide, override: float | None = None) -> Reso
         stated, problem = None, str(error)
     if override is None or np.isnan(override):
         if stated is None:
-            raise SlideError(f"{problem}: fill column mpp (µm/px) of the samples table for this slide")
+            raise SlideError(f"{problem}: fill in column mpp (µm/px) of the samples table for this slide")
         return Resolution(stated, "")
     override = float(override)
     if not (isfinite(override) and 0 < override <= MAX_MPP):
-        raise SlideError(f"mpp = {override:g} in the samples table is not in 0 < mpp <= {MAX_MPP:g} µm/px")
+        raise SlideError(f"mpp = {override:g} in the samples table is outside 0 < mpp <= {MAX_MPP:g} µm/px")
     if stated is not None and abs(override / stated - 1) > MPP_TOLERANCE:
-        note = f"samples table says {override:g} µm/px and is followed; the slide itself says {stated:g}"
+        note = f"the samples table's {override:g} µm/px is used; the slide itself says {stated:g}"
         return Resolution(override, note)
     return Resolution(override, "")
 
 
 def _stated_mpp(slide: openslide.OpenSlide) -> float:
-    texts = [slide.properties.get(k) for k in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-    if None in texts:
+    names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+    texts = [slide.properties[name] for name in names if name in slide.properties]
+    if len(texts) < 2:
         raise SlideError("the slide does not state its µm/px")
     try:
         x, y = (float(text) for text in texts)
@@ -106,7 +110,7 @@ def _stated_mpp(slide: openslide.OpenSlide) -> float:
 
 
 def best_level(slide: openslide.OpenSlide, l0_per_px: float) -> int:
-    """The smallest level that is at most 5 % coarser than l0_per_px level-0 pixels to a pixel; else 0."""
+    """The smallest level that is at most 5 % coarser than l0_per_px level-0 pixels per pixel; else 0."""
     fine = [i for i, d in enumerate(slide.level_downsamples) if d <= l0_per_px * (1 + MPP_TOLERANCE)]
     return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
 
@@ -114,15 +118,15 @@ def best_level(slide: openslide.OpenSlide, l0_per_px: float) -> int:
 def read_rgb(
     slide: openslide.OpenSlide, l0_x: int, l0_y: int, width: int, height: int, level: int = 0
 ) -> np.ndarray:
-    """uint8 RGB array (height, width, 3), in pixels of `level`, on white. Raises SlideError."""
+    """Pixels of `level` on white, uint8 (height, width, 3). Raises SlideError."""
     try:
         rgba = slide.read_region((l0_x, l0_y), level, (width, height))
     except openslide.OpenSlideError as error:
         raise SlideError(
             f"reading {width} x {height} px of level {level} at ({l0_x}, {l0_y}) failed ({error}); "
-            "the file is truncated or damaged: fetch it again"
+            "the file is truncated or damaged: download it again"
         ) from error
-    if rgba.getextrema()[3][0] < 255:
+    if rgba.getchannel("A").getextrema() != (255, 255):
         rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.asarray(rgba.convert("RGB"))
 
@@ -131,8 +135,9 @@ def read_rgb(
 def area_weights(n_in: int, start: float, stop: float, n_out: int) -> sp.csr_array:
     """Sparse (n_out, n_in) float32: row i averages the pixels under the i-th of n_out cells of [start, stop).
 
-    Pixel j covers [j, j + 1); shares of pixels count, and what lies outside [0, n_in) does not. When the
-    cells are smaller than pixels (enlarging) a row interpolates linearly between two pixel centres instead.
+    Pixel j covers [j, j + 1); pixels count by the share that is covered, and nothing outside [0, n_in)
+    counts. When the cells are smaller than pixels (enlarging) a row interpolates linearly between two pixel
+    centres instead.
 
     Raises ValueError when a cell lies outside altogether.
     """
@@ -147,7 +152,7 @@ def area_weights(n_in: int, start: float, stop: float, n_out: int) -> sp.csr_arr
         weights = sp.csr_array(
             (np.stack([1 - share, share], 1).ravel(), (rows, columns)), shape=(n_out, n_in)
         )
-        return weights.astype(np.float32)
+        return sp.csr_array(weights, dtype=np.float32)
     cuts = np.unique(np.concatenate([edges, np.arange(ceil(start), stop)]).clip(0, n_in))
     middles = (cuts[1:] + cuts[:-1]) / 2
     rows = (np.searchsorted(edges, middles) - 1).clip(0, n_out - 1)
@@ -155,7 +160,7 @@ def area_weights(n_in: int, start: float, stop: float, n_out: int) -> sp.csr_arr
     covered = weights.sum(axis=1)
     if not covered.all():
         raise ValueError(f"[{start}, {stop}) in {n_out} cells has cells outside the picture's {n_in} pixels")
-    return sp.csr_array(sp.diags_array(1 / covered) @ weights).astype(np.float32)
+    return sp.csr_array(sp.diags_array(1 / covered) @ weights, dtype=np.float32)
 
 
 def resample(
@@ -184,9 +189,9 @@ def resample(
 
 
 def reduced(slide: openslide.OpenSlide, l0_per_px: float) -> np.ndarray:
-    """The whole slide, one pixel for l0_per_px x l0_per_px level-0 pixels; the last ones may be cut.
+    """The whole slide, one pixel for l0_per_px x l0_per_px level-0 pixels; the last ones may cover less.
 
-    Reads the best level in strips of at most 64 MB, so a slide without lower levels is only slow.
+    Reads the best level in strips of at most 64 MB, so a slide without lower levels is merely slow.
 
     Returns
     -------
@@ -209,43 +214,42 @@ def reduced(slide: openslide.OpenSlide, l0_per_px: float) -> np.ndarray:
     return out
 
 
-def overview(slide: openslide.OpenSlide, mpp: float, max_px: int = 1200) -> tuple[np.ndarray, float]:
+def overview(slide: openslide.OpenSlide, mpp: float, max_px: int = OVERVIEW_PX) -> tuple[np.ndarray, float]:
     """A picture of the whole slide for figures.
 
     Parameters
     ----------
-    mpp : µm/px of level 0 (from `slide_mpp`).
-    max_px : the longer edge of the picture has about that many pixels, at most the slide's own.
+    mpp : µm/px of level 0 (from `slide_mpp`)
+    max_px : length of the picture's longer edge, at most the slide's own
 
     Returns
     -------
     picture : uint8 (height, width, 3)
-    overview_mpp : µm/px of the picture; divide by `mpp` for level-0 pixels per picture pixel.
+    overview_mpp : µm/px of the picture; divide by `mpp` for level-0 pixels per picture pixel
     """
     l0_per_px = max(1.0, max(slide.dimensions) / max_px)
     return reduced(slide, l0_per_px), l0_per_px * mpp
 
 
-def sample_picture(path: str | Path, sample: Mapping[str, object], max_px: int = 400) -> np.ndarray:
+def sample_picture(path: str | Path, sample: Mapping[str, Any]) -> np.ndarray:
     """A small picture of a sample: its region of the slide where it has one (a spot), else the whole slide.
 
     Parameters
     ----------
-    sample : a row of the samples table; its region, if any, is l0_x, l0_y, l0_width, l0_height (level-0 px).
-    max_px : the longer edge of the picture has about that many pixels, at most the slide's own.
+    sample : a row of the samples table; its region, if any, is l0_x, l0_y, l0_width, l0_height (level-0 px)
 
     Returns
     -------
-    uint8 (height, width, 3)
+    uint8 (height, width, 3), SAMPLE_PX along the longer edge, or fewer where the slide has fewer
 
     Raises SlideError.
     """
-    corner_and_size = [sample.get(name, np.nan) for name in ("l0_x", "l0_y", "l0_width", "l0_height")]
+    region = [sample.get(name, np.nan) for name in REGION]
     with open_slide(path) as slide:
-        if any(pd.isna(value) for value in corner_and_size):
-            return overview(slide, 1.0, max_px)[0]
-        l0_x, l0_y, l0_width, l0_height = (round(value) for value in corner_and_size)
-        l0_per_px = max(1.0, max(l0_width, l0_height) / max_px)
+        if any(pd.isna(value) for value in region):
+            return overview(slide, 1.0, SAMPLE_PX)[0]
+        l0_x, l0_y, l0_width, l0_height = (round(value) for value in region)
+        l0_per_px = max(1.0, max(l0_width, l0_height) / SAMPLE_PX)
         level = best_level(slide, l0_per_px)
         scale = slide.level_downsamples[level]
         width, height = (max(1, round(edge / scale)) for edge in (l0_width, l0_height))

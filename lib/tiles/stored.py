@@ -151,7 +151,7 @@ class StoredTiles:
             with open(self.files[code], "rb", buffering=0) as stack:
                 for place in places:
                     stack.seek(self.offsets[code] + self.stack_index[rows[place]] * tile_bytes)
-                    n_read = stack.readinto(tiles[place])
+                    n_read = stack.readinto(tiles[place].data)
                     if n_read != tile_bytes:
                         raise ValueError(
                             f"{self.files[code]} ends inside tile {self.stack_index[rows[place]]} "

@@ -1,22 +1,24 @@
 """Which part of an H&E slide is tissue: a mask at a few µm/px, and the tissue fraction of any rectangle.
 
-Stain absorbs some colours more than others, glass, dust and shadow absorb all alike. So the measure is the
-*spread* of optical density over the three channels, relative to this slide's own glass; its threshold is
-Otsu's, held between two absolute limits, so that neither an empty nor a full slide is split in two. Fainter
-places count when they are textured and touch tissue: fat cell walls do, stain that bled onto glass does not.
+Stain absorbs some colours more than others; glass, dust and shadow absorb all alike. The measure is therefore
+the *spread* of optical density over the three channels, relative to this slide's own glass. Its threshold is
+Otsu's, clipped to two absolute limits so that neither an empty nor a full slide is split in two. Fainter
+places count when they are textured and touch tissue: walls of fat cells do, stain that bled onto glass does
+not.
 """
 
 import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2hsv
 from skimage.filters import threshold_otsu
+from skimage.measure import label
 
-# Spread of optical density (decadic): 0.02 is an absorption difference of 5 %, the faintest stroma.
+# Spread of optical density (log10): 0.02, a difference of 5 % in absorption, is the faintest stroma.
 SPREAD_LOW, SPREAD_HIGH = 0.02, 0.06
 TEXTURE = 0.006  # sd of optical density over TEXTURE_UM; stain that bled onto the glass has 0.001 to 0.003
 TEXTURE_UM = 40.0
 GAP_UM = 50.0  # gaps up to twice this are closed: fat cells with torn walls are up to 100 µm wide
-BRIDGE_UM = 16.0  # stained places twice this apart still belong together: the remains of a wall
+BRIDGE_UM = 16.0  # stained places up to twice this apart belong together: the remains of a wall
 SPECK_UM2 = 1_000.0  # smaller groups are dropped before closing, so that dust is not joined up
 HOLE_UM2 = 50_000.0  # filled: fat vacuoles, ducts, small vessels; not the lumen of an artery
 PIECE_UM2 = 20_000.0  # smallest piece of tissue that is kept
@@ -24,42 +26,37 @@ PEN_UM2 = 20_000.0  # smaller coloured spots are pigment or blue nuclei, not ink
 PEN_MARGIN_UM = 30.0  # the soft edge of a stroke
 
 
-def tissue_mask(
-    rgb: np.ndarray, mask_mpp: float, hole_um2: float = HOLE_UM2, piece_um2: float = PIECE_UM2
-) -> np.ndarray:
+def tissue_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
     """True where there is tissue.
 
     Parameters
     ----------
-    rgb : uint8 (height, width, 3), the slide reduced to about 8 µm/px.
-    mask_mpp : µm/px of `rgb`.
-    hole_um2, piece_um2 : holes up to this area (µm²) are filled; smaller pieces of tissue are dropped.
+    rgb : uint8 (height, width, 3), the slide reduced to about 8 µm/px
+    mask_mpp : µm/px of `rgb`
 
     Returns
     -------
     bool (height, width). Pen ink (blue, green, black, red) and unscanned black are False.
     """
-    if not mask_mpp > 0:
-        raise ValueError(f"mask_mpp must be positive (µm/px), got {mask_mpp}")
     px_um2 = mask_mpp**2
-    pen = pen_mask(rgb, mask_mpp)
-    spread = stain_spread(rgb)
+    pen = _pen_mask(rgb, mask_mpp)
+    spread = _stain_spread(rgb)
     clean = spread[~pen]
     if clean.size == 0:
         return np.zeros(rgb.shape[:2], bool)
-    # A flat picture has no two classes; the lower limit then decides alone.
+    # A picture of one colour does not have two classes: the lower limit alone decides.
     otsu = threshold_otsu(clean) if clean.min() < clean.max() else SPREAD_LOW
     threshold = float(np.clip(otsu, SPREAD_LOW, SPREAD_HIGH))
-    # Between the lower limit and the threshold only textured places count: bled stain is smooth.
+    # Between the lower limit and the threshold only textured places count, as bled stain is smooth.
     strong = (spread > threshold) & ~pen
     faint = (spread > SPREAD_LOW) & (_texture(rgb, mask_mpp) > TEXTURE) & ~pen
     mask = _groups_with(strong, strong | faint, BRIDGE_UM / mask_mpp, SPECK_UM2 / px_um2)
     mask = _close(mask, GAP_UM / mask_mpp)
-    mask = _fill_holes(mask, hole_um2 / px_um2) & ~pen
-    return _drop_small(mask, piece_um2 / px_um2)
+    mask = _fill_holes(mask, HOLE_UM2 / px_um2) & ~pen
+    return _drop_small(mask, PIECE_UM2 / px_um2)
 
 
-def stain_spread(rgb: np.ndarray) -> np.ndarray:
+def _stain_spread(rgb: np.ndarray) -> np.ndarray:
     """Largest minus smallest optical density of the channels, relative to glass; float32 (height, width)."""
     lit = np.maximum(rgb.astype(np.float32), 1)
     density = np.log10(_glass_colour(rgb) / lit).clip(min=0)
@@ -75,7 +72,7 @@ def _texture(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
 
 
 def _glass_colour(rgb: np.ndarray) -> np.ndarray:
-    """Median colour of the brightest quarter of the bright, nearly grey pixels; near white if too few."""
+    """Median colour of the brightest quarter of the bright, nearly grey pixels; nearly white if too few."""
     flat = rgb.reshape(-1, 3)
     low, high = flat.min(axis=1), flat.max(axis=1)
     glass = flat[(low >= 200) & (high - low <= 12)]
@@ -85,10 +82,10 @@ def _glass_colour(rgb: np.ndarray) -> np.ndarray:
     return np.median(glass[brightness >= np.quantile(brightness, 0.75)], axis=0).astype(np.float32)
 
 
-def pen_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
+def _pen_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
     """True where there is pen ink or unscanned black, with a margin; bool (height, width).
 
-    Ink has hues that haematoxylin (250° to 280°) and eosin (310° to 350°) lack, or is more saturated.
+    Ink has hues that haematoxylin (250° to 280°) and eosin (310° to 350°) do not have, or is more saturated.
     """
     hue, saturation, value = np.moveaxis(rgb2hsv(rgb), 2, 0)
     hue = hue * 360
@@ -106,24 +103,24 @@ def tissue_fraction(
     l0_per_px: float,
     l0_x: np.ndarray,
     l0_y: np.ndarray,
-    l0_width: np.ndarray | int,
-    l0_height: np.ndarray | int,
+    l0_width: np.ndarray,
+    l0_height: np.ndarray,
 ) -> np.ndarray:
-    """Share of each rectangle that is tissue, exact also where it cuts mask pixels (integral image).
+    """Share of each rectangle that is tissue, exact also where its edge divides mask pixels (integral image).
 
     Parameters
     ----------
-    mask : bool (height, width), `l0_per_px` level-0 pixels to one of its pixels.
-    l0_x, l0_y, l0_width, l0_height : (n,) rectangles, level-0 px. What lies outside the mask has no tissue.
+    mask : bool (height, width)
+    l0_per_px : level-0 pixels per pixel of the mask
+    l0_x, l0_y, l0_width, l0_height : (n,) rectangles, level-0 px; there is no tissue outside the mask
 
     Returns
     -------
     float64 (n,), between 0 and 1.
     """
     integral = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    left, top = np.asarray(l0_x) / l0_per_px, np.asarray(l0_y) / l0_per_px
-    right = (np.asarray(l0_x) + l0_width) / l0_per_px
-    bottom = (np.asarray(l0_y) + l0_height) / l0_per_px
+    left, top = l0_x / l0_per_px, l0_y / l0_per_px
+    right, bottom = (l0_x + l0_width) / l0_per_px, (l0_y + l0_height) / l0_per_px
 
     def tissue_above_left(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         # Linear between the integral's nodes is exact, because the mask is constant within a pixel.
@@ -134,34 +131,44 @@ def tissue_fraction(
     return (tissue / ((right - left) * (bottom - top))).clip(0, 1)
 
 
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of each True pixel to the nearest False one, px; float64."""
+    return np.asarray(ndimage.distance_transform_edt(mask))
+
+
 def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
     """Dilate by a disc."""
-    return ndimage.distance_transform_edt(~mask) <= radius_px if mask.any() else mask
+    return _distance(~mask) <= radius_px if mask.any() else mask
 
 
 def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
-    """Close by a disc, as if the picture's outermost pixels went on beyond its edge."""
+    """Close by a disc, as if the picture's outermost pixels continued beyond its edge."""
     pad = 2 * int(np.ceil(radius_px)) + 1
     grown = _grow(np.pad(mask, pad, mode="edge"), radius_px)
     if grown.all():
         return np.ones_like(mask)
-    return mask | (ndimage.distance_transform_edt(grown) > radius_px)[pad:-pad, pad:-pad]
+    return mask | (_distance(grown) > radius_px)[pad:-pad, pad:-pad]
+
+
+def _pieces(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
+    """The number of each pixel's connected piece, from 1; 0 outside the mask."""
+    return np.asarray(label(mask, connectivity=2 if diagonal else 1))
 
 
 def _groups_with(strong: np.ndarray, mask: np.ndarray, bridge_px: float, min_px: float) -> np.ndarray:
-    """The parts of `mask` in groups that hold something strong and at least min_px pixels in all.
+    """The parts of `mask` in groups that contain a strong pixel and at least min_px pixels in all.
 
     Pixels at most 2 x bridge_px apart belong to one group (hysteresis over small gaps).
     """
-    labels, n = ndimage.label(_grow(mask, bridge_px))
-    good = np.bincount(labels[mask], minlength=n + 1) >= min_px
-    good &= np.bincount(labels[strong], minlength=n + 1) > 0
+    labels = _pieces(_grow(mask, bridge_px))
+    good = np.bincount(labels[mask], minlength=labels.max() + 1) >= min_px
+    good &= np.bincount(labels[strong], minlength=labels.max() + 1) > 0
     return mask & good[labels]
 
 
 def _drop_small(mask: np.ndarray, min_px: float) -> np.ndarray:
     """Without 8-connected pieces of fewer than min_px pixels."""
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    labels = _pieces(mask, diagonal=True)
     large = np.bincount(labels.ravel()) >= min_px
     large[0] = False
     return large[labels]
@@ -169,9 +176,8 @@ def _drop_small(mask: np.ndarray, min_px: float) -> np.ndarray:
 
 def _fill_holes(mask: np.ndarray, max_px: float) -> np.ndarray:
     """With background pieces of at most max_px pixels filled, unless they touch the picture's edge."""
-    labels, _ = ndimage.label(~mask)
+    labels = _pieces(~mask)
     fill = np.bincount(labels.ravel()) <= max_px
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    fill[rim] = False
+    fill[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     fill[0] = False
     return mask | fill[labels]

@@ -1,6 +1,7 @@
-"""The grid, and tiles cut from slides whose content is known; both readers."""
+"""The grid, and tiles cut from slides with known content, by both readers."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,17 @@ from PIL import Image
 from slide_factory import MPP, PINK, glass, textured, write_slide
 
 import lib
-from lib.tiles import cut as tiles
-from lib.tiles import grid, scaled_jpeg, slides
+from lib.cohort.samples import REGION
+from lib.tiles import cut, grid, scaled_jpeg, slides
 from lib.tiles.slides import SlideError
+from lib.tiles.tiling import Tiling
 
 CMU = Path(os.environ.get("DATA_MIRROR", Path(lib.__file__).parents[2] / "shared/data")) / (
     "slides/cmu-1-small-region.svs"
 )
-SMALL = {"tile_px": 64, "input_px": 32}  # tiles of 128 level-0 px at 0.4942 µm/px
+SMALL = Tiling(tile_px=64, input_px=32)  # tiles of 128 level-0 px at 0.4942 µm/px
 CELL = 512  # edge of a drawn square, level-0 px at 0.4942 µm/px
-LARGE = {"tile_px": 256, "input_px": 32}  # tiles of one CELL
+LARGE = Tiling(tile_px=256, input_px=32, mask_mpp=4)  # tiles of one CELL
 
 
 def samples(*ids: str, slide_id: str = "s", **columns) -> pd.DataFrame:
@@ -28,19 +30,26 @@ def samples(*ids: str, slide_id: str = "s", **columns) -> pd.DataFrame:
 
 
 def regions(*boxes) -> dict[str, list]:
-    return {name: [box[i] for box in boxes] for i, name in enumerate(grid.REGION)}
+    return {name: [box[i] for box in boxes] for i, name in enumerate(REGION)}
 
 
 # -- geometry -----------------------------------------------------------------------------------------------
 
 
 def test_tile_size_is_physical():
-    assert grid.tile_size(512, 0.9884, 0.4942) == 1024
-    assert grid.tile_size(512, 0.9884, 0.2471) == 2048
-    assert grid.tile_size(512, 0.9884, 0.499) == 1014
-    for bad in ((0, 1, 1), (512, -1, 1), (512, 1, 0), (512, 1, float("nan"))):
-        with pytest.raises(ValueError, match="must be positive"):
-            grid.tile_size(*bad)
+    assert [Tiling().l0_size(mpp) for mpp in (0.4942, 0.2471, 0.499)] == [1024, 2048, 1014]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("tile_px", 0), ("input_px", 1.5), ("tile_mpp", 0), ("mask_mpp", -8), ("mask_mpp", float("nan"))),
+        *(("min_tissue", 50), ("reader", "pil")),
+    ],
+)
+def test_bad_parameters_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Tiling(**{name: value})
 
 
 def test_grid_of_a_whole_slide_drops_what_the_edge_cuts():
@@ -87,23 +96,12 @@ def test_grids_of_many_regions_against_plain_loops():
     assert len(got) == len(kept)
 
 
-def test_bad_regions_are_refused():
-    with pytest.raises(SlideError, match=r"only some of l0_x, .* first is 'b'"):
-        grid.lay_grid(samples("a", "b", **regions((1, 1, 9, 9), (1, np.nan, 9, 9))), 5, (50, 50))
-    with pytest.raises(SlideError, match="'b' has no width"):
-        grid.lay_grid(samples("a", "b", **regions((1, 1, 9, 9), (1, 1, 0, 9))), 5, (50, 50))
-    with pytest.raises(SlideError, match="l0_x of the samples table holds 'left'"):
-        grid.lay_grid(samples("a", **regions(("left", 1, 9, 9))), 5, (50, 50))
-
-
 def test_one_mpp_per_slide():
     assert grid.one_mpp(samples("a")) is None
     assert grid.one_mpp(samples("a", mpp=np.nan)) is None
     assert grid.one_mpp(samples("a", "b", mpp=[np.nan, 0.5])) == 0.5
-    with pytest.raises(SlideError, match=r"several mpp \(0.5, 0.25\)"):
+    with pytest.raises(SlideError, match=r"several mpp for this slide \(0.5, 0.25\)"):
         grid.one_mpp(samples("a", "b", mpp=[0.5, 0.25]))
-    with pytest.raises(SlideError, match="mpp of the samples table holds '0,5'"):
-        grid.one_mpp(samples("a", mpp="0,5"))
 
 
 # -- cutting ------------------------------------------------------------------------------------------------
@@ -128,13 +126,13 @@ def squares(tmp_path_factory) -> tuple[Path, dict[tuple[int, int], tuple[int, in
 @pytest.mark.parametrize("reader", ["openslide", "auto", "jpeg"])
 def test_known_squares_land_in_their_tiles(squares, tmp_path, reader):
     path, colours = squares
-    cut = tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", reader=reader, mask_mpp=4, **LARGE)
-    assert cut.reader == ("openslide" if reader == "openslide" else "jpeg 1/2")
+    found = cut.cut_slide(path, samples("a"), tmp_path / "s.npy", replace(LARGE, reader=reader))
+    assert found.reader == ("openslide" if reader == "openslide" else "jpeg 1/2")
     stack = np.load(tmp_path / "s.npy", mmap_mode="r")
     assert stack.shape == (4, 32, 32, 3)
     assert stack.dtype == np.uint8
-    tiles_df = cut.tiles_df
-    assert list(tiles_df) == list(tiles.TILE_COLUMNS)
+    tiles_df = found.tiles_df
+    assert list(tiles_df) == list(cut.TILE_COLUMNS)
     assert set(zip(tiles_df["column"], tiles_df["row"], strict=True)) == set(colours)
     for tile in tiles_df.itertuples():
         assert tile.tile_id == f"a_{tile.column}_{tile.row}"
@@ -142,11 +140,11 @@ def test_known_squares_land_in_their_tiles(squares, tmp_path, reader):
         inner = stack[tile.stack_index][2:-2, 2:-2].reshape(-1, 3)
         assert np.abs(inner - np.array(colours[tile.column, tile.row])).max() < 8
         assert tile.tissue_fraction > 0.9
-    assert cut.n_grid == 8 * 5
-    assert cut.dropped == {"edge": 8 * 5 - 7 * 4, "tissue": 7 * 4 - 4}
-    assert (cut.l0_width, cut.l0_height, cut.mpp) == (3600, 2240, MPP)
+    assert found.n_grid == 8 * 5
+    assert found.dropped == {"edge": 8 * 5 - 7 * 4, "tissue": 7 * 4 - 4}
+    assert (found.l0_width, found.l0_height, found.mpp) == (3600, 2240, MPP)
     # The four squares and the piece in the row that is cut.
-    assert cut.tissue_area_mm2 == pytest.approx((4 * CELL**2 + 192 * CELL) * MPP**2 / 1e6, rel=0.05)
+    assert found.tissue_area_mm2 == pytest.approx((4 * CELL**2 + 192 * CELL) * MPP**2 / 1e6, rel=0.05)
 
 
 def test_the_same_place_in_um_on_a_40x_slide(tmp_path):
@@ -154,8 +152,8 @@ def test_the_same_place_in_um_on_a_40x_slide(tmp_path):
     rgb[2048:3072, 1024:2048] = PINK
     path = write_slide(tmp_path / "a.svs", rgb, mpp=MPP / 2)
     for reader in ("openslide", "auto"):
-        cut = tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", reader=reader, mask_mpp=4, **LARGE)
-        assert cut.tiles_df[["column", "row", "l0_size"]].to_numpy().tolist() == [[1, 2, 1024]]
+        found = cut.cut_slide(path, samples("a"), tmp_path / "s.npy", replace(LARGE, reader=reader))
+        assert found.tiles_df[["column", "row", "l0_size"]].to_numpy().tolist() == [[1, 2, 1024]]
 
 
 def test_spots_each_give_their_own_tile(squares, tmp_path):
@@ -163,30 +161,30 @@ def test_spots_each_give_their_own_tile(squares, tmp_path):
     # The third is glass, the fourth leaves the slide.
     at = [(1536, 512), (0, 0), (2200, 1100), (3400, 10), (1024, 1024)]
     df = samples("p", "q", "r", "s", "t", **regions(*[(x, y, 511, 513) for x, y in at]))
-    cut = tiles.cut_slide(path, df, tmp_path / "s.npy", mask_mpp=4, **LARGE)
+    found = cut.cut_slide(path, df, tmp_path / "s.npy", LARGE)
     stack = np.load(tmp_path / "s.npy")
-    assert cut.dropped == {"edge": 1, "tissue": 1}
-    assert cut.n_grid == 5
-    seen = {t.sample_id: stack[t.stack_index].mean(axis=(0, 1)) for t in cut.tiles_df.itertuples()}
+    assert found.dropped == {"edge": 1, "tissue": 1}
+    assert found.n_grid == 5
+    seen = {t.sample_id: stack[t.stack_index].mean(axis=(0, 1)) for t in found.tiles_df.itertuples()}
     assert set(seen) == {"p", "q", "t"}
     for sample_id, square in {"p": (3, 1), "q": (0, 0), "t": (2, 2)}.items():
         assert np.abs(seen[sample_id] - colours[square]).max() < 4
-    assert sorted(cut.tiles_df["tile_id"]) == ["p_0_0", "q_0_0", "t_0_0"]
+    assert sorted(found.tiles_df["tile_id"]) == ["p_0_0", "q_0_0", "t_0_0"]
 
 
 def test_whole_slide_and_a_spot_on_one_slide(squares, tmp_path):
     df = samples("whole", "spot", **regions([np.nan] * 4, (1536, 512, 512, 512)))
-    cut = tiles.cut_slide(squares[0], df, tmp_path / "s.npy", mask_mpp=4, **LARGE)
-    assert cut.tiles_df["sample_id"].value_counts().to_dict() == {"whole": 4, "spot": 1}
+    found = cut.cut_slide(squares[0], df, tmp_path / "s.npy", LARGE)
+    assert found.tiles_df["sample_id"].value_counts().to_dict() == {"whole": 4, "spot": 1}
     stack = np.load(tmp_path / "s.npy")
-    same = cut.tiles_df.query("l0_x == 1536 and l0_y == 512")["stack_index"]
+    same = found.tiles_df.query("l0_x == 1536 and l0_y == 512")["stack_index"]
     np.testing.assert_array_equal(*stack[same])
 
 
 def test_pixels_against_pillow(tmp_path):
     rgb = textured(600, 600, 0)
     path = write_slide(tmp_path / "a.svs", rgb, quality=95)
-    tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", tile_px=128, input_px=64, reader="openslide")
+    cut.cut_slide(path, samples("a"), tmp_path / "s.npy", Tiling(128, input_px=64, reader="openslide"))
     stack = np.load(tmp_path / "s.npy")
     with slides.open_slide(path) as slide:
         level_0 = Image.fromarray(slides.read_rgb(slide, 0, 0, 600, 600))
@@ -196,61 +194,44 @@ def test_pixels_against_pillow(tmp_path):
 
 
 def test_override_changes_the_size_and_is_noted(squares, tmp_path):
-    cut = tiles.cut_slide(squares[0], samples("a", mpp=2 * MPP), tmp_path / "s.npy", min_tissue=0, **LARGE)
-    assert set(cut.tiles_df["l0_size"]) == {256}
-    assert "samples table says" in cut.note
+    found = cut.cut_slide(
+        squares[0], samples("a", mpp=2 * MPP), tmp_path / "s.npy", replace(LARGE, min_tissue=0)
+    )
+    assert set(found.tiles_df["l0_size"]) == {256}
+    assert "samples table's" in found.note
 
 
 def test_min_tissue_is_inclusive_and_zero_keeps_all(squares, tmp_path):
-    kwargs = LARGE | {"mask_mpp": 4}
-    everything = tiles.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", min_tissue=0, **kwargs)
-    assert len(everything.tiles_df) == 28
-    fractions = everything.tiles_df["tissue_fraction"]
+    def tiles_with(min_tissue):
+        tiling = replace(LARGE, min_tissue=min_tissue)
+        return cut.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", tiling).tiles_df
+
+    fractions = tiles_with(0)["tissue_fraction"]
+    assert len(fractions) == 28
     level = fractions.sort_values().iloc[-2]
-    cut = tiles.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", min_tissue=level, **kwargs)
-    assert len(cut.tiles_df) == (fractions >= level).sum()
+    assert len(tiles_with(level)) == (fractions >= level).sum()
 
 
 def test_an_empty_slide_leaves_no_stack(tmp_path):
     path = write_slide(tmp_path / "a.svs", glass(600, 600))
     (tmp_path / "s.npy").write_bytes(b"old")
-    cut = tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", **SMALL)
-    assert cut.tiles_df.empty
-    assert list(cut.tiles_df) == list(tiles.TILE_COLUMNS)
-    assert cut.tissue_area_mm2 == 0
+    found = cut.cut_slide(path, samples("a"), tmp_path / "s.npy", SMALL)
+    assert found.tiles_df.empty
+    assert list(found.tiles_df) == list(cut.TILE_COLUMNS)
+    assert found.tissue_area_mm2 == 0
     assert not list(tmp_path.glob("s.npy*"))
 
 
 def test_a_slide_smaller_than_a_tile(tmp_path):
-    cut = tiles.cut_slide(
-        write_slide(tmp_path / "a.svs", textured(60, 60, 0)), samples("a"), tmp_path / "s.npy"
-    )
-    assert cut.dropped == {"edge": 1, "tissue": 0}
+    path = write_slide(tmp_path / "a.svs", textured(60, 60, 0))
+    found = cut.cut_slide(path, samples("a"), tmp_path / "s.npy", Tiling())
+    assert found.dropped == {"edge": 1, "tissue": 0}
 
 
 def test_errors_name_the_slide(tmp_path):
     path = write_slide(tmp_path / "nowhere.svs", glass(64, 64), mpp=None)
-    with pytest.raises(
-        SlideError, match=r"nowhere\.svs: the slide does not state its µm/px: fill column mpp"
-    ):
-        tiles.cut_slide(path, samples("a"), tmp_path / "s.npy")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("tile_px", 0),
-        ("input_px", 1.5),
-        ("tile_mpp", 0),
-        ("mask_mpp", -8),
-        ("min_tissue", 50),
-        ("reader", "pil"),
-    ],
-)
-def test_bad_parameters_are_named(squares, tmp_path, name, value):
-    with pytest.raises(ValueError, match=name) as caught:
-        tiles.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", **{name: value})
-    assert not isinstance(caught.value, SlideError)
+    with pytest.raises(SlideError, match=r"nowhere\.svs: the slide does not state its µm/px: fill in column"):
+        cut.cut_slide(path, samples("a"), tmp_path / "s.npy", Tiling())
 
 
 # -- libjpeg's scaled decoding ------------------------------------------------------------------------------
@@ -276,9 +257,10 @@ def test_scaled_decoding_equals_openslide(tmp_path, photometric, tile_px, mpp, w
         assert b"Adobe" not in path.read_bytes()
     stacks = {}
     for reader in ("openslide", "jpeg"):
-        cut = tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", reader=reader, tile_px=64, input_px=28)
+        tiling = Tiling(64, input_px=28, reader=reader)
+        found = cut.cut_slide(path, samples("a"), tmp_path / "s.npy", tiling)
         stacks[reader] = np.load(tmp_path / "s.npy").astype(int)
-    assert cut.reader == f"jpeg {way}"
+    assert found.reader == f"jpeg {way}"
     assert len(stacks["jpeg"]) >= 4
     assert np.abs(stacks["jpeg"] - stacks["openslide"]).mean() < 1
 
@@ -288,19 +270,19 @@ def test_unmarked_rgb_would_be_wrong_without_the_marker(tmp_path, monkeypatch):
     path = tissue_slide(tmp_path / "a.svs", photometric="rgb", steps=())
     monkeypatch.setattr(scaled_jpeg, "APP14", b"")
     monkeypatch.setattr(scaled_jpeg, "_header", lambda tables, photometric: b"\xff\xd8")
-    assert tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", **SMALL).reader == "openslide"
+    assert cut.cut_slide(path, samples("a"), tmp_path / "s.npy", SMALL).reader == "openslide"
     with pytest.raises(SlideError, match="differs from OpenSlide"):
-        tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", reader="jpeg", **SMALL)
+        cut.cut_slide(path, samples("a"), tmp_path / "s.npy", replace(SMALL, reader="jpeg"))
 
 
 def test_auto_falls_back(squares, tmp_path):
-    coarse = {"tile_px": 512, "tile_mpp": MPP, "input_px": 64}  # needs level 0 as it is
-    assert tiles.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", **coarse).reader == "openslide"
+    fine = Tiling(tile_px=512, tile_mpp=MPP, input_px=64)  # needs level 0 itself
+    assert cut.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", fine).reader == "openslide"
     with pytest.raises(SlideError, match=r"cannot be read with reader = 'jpeg'.*reader = 'auto'"):
-        tiles.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", reader="jpeg", **coarse)
+        cut.cut_slide(squares[0], samples("a"), tmp_path / "s.npy", replace(fine, reader="jpeg"))
     tifffile.imwrite(tmp_path / "a.tiff", textured(512, 512, 0), tile=(128, 128), photometric="rgb")
     df = samples("a", mpp=MPP)
-    assert tiles.cut_slide(tmp_path / "a.tiff", df, tmp_path / "s.npy", **SMALL).reader == "openslide"
+    assert cut.cut_slide(tmp_path / "a.tiff", df, tmp_path / "s.npy", SMALL).reader == "openslide"
 
 
 def test_damaged_tile_is_left_to_openslide(tmp_path):
@@ -313,7 +295,7 @@ def test_damaged_tile_is_left_to_openslide(tmp_path):
     path.write_bytes(data)
     for reader in ("auto", "jpeg"):
         with pytest.raises(SlideError, match=r"a\.svs: .*(damaged|try reader)"):
-            tiles.cut_slide(path, samples("a"), tmp_path / "s.npy", reader=reader, mask_mpp=4, **SMALL)
+            cut.cut_slide(path, samples("a"), tmp_path / "s.npy", replace(SMALL, reader=reader, mask_mpp=4))
     assert not (tmp_path / "s.npy").exists()
 
 
@@ -323,14 +305,14 @@ def test_damaged_tile_is_left_to_openslide(tmp_path):
 def test_real_slide(tmp_path):
     if not CMU.is_file():
         pytest.skip(f"{CMU} is not there")
-    cut = tiles.cut_slide(CMU, samples("cmu"), tmp_path / "s.npy")
-    assert (cut.mpp, cut.n_grid, cut.dropped) == (0.499, 9, {"edge": 5, "tissue": 3})
-    assert cut.tiles_df["tile_id"].tolist() == ["cmu_1_1"]
-    assert 0.6 < cut.tissue_area_mm2 < 0.75
+    found = cut.cut_slide(CMU, samples("cmu"), tmp_path / "s.npy", Tiling())
+    assert (found.mpp, found.n_grid, found.dropped) == (0.499, 9, {"edge": 5, "tissue": 3})
+    assert found.tiles_df["tile_id"].tolist() == ["cmu_1_1"]
+    assert 0.6 < found.tissue_area_mm2 < 0.75
     stacks = {}
     for reader in ("openslide", "jpeg"):
-        cut = tiles.cut_slide(CMU, samples("cmu"), tmp_path / "s.npy", tile_px=256, reader=reader)
+        found = cut.cut_slide(CMU, samples("cmu"), tmp_path / "s.npy", Tiling(256, reader=reader))
         stacks[reader] = np.load(tmp_path / "s.npy").astype(int)
-    assert len(cut.tiles_df) == 8
+    assert len(found.tiles_df) == 8
     assert np.abs(stacks["jpeg"] - stacks["openslide"]).mean() < 0.5
     assert stacks["jpeg"].mean(axis=(0, 1, 2)).argmin() == 1  # H&E: green is darkest
