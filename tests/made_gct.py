@@ -1,14 +1,11 @@
-"""Small GCT files made in the tests, and the folder of GTEx's real ones."""
+"""Small GCT files written by the tests, and the folder of GTEx's real ones."""
 
 import gzip
-import os
-from pathlib import Path
 
 import pytest
+from real_data import MIRROR
 
-import lib
-
-GTEX = Path(os.environ.get("DATA_MIRROR") or Path(lib.__file__).parents[2] / "shared/data") / "gtex"
+GTEX = MIRROR / "gtex"
 needs_gtex = pytest.mark.skipif(not GTEX.exists(), reason=f"no GTEx files in {GTEX}")
 
 

@@ -15,7 +15,13 @@ import pyarrow.parquet as pq
 from lib.cohort import gct
 from lib.cohort.gct import GeneValues, table_kind
 from lib.cohort.samples import first, read_text
-from lib.cohort.table_checks import BadValues, column_role, refuse_duplicates, wanted_samples
+from lib.cohort.table_checks import (
+    column_role,
+    kinds_of,
+    refuse_duplicates,
+    refuse_invalid,
+    wanted_samples,
+)
 
 TEXT_KINDS = ("gct", "csv", "tsv", "txt")
 GENE_COLUMNS = ("gene", "__index_level_0__")  # of a parquet file; the second is an index without a name
@@ -60,7 +66,11 @@ def read_expression(
         table, samples, found = gct.read_table(path, columns, on_header_mismatch)
     else:
         table, samples, found = (_read_parquet if kind == "parquet" else _read_h5ad)(path, columns)
-        _refuse_bad_values(table, samples, str(path))
+        for start in range(0, len(table.genes), BATCH_ROWS):
+            part = table.values[start : start + BATCH_ROWS]
+            genes = table.genes[start : start + BATCH_ROWS]
+            refuse_invalid(kinds_of(part), lambda r, c, part=part: str(part[r, c]), genes, samples, str(path))
+        refuse_duplicates(samples, "RNA id", str(path))
     refuse_duplicates(table.genes, "gene id", str(path))
     genes = pd.Index(table.genes, name="gene", dtype=object)
     expression_df = pd.DataFrame(table.values, genes, pd.Index(samples, dtype=object), copy=False)
@@ -145,15 +155,6 @@ def _anndata():
             "reading .h5ad needs anndata: pip install anndata, or save the table as parquet"
         ) from error
     return anndata
-
-
-def _refuse_bad_values(table: GeneValues, samples: list[str], source: str) -> None:
-    refuse_duplicates(samples, "RNA id", source)
-    bad = BadValues()
-    for start in range(0, len(table.values), BATCH_ROWS):  # the masks stay small
-        part = slice(start, start + BATCH_ROWS)
-        bad.add_array(table.values[part], table.genes[part], samples)
-    bad.refuse(source)
 
 
 def describe_expression(expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> pd.DataFrame:

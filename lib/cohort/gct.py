@@ -10,7 +10,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +20,12 @@ from pyarrow import csv as arrow_csv
 
 from lib.cohort.gzip_files import open_bytes
 from lib.cohort.table_checks import (
-    BadValues,
-    check_promised_size,
+    LARGEST,
+    NON_NUMERIC,
     column_role,
+    kinds_of,
     refuse_duplicates,
+    refuse_invalid,
     wanted_samples,
 )
 
@@ -32,17 +33,16 @@ from lib.cohort.table_checks import (
 BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 8 << 20, 1024
 MAX_LINE_BYTES = 64 << 20  # GTEx's longest, with 17,382 samples, have 0.4 MB
 N_THREADS = min(4, os.cpu_count() or 1)
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
-LARGEST = float(np.finfo(np.float32).max)
+MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
 
 
 class Header(NamedTuple):
-    """Top of a text table: column names, the role of each, the delimiter, genes and samples promised."""
+    """Top of a text table."""
 
     columns: list[str]
     roles: list[str | None]  # "gene", "symbol", "biotype", "skip"; None for a sample
     delimiter: str
-    promised: tuple[int, int] | None = None
+    promised: tuple[int, int] | None = None  # genes and samples, of a GCT
 
     @property
     def samples(self) -> list[str]:
@@ -51,15 +51,12 @@ class Header(NamedTuple):
 
 
 class GeneValues(NamedTuple):
-    """Part or all of an expression table: float32 genes x samples, and three names of each gene."""
+    """Part or all of an expression table."""
 
-    values: np.ndarray
+    values: np.ndarray  # float32, genes x samples
     genes: list[str]
     symbols: list[str]
     biotypes: list[str]
-
-
-Parsed = tuple[GeneValues, BadValues]
 
 
 def read_table(
@@ -71,23 +68,31 @@ def read_table(
     -------
     table : symbols and biotypes are "" where the file has none.
     samples : the RNA ids read.
-    found : the counts of `check_promised_size`.
+    found : counts: genes, RNA samples and, of a GCT, genes promised, RNA samples promised.
     """
-    bad, blocks = BadValues(), []
+    if on_header_mismatch not in ("error", "report"):
+        raise ValueError(f"on_header_mismatch = {on_header_mismatch!r}; choose 'error' or 'report'")
     with open_bytes(path) as file:
         header = _header(file, path)
         samples = wanted_samples(header.samples, columns, str(path))
         parser = _BlockParser(path, header, samples)
         n_bytes = max(BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN * len(header.columns))
-        for block, bad_in_block in _in_threads(parser.parse, _line_blocks(file, path, n_bytes)):
-            blocks.append(block)
-            bad.add_all(bad_in_block)
-    bad.refuse(str(path))
+        blocks = list(_in_threads(parser.parse, _line_blocks(file, path, n_bytes)))
     genes, symbols, biotypes = ([name for b in blocks for name in b[i]] for i in (1, 2, 3))
+    if not genes:
+        raise ValueError(f"{path}: no gene rows below the header; download it again")
     size = (len(genes), len(header.samples))
-    found = check_promised_size(str(path), size, header.promised, on_header_mismatch)
-    values = np.empty((len(genes), len(samples)), np.float32)
-    stop = len(genes)
+    found = {"genes": size[0], "RNA samples": size[1]}
+    if header.promised:
+        found |= {"genes promised": header.promised[0], "RNA samples promised": header.promised[1]}
+    if header.promised not in (None, size) and on_header_mismatch == "error":
+        raise ValueError(
+            "{}: the header promises {:,} genes x {:,} samples, the file has {:,} x {:,}; it may be "
+            "truncated: download it again, or, if it is an extract, set expression_rows = 'report'".format(
+                path, *header.promised, *size
+            )
+        )
+    values, stop = np.empty((len(genes), len(samples)), np.float32), len(genes)
     while blocks:  # released one by one, so that the values are never held twice
         block = blocks.pop().values
         values[stop - len(block) : stop] = block
@@ -118,37 +123,41 @@ def table_kind(path: Path) -> str:
 
 def _header(file: BufferedIOBase, path: Path) -> Header:
     kind = table_kind(path)
-    line = _text_line(file, path)
+    line, gene, promised = _text_line(file, path), 0, None
     if not line.strip():
         raise ValueError(f"{path}: the file is empty; download it again")
     if kind == "gct":
-        header = _gct_header(path, line, _text_line(file, path), _text_line(file, path))
-    else:
-        delimiter = "," if kind == "csv" else "\t"
-        names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
-        header = Header(names, _roles(names, 0), delimiter)
+        if line.strip() != "#1.2":
+            raise ValueError(f"{path}: the first line is {line[:40]!r}; a GCT 1.2 starts with '#1.2'")
+        size = _text_line(file, path)
+        numbers = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", size)
+        if not numbers:
+            raise ValueError(
+                f"{path}: the second line is {size[:40]!r}, not the numbers of genes and samples"
+            )
+        promised = (int(numbers[1]), int(numbers[2]))
+        line = _text_line(file, path)
+    delimiter = "," if kind == "csv" else "\t"
+    try:
+        names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: the line of column names, {line[:40]!r} ..., is unreadable: {error}"
+        ) from error
+    if kind == "gct":
+        lower = [name.lower() for name in names]
+        if not {"name", "description"} <= set(lower):
+            raise ValueError(
+                f"{path}: the third line has no Name and Description column; it starts {names[:3]}"
+            )
+        gene = lower.index("name")
+    # columns before the gene ids, such as row numbers in some GCTs, are skipped
+    roles = ["skip"] * gene + ["gene"] + [column_role(name) for name in names[gene + 1 :]]
+    header = Header(names, roles, delimiter, promised)
     if not header.samples:
-        raise ValueError(f"{path}: no sample columns; the header is {header.columns[:5]}")
+        raise ValueError(f"{path}: no sample columns; the header is {names[:5]}")
     refuse_duplicates(header.samples, "RNA id", str(path))
     return header
-
-
-def _gct_header(path: Path, version: str, size: str, columns: str) -> Header:
-    if version.strip() != "#1.2":
-        raise ValueError(f"{path}: the first line is {version[:40]!r}; a GCT 1.2 starts with '#1.2'")
-    promised = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", size)
-    if not promised:
-        raise ValueError(f"{path}: the second line is {size[:40]!r}, not the numbers of genes and samples")
-    names = [name.strip() for name in columns.split("\t")]
-    lower = [name.lower() for name in names]
-    if not {"name", "description"} <= set(lower):
-        raise ValueError(f"{path}: the third line has no Name and Description column; it starts {names[:3]}")
-    return Header(names, _roles(names, lower.index("name")), "\t", (int(promised[1]), int(promised[2])))
-
-
-def _roles(columns: list[str], gene: int) -> list[str | None]:
-    """Role of each column; those before the gene ids, such as row numbers in some GCTs, are skipped."""
-    return ["skip"] * gene + ["gene"] + [column_role(name) for name in columns[gene + 1 :]]
 
 
 def _text_line(file: BufferedIOBase, path: Path) -> str:
@@ -179,9 +188,9 @@ def _line_blocks(file: BufferedIOBase, path: Path, n_bytes: int) -> Iterator[byt
             yield text
 
 
-def _in_threads(parse: Callable[[bytes], Parsed], blocks: Iterator[bytes]) -> Iterator[Parsed]:
+def _in_threads(parse: Callable[[bytes], GeneValues], blocks: Iterator[bytes]) -> Iterator[GeneValues]:
     """Parsed blocks, in order; few blocks are in memory at a time."""
-    waiting: deque[Future[Parsed]] = deque()
+    waiting: deque[Future[GeneValues]] = deque()
     with ThreadPoolExecutor(N_THREADS) as pool:
         for block in blocks:
             waiting.append(pool.submit(parse, block))
@@ -206,29 +215,27 @@ class _BlockParser:
         self.value_fields = [field_of[sample] for sample in samples]
         self.name_fields = {role: field for _, role, field in columns if role not in (None, "skip")}
 
-    def parse(self, text: bytes) -> Parsed:
-        """Names and values of the lines, and the invalid cells among them.
+    def parse(self, text: bytes) -> GeneValues:
+        """Gene names and values of the lines.
 
         Raises
         ------
         ValueError
-            A line without as many fields as the header; a carriage return or a newline inside a cell.
+            Invalid values; a line with more or fewer fields than the header; a carriage return or a newline
+            inside a cell.
         """
         if text.count(b"\r") != text.count(b"\r\n"):
             raise _stray_return(self.path, text)
-        bad = BadValues()
         try:
             table = self._split(text, pa.float64())
             values = table.select(self.value_fields).to_tensor().to_numpy()
-            valid = bool(((values >= 0) & (values <= LARGEST)).all())
         except pa.ArrowInvalid:  # a cell that is not a number
-            valid = False
-        if not valid:
+            values = None
+        if values is None or not ((values >= 0) & (values <= LARGEST)).all():
             table = self._split(text, pa.binary())
-        names = [self._names(table, role) for role in ("gene", "symbol", "biotype")]
-        if not valid:
-            values = self._numbers(table, names[0], bad)
-        return GeneValues(values.astype(np.float32), *names), bad
+            values = self._numbers(table)
+        genes, symbols, biotypes = (self._names(table, role) for role in ("gene", "symbol", "biotype"))
+        return GeneValues(values.astype(np.float32), genes, symbols, biotypes)
 
     def _split(self, text: bytes, value_type: pa.DataType) -> pa.RecordBatch:
         """The wanted fields of each line: names as bytes, values as `value_type`."""
@@ -246,9 +253,12 @@ class _BlockParser:
         try:
             table = arrow_csv.read_csv(pa.BufferReader(text), read, parse, convert)
         except pa.ArrowInvalid as error:
-            if ragged:
-                raise self._ragged(ragged[0]) from error
-            raise
+            if not ragged:
+                raise
+            raise ValueError(
+                f"{self.path}: line {ragged[0].text[:40]!r} ... has {ragged[0].actual_columns} fields, the "
+                f"header {len(self.fields)}; the file is damaged or truncated: download it again"
+            ) from error
         n_lines = text.count(b"\n") + (not text.endswith(b"\n"))
         if table.num_rows != n_lines:  # blank lines are no rows, but a quoted newline loses one
             n_lines = sum(line not in (b"", b"\r") for line in text.split(b"\n"))
@@ -259,47 +269,29 @@ class _BlockParser:
             )
         return table.combine_chunks().to_batches()[0]
 
-    def _ragged(self, row: arrow_csv.InvalidRow) -> ValueError:
-        fields = row.text.split(self.header.delimiter)
-        gene = fields[min(self.header.roles.index("gene"), len(fields) - 1)]
-        return ValueError(
-            f"{self.path}: the row of gene {gene[:40]!r} has {row.actual_columns} fields where the header "
-            f"has {row.expected_columns}; the file is damaged or truncated: download it again"
-        )
-
     def _names(self, table: pa.RecordBatch, role: str) -> list[str]:
         if role not in self.name_fields:
             return [""] * table.num_rows
         return [_text(name) for name in table.column(self.name_fields[role]).to_pylist()]
 
-    def _numbers(self, table: pa.RecordBatch, genes: list[str], bad: BadValues) -> np.ndarray:
-        """Values of cells read as bytes; what is no valid value is NaN and counted in `bad`."""
-        values, invalid = np.empty((len(genes), len(self.samples))), []
-        for column, field in enumerate(self.value_fields):
-            cells = table.column(field).to_pylist()
-            numbers, kinds = zip(*map(_number, cells), strict=True)
-            values[:, column] = numbers
-            invalid += [(row, column, kind, cells[row]) for row, kind in enumerate(kinds) if kind]
-        for row, column, kind, cell in sorted(invalid):  # in the order of the file
-            bad.add(kind, genes[row], self.samples[column], _text(cell))
-        return values
+    def _numbers(self, table: pa.RecordBatch) -> np.ndarray:
+        """Values of cells read as text; ValueError where some are invalid."""
+        cells = [table.column(field).to_pylist() for field in self.value_fields]
+        numbers = np.array([[_number(cell) for cell in column] for column in cells]).T
+        words = np.array([[_text(cell).lower() in MISSING_TEXT for cell in column] for column in cells]).T
+        kinds = np.where(np.isnan(numbers) & ~words, NON_NUMERIC, kinds_of(numbers))
+        genes = self._names(table, "gene")
+        refuse_invalid(kinds, lambda r, c: _text(cells[c][r]), genes, self.samples, str(self.path))
+        return numbers
 
 
-@lru_cache(maxsize=1 << 16)
-def _number(cell: bytes) -> tuple[float, str]:
-    """Value of a cell and what is wrong with it, "" if nothing is."""
+def _number(cell: bytes) -> float:
+    """Value of a cell; NaN if it is no number."""
     text = _text(cell)
-    if text.lower() in MISSING:
-        return np.nan, "missing"
-    try:
-        # float() also reads 1_000 and the digits of other scripts, which no table means
-        number = float(text) if text.isascii() and "_" not in text else np.nan
+    try:  # float() also reads 1_000 and the digits of other scripts, which no table means
+        return float(text) if text.isascii() and "_" not in text else np.nan
     except ValueError:
-        number = np.nan
-    if not np.isfinite(number):
-        return np.nan, "non-numeric"
-    kind = "too large" if number > LARGEST else "negative" if number < 0 else ""
-    return (np.nan if kind else number), kind
+        return np.nan
 
 
 def _text(cell: bytes) -> str:

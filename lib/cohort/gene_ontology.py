@@ -1,205 +1,187 @@
-"""Gene Ontology: reading OBO and GAF files, ancestors over chosen relations, and the paper's gene filter.
+"""Gene Ontology: reading OBO and GAF files, inherited annotations, and the paper's gene filter.
 
 The paper keeps genes annotated, directly or by inheritance, with 'developmental process' (GO:0032502) or
-'transcription regulator activity' (GO:0140110) (Table 6, S3 Table). Inheritance that reproduces its list runs
-over is_a, part_of and regulates; over is_a alone a fifth of the list is lost.
+'transcription regulator activity' (GO:0140110) (Table 6, S3 Table). Inheritance over is_a, part_of and
+regulates reproduces its list; is_a alone loses a fifth of it.
 
-References: Ashburner et al. 2000, Nature Genetics 25:25; GO file formats at https://geneontology.org/docs
+References: Ashburner et al. 2000, Nature Genetics 25:25; file formats at https://geneontology.org/docs
 (OBO 1.2/1.4, GAF 2.1/2.2).
 """
 
-import gzip
+import io
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-RELATIONS = ("is_a", "part_of", "regulates")
-# `regulates` stands for its two sub-relations as well: whoever positively regulates a process regulates it.
-SUBRELATIONS = {"regulates": ("positively_regulates", "negatively_regulates")}
+from lib.cohort.gzip_files import open_bytes
+from lib.cohort.samples import first
+
+RELATIONS = ("is_a", "part_of", "regulates", "positively_regulates", "negatively_regulates")
 ROOTS = {"developmental": "GO:0032502", "transcription_regulator": "GO:0140110"}
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)  # what reading a gzip file that is not whole raises
-ENSEMBL = re.compile(r"(ENS[A-Z]*G\d+)(?:\.\d+)?(?:_PAR_Y)?")
+REMEDY = "delete it and download it again: python -m lib.gtex go"
+UNDATED = "not stated in the file"
+ENSEMBL = r"(ENS[A-Z]*G\d+)(?:\.\d+)?(?:_PAR_Y)?"
 
 
 class Ontology(NamedTuple):
-    """An OBO file. `terms_df`: index term, columns name, namespace, obsolete. `edges_df`: child, relation,
-    parent. `alt_ids`: secondary id -> primary id. `release`: the file's data-version, e.g. `2022-07-01`.
-    """
+    """Content of an OBO file."""
 
-    terms_df: pd.DataFrame
-    edges_df: pd.DataFrame
-    alt_ids: dict[str, str]
-    release: str
+    terms: set[str]  # ids, obsolete ones included
+    obsolete: set[str]
+    alt_ids: dict[str, str]  # secondary id -> primary id
+    edges_df: pd.DataFrame  # columns child, relation, parent
+    release: str  # data-version, for example 2022-07-01
 
 
 class Annotations(NamedTuple):
-    """A GAF file. `pairs_df`: symbol, term (unique pairs, `NOT` qualifiers left out). `synonyms_df`: symbol,
-    synonym (older symbols, Ensembl ids, the database's own ids). `release`: date of the file. `counts`: rows,
-    rows_not.
-    """
+    """Content of a GAF file."""
 
-    pairs_df: pd.DataFrame
-    synonyms_df: pd.DataFrame
-    release: str
-    counts: dict[str, int]
+    pairs_df: pd.DataFrame  # columns symbol, term: unique pairs, without `NOT` qualifiers
+    synonyms_df: pd.DataFrame  # columns symbol, synonym: older symbols, Ensembl ids, ids of the database
+    release: str  # date of the file
 
 
 def read_obo(path: str | Path) -> Ontology:
-    """Read an OBO file, plain or gzipped. Raises FileNotFoundError, or ValueError when it holds no [Term] or
-    is cut off.
+    """Read an OBO file, plain or gzipped.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Truncated or corrupt file; no [Term] in it.
     """
-    release, in_term, term = "", False, ""
-    names: dict[str, str] = {}
-    namespaces: dict[str, str] = {}
+    with open_bytes(path, REMEDY) as file:
+        text = "\n" + file.read().decode("utf-8", errors="replace")
+    header, *stanzas = text.split("\n[")
+    terms: set[str] = set()
     obsolete: set[str] = set()
     alt_ids: dict[str, str] = {}
     edges: list[tuple[str, str, str]] = []
-    with _open(path) as lines:
+    for stanza in stanzas:
+        kind, *lines = stanza.splitlines()
+        if kind != "Term]":
+            continue
+        term = ""
         for line in lines:
-            if line.startswith("["):
-                in_term = line.startswith("[Term]")
-                continue
-            key, _, value = line.rstrip().partition(": ")
-            if not in_term:
-                if key == "data-version":
-                    release = value.removeprefix("releases/").strip()
-            elif key == "id":
-                term = value.partition(" !")[0].strip()
-                names[term] = ""
-            elif key == "name":
-                names[term] = value
-            elif key == "namespace":
-                namespaces[term] = value
+            key, _, value = line.partition(": ")
+            words = value.split()
+            if key == "id":
+                term = words[0]
+                terms.add(term)
             elif key == "alt_id":
-                alt_ids[value.partition(" !")[0].strip()] = term
-            elif key == "is_obsolete" and value.startswith("true"):
+                alt_ids[words[0]] = term
+            elif key == "is_obsolete" and words[0] == "true":
                 obsolete.add(term)
             elif key == "is_a":
-                edges.append((term, "is_a", value.split()[0]))
+                edges.append((term, "is_a", words[0]))
             elif key == "relationship":
-                relation, parent = value.split()[:2]
-                edges.append((term, relation, parent))
-    if not names:
-        raise ValueError(
-            f"{path}: no [Term] found, so this is not an OBO file. Give the go-basic.obo of a GO release."
-        )
-    terms_df = pd.DataFrame({"name": names, "namespace": namespaces}).rename_axis("term").fillna("")
-    terms_df["obsolete"] = terms_df.index.isin(obsolete)
+                edges.append((term, words[0], words[1]))
+    if not terms:
+        raise ValueError(f"{path}: no [Term] found, so not an OBO file; give go-basic.obo of a GO release")
     edges_df = pd.DataFrame(edges, columns=["child", "relation", "parent"])
-    return Ontology(terms_df, edges_df, alt_ids, release or "not stated in the file")
+    return Ontology(terms, obsolete, alt_ids, edges_df, _obo_release(header))
 
 
 def read_gaf(path: str | Path) -> Annotations:
-    """Read a GAF 2.x file, plain or gzipped. Raises FileNotFoundError, or ValueError when the columns are not
-    GAF's or the file is cut off.
+    """Read a GAF 2.x file, plain or gzipped.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Truncated or corrupt file; columns that are not those of GAF.
     """
-    with _open(path) as lines:
-        header = []
-        for line in lines:
-            if not line.startswith("!"):
-                break
-            header.append(line)
+    with open_bytes(path, REMEDY) as file:
+        content = file.read()
+    header = list(takewhile(lambda line: line.startswith(b"!"), io.BytesIO(content)))
     columns = {1: "gene_id", 2: "symbol", 3: "qualifier", 4: "term", 10: "synonyms", 13: "date"}
-    settings = {"sep": "\t", "header": None, "usecols": list(columns), "dtype": "category", "quoting": 3}
-    with _open(path) as lines:
-        try:
-            gaf_df = pd.read_csv(lines, skiprows=len(header), **settings).rename(columns=columns)
-        except (UnicodeDecodeError, *DAMAGED):
-            raise
-        except (ValueError, pd.errors.ParserError) as error:
-            raise ValueError(f"{path}: not a GAF 2.x table (17 tab-separated columns): {error}") from error
-    if not gaf_df["term"].cat.categories.astype(str).str.fullmatch(r"[A-Za-z]+:\d+").all():
-        strange = gaf_df["term"].cat.categories.astype(str)
-        strange = strange[~strange.str.fullmatch(r"[A-Za-z]+:\d+")]
-        raise ValueError(
-            f"{path}: column 5 holds {strange[0]!r}, not a GO id, so this is not a GAF 2.x table."
-        )
+    try:
+        gaf_df = pd.read_csv(
+            io.BytesIO(content), skiprows=len(header), sep="\t", header=None, quoting=3,
+            usecols=list(columns), dtype="category",
+        ).rename(columns=columns)  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{path}: not a GAF 2.x table of 17 tab-separated columns: {error}") from error
+    terms = gaf_df["term"].cat.categories.astype(str)
+    strange = terms[~terms.str.fullmatch(r"[A-Za-z]+:\d+")]
+    if len(strange):
+        raise ValueError(f"{path}: not a GAF 2.x table: column 5 holds {first(strange)}, not GO ids")
     qualifiers = gaf_df["qualifier"].cat.categories
-    negated = qualifiers[[("NOT" in str(q).upper().split("|")) for q in qualifiers]]
-    is_not = gaf_df["qualifier"].isin(negated)
-    pairs_df = gaf_df.loc[~is_not, ["symbol", "term"]].drop_duplicates().astype("str").reset_index(drop=True)
+    negated = [q for q in qualifiers if "NOT" in str(q).upper().split("|")]
+    positive_df = gaf_df.loc[~gaf_df["qualifier"].isin(negated), ["symbol", "term"]]
+    pairs_df = positive_df.drop_duplicates().astype("str").reset_index(drop=True)
     # The symbol is the gene: UniProt's GAF has several proteins, so several object ids, for one gene.
     names_df = gaf_df[["symbol", "gene_id", "synonyms"]].drop_duplicates().astype("str").fillna("")
     synonyms = (names_df["gene_id"] + "|" + names_df["synonyms"]).str.split("|")
     synonyms_df = names_df[["symbol"]].assign(synonym=synonyms).explode("synonym")
     synonyms_df = synonyms_df[synonyms_df["synonym"].ne("")].drop_duplicates().reset_index(drop=True)
-    counts = {"rows": len(gaf_df), "rows_not": int(is_not.sum())}
-    release = _gaf_release(header, gaf_df["date"].cat.categories)
-    return Annotations(pairs_df, synonyms_df, release, counts)
+    release = _gaf_release(b"".join(header).decode("utf-8", errors="replace"), gaf_df["date"].cat.categories)
+    return Annotations(pairs_df, synonyms_df, release)
 
 
-def ancestors(
-    ontology: Ontology, terms: Iterable[str], relations: Sequence[str] = RELATIONS, include_self: bool = True
-) -> set[str]:
-    """All terms reached from `terms` by walking `relations` towards the root. Secondary ids are resolved."""
-    start = {_primary(ontology, term) for term in terms}
-    reached = _closure(_neighbours(ontology, relations, "child", "parent"), start)
-    return reached if include_self else reached - start
+def _obo_release(header: str) -> str:
+    found = re.search(r"^data-version: (?:releases/)?(\S+)", header, re.MULTILINE)
+    return found[1] if found else UNDATED
 
 
-def descendants(
-    ontology: Ontology, root: str, relations: Sequence[str] = RELATIONS, include_self: bool = True
-) -> set[str]:
-    """All terms from which `root` is reached over `relations`: an annotation with any of them is inherited by
-    root.
+def _gaf_release(header: str, dates: Iterable[str]) -> str:
+    pattern = r"^!\s*(?:date-generated|generated|date)\s*:\s*(\d{4}-\d{2}-\d{2})"
+    if found := re.search(pattern, header, re.MULTILINE | re.IGNORECASE):
+        return found[1]
+    latest = max((str(date) for date in dates), default="")
+    return f"{latest[:4]}-{latest[4:6]}-{latest[6:]}" if re.fullmatch(r"\d{8}", latest) else UNDATED
+
+
+def descendants(ontology: Ontology, root: str) -> set[str]:
+    """The terms whose annotations `root` inherits over RELATIONS, itself included.
+
+    Raises
+    ------
+    ValueError
+        `root` is missing from the ontology or obsolete.
     """
-    start = {_primary(ontology, root)}
-    reached = _closure(_neighbours(ontology, relations, "parent", "child"), start)
-    return reached if include_self else reached - start
+    root = ontology.alt_ids.get(root, root)
+    fault = "obsolete in" if root in ontology.obsolete else "missing from"
+    if root in ontology.obsolete or root not in ontology.terms:
+        raise ValueError(f"{root} is {fault} the Gene Ontology of {ontology.release}; name another term")
+    edges_df = ontology.edges_df[ontology.edges_df["relation"].isin(RELATIONS)]
+    children = edges_df.groupby("parent")["child"].agg(list).to_dict()
+    reached, waiting = {root}, [root]
+    while waiting:
+        new = set(children.get(waiting.pop(), ())) - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
-def genes_with_ancestor(
-    annotations: Annotations, ontology: Ontology, root: str, relations: Sequence[str] = RELATIONS
-) -> pd.DataFrame:
-    """Genes annotated with `root` or with a term below it.
-
-    Returns
-    -------
-    DataFrame indexed by symbol: direct (annotated with root itself, bool), n_terms (annotated terms that
-    count).
-    """
-    root = _primary(ontology, root)
-    pairs_df = _current_terms(annotations.pairs_df, ontology)
-    pairs_df = pairs_df[pairs_df["term"].isin(descendants(ontology, root, relations))]
-    by_gene = pairs_df.assign(direct=pairs_df["term"].eq(root)).groupby("symbol")
-    return by_gene.agg(direct=("direct", "any"), n_terms=("term", "nunique"))
-
-
-def match_genes(
-    genes: Sequence[str], annotations: Annotations, ensembl_ids: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Find each gene among the annotated ones: by Ensembl id, by symbol, by a synonym (old symbols: G6PC is
-    G6PC1).
+def match_genes(genes: Sequence[str], annotations: Annotations) -> pd.DataFrame:
+    """Find each gene among the annotated ones: by Ensembl id, by symbol, by a synonym such as an old symbol.
 
     Parameters
     ----------
     genes : symbols or Ensembl ids (versions ignored), in any mixture.
-    ensembl_ids : Ensembl id of each of `genes`, where known; tried first, since symbols change and ids do
-        not.
 
     Returns
     -------
-    DataFrame with a row per gene: gene, symbol (current one, `""` when not found), matched_by ("ensembl",
-    "symbol", "synonym", "ambiguous synonym", "not found"). A synonym that belongs to several genes is not
-    guessed at.
+    DataFrame
+        A row per gene: gene, symbol (the current one, "" where not found), matched_by ("ensembl", "symbol",
+        "synonym", "ambiguous synonym", "not found"). A synonym of several genes matches none of them.
     """
-    if ensembl_ids is not None and len(ensembl_ids) != len(genes):
-        raise ValueError(f"{len(genes)} genes but {len(ensembl_ids)} ensembl_ids; they must run in parallel.")
+    stable = pd.Series(genes, dtype="str").str.replace(f"^{ENSEMBL}$", r"\1", regex=True)
+    names_df = annotations.synonyms_df
+    names_df = names_df.assign(synonym=names_df["synonym"].str.replace(f"^{ENSEMBL}$", r"\1", regex=True))
+    names_df = names_df[names_df["synonym"].isin([*genes, *stable])]
+    by_synonym = names_df.groupby("synonym")["symbol"].agg(set).to_dict()
     symbols = set(annotations.synonyms_df["symbol"])
-    by_synonym: dict[str, set[str]] = {}
-    for symbol, synonym in annotations.synonyms_df.itertuples(index=False):
-        by_synonym.setdefault(_without_version(synonym), set()).add(symbol)
     rows = []
-    for gene, ensembl_id in zip(genes, genes if ensembl_ids is None else ensembl_ids, strict=True):
-        stable = _without_version(str(ensembl_id))
-        found = by_synonym.get(stable, set()) if ENSEMBL.fullmatch(stable) else set()
-        how = "ensembl"
+    for gene, stable_id in zip(genes, stable, strict=True):
+        is_ensembl = re.fullmatch(ENSEMBL, stable_id)
+        found, how = by_synonym.get(stable_id, set()) if is_ensembl else set(), "ensembl"
         if len(found) != 1 and gene in symbols:
             found, how = {gene}, "symbol"
         elif len(found) != 1:
@@ -210,145 +192,53 @@ def match_genes(
     return pd.DataFrame(rows, columns=["gene", "symbol", "matched_by"])
 
 
-def go_filter(
-    genes: Sequence[str],
-    obo: str | Path,
-    gaf: str | Path,
-    roots: Mapping[str, str] = ROOTS,
-    relations: Sequence[str] = RELATIONS,
-    ensembl_ids: Sequence[str] | None = None,
-) -> pd.DataFrame:
+def go_filter(genes: Sequence[str], obo: str | Path, gaf: str | Path) -> pd.DataFrame:
     """Mark developmental genes and transcription regulators (paper, Table 6 and S3 Table).
 
     Parameters
     ----------
-    genes : symbols or Ensembl ids; one row comes out per entry, in the same order.
-    obo, gaf : Gene Ontology and annotation file, plain or gzipped.
-    roots : column name -> GO id.
-    relations : what carries inheritance; `regulates` includes its positive and negative forms.
-    ensembl_ids : Ensembl id of each gene, to follow renamed symbols.
+    genes : symbols or Ensembl ids; one row per entry is returned, in the same order.
+    obo, gaf : ontology and annotation file, plain or gzipped.
 
     Returns
     -------
-    DataFrame with columns gene, symbol, matched_by (see `match_genes`); for each root `<name>` (bool),
-    `<name>_direct` (annotated with the root itself, bool; otherwise inherited) and `<name>_n_terms`
-    (annotated terms that count); passes (any root); go_release and gaf_release (dates of the two files).
-    `attrs["counts"]` holds the numbers of annotation rows read, with NOT, and of gene-term pairs with
-    obsolete and with unknown terms.
+    DataFrame
+        Columns gene, symbol, matched_by (see `match_genes`); for each of ROOTS `<name>` (bool),
+        `<name>_direct` (bool: annotated with the root itself, not only by inheritance) and `<name>_n_terms`
+        (int32: annotated terms that count); passes (bool: any root); go_release, gaf_release (dates of the
+        two files).
 
     Raises
     ------
-    ValueError when a root is not in the OBO, a relation is unknown, or the two files share no term.
+    FileNotFoundError
+    ValueError
+        A damaged file; a root missing from the ontology; two files that share no term.
     """
     ontology, annotations = read_obo(obo), read_gaf(gaf)
-    counts = {**annotations.counts, **_term_counts(annotations.pairs_df, ontology)}
-    if counts["pairs_unknown"] == counts["pairs"]:
-        first = annotations.pairs_df["term"].head(3).tolist()
+    if not annotations.pairs_df["term"].isin([*ontology.terms, *ontology.alt_ids]).any():
+        terms = first(annotations.pairs_df["term"])
         raise ValueError(
-            f"no term of {gaf} (first: {first}) occurs in {obo}; the two files do not belong together."
+            f"{gaf} and {obo} share no GO term; the first has {terms}; give files of one release"
         )
-    out_df = match_genes(list(genes), annotations, ensembl_ids)
-    passes = np.zeros(len(out_df), dtype=bool)
-    for name, root in roots.items():
-        found_df = genes_with_ancestor(annotations, ontology, root, relations).reindex(out_df["symbol"])
-        out_df[name] = found_df["n_terms"].notna().to_numpy()
-        out_df[f"{name}_direct"] = found_df["direct"].eq(True).to_numpy(dtype=bool)
-        out_df[f"{name}_n_terms"] = found_df["n_terms"].fillna(0).to_numpy(dtype=np.int32)
-        passes |= out_df[name].to_numpy()
-    out_df["passes"] = passes
-    out_df["go_release"], out_df["gaf_release"] = ontology.release, annotations.release
-    out_df.attrs["counts"] = counts
-    return out_df
+    return mark_genes(genes, ontology, annotations)
 
 
-def _neighbours(ontology: Ontology, relations: Sequence[str], start: str, end: str) -> dict[str, list[str]]:
-    wanted = {r for relation in relations for r in (relation, *SUBRELATIONS.get(relation, ()))}
-    edges_df = ontology.edges_df
-    available = set(edges_df["relation"]) | set(RELATIONS) | set(SUBRELATIONS["regulates"])
-    if unknown := sorted(wanted - available):
-        raise ValueError(f"relations {unknown} do not occur in the ontology; it has {sorted(available)}.")
-    edges_df = edges_df[edges_df["relation"].isin(wanted)]
-    neighbours: dict[str, list[str]] = {}
-    for one, other in zip(edges_df[start], edges_df[end], strict=True):
-        neighbours.setdefault(one, []).append(other)
-    return neighbours
-
-
-def _closure(neighbours: Mapping[str, list[str]], start: set[str]) -> set[str]:
-    reached, waiting = set(start), list(start)
-    while waiting:
-        for term in neighbours.get(waiting.pop(), ()):
-            if term not in reached:
-                reached.add(term)
-                waiting.append(term)
-    return reached
-
-
-def _primary(ontology: Ontology, term: str) -> str:
-    term = ontology.alt_ids.get(term, term)
-    if term not in ontology.terms_df.index:
-        raise ValueError(
-            f"{term} is not in the ontology (release {ontology.release}, {len(ontology.terms_df)} terms)."
-        )
-    if ontology.terms_df.at[term, "obsolete"]:
-        raise ValueError(
-            f"{term} is obsolete in the ontology (release {ontology.release}); give its replacement."
-        )
-    return term
-
-
-def _current_terms(pairs_df: pd.DataFrame, ontology: Ontology) -> pd.DataFrame:
-    """Gene-term pairs with secondary ids resolved, obsolete and unknown terms left out."""
-    term = (
-        pairs_df["term"].map(ontology.alt_ids).fillna(pairs_df["term"])
-        if ontology.alt_ids
-        else pairs_df["term"]
+def mark_genes(genes: Sequence[str], ontology: Ontology, annotations: Annotations) -> pd.DataFrame:
+    """`go_filter` with files that have been read."""
+    pairs_df = annotations.pairs_df
+    pairs_df = pairs_df.assign(
+        term=pairs_df["term"].map(lambda term: ontology.alt_ids.get(str(term), str(term)))
     )
-    alive = ontology.terms_df.index[~ontology.terms_df["obsolete"]]
-    return pairs_df.assign(term=term)[term.isin(alive)]
-
-
-def _term_counts(pairs_df: pd.DataFrame, ontology: Ontology) -> dict[str, int]:
-    obsolete = ontology.terms_df.index[ontology.terms_df["obsolete"]]
-    known = pairs_df["term"].isin(ontology.terms_df.index) | pairs_df["term"].isin(list(ontology.alt_ids))
-    n_obsolete = int(pairs_df["term"].isin(obsolete).sum())
-    return {"pairs": len(pairs_df), "pairs_obsolete": n_obsolete, "pairs_unknown": int((~known).sum())}
-
-
-def _gaf_release(header: Sequence[str], dates: Iterable[str]) -> str:
-    for line in header:
-        if found := re.match(
-            r"!\s*(?:date-generated|generated|date)\s*:\s*(\d{4}-\d{2}-\d{2})", line, re.IGNORECASE
-        ):
-            return found.group(1)
-    latest = max((str(date) for date in dates), default="")
-    if re.fullmatch(r"\d{8}", latest):
-        return f"{latest[:4]}-{latest[4:6]}-{latest[6:]}"
-    return "not stated in the file"
-
-
-def _without_version(gene: str) -> str:
-    found = ENSEMBL.fullmatch(gene)
-    return found.group(1) if found else gene
-
-
-def _is_gzip(path: str | Path) -> bool:
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. Download it from https://geneontology.org or give its path."
-        )
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-@contextmanager
-def _open(path: str | Path) -> Iterator[TextIO]:
-    """The lines of a text file, plain or gzipped. ValueError where it is cut off or no text."""
-    zipped = _is_gzip(path)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as lines:
-            yield lines
-    except (UnicodeDecodeError, *DAMAGED) as error:
-        raise ValueError(
-            f"{path}: damaged or cut off ({error}). Delete it and fetch it again: python -m lib.gtex go"
-        ) from error
+    pairs_df = pairs_df[~pairs_df["term"].isin(list(ontology.obsolete))]
+    marked_df = match_genes(list(genes), annotations)
+    for name, root in ROOTS.items():
+        inherited_df = pairs_df[pairs_df["term"].isin(list(descendants(ontology, root)))]
+        by_gene = inherited_df.assign(direct=inherited_df["term"].eq(root)).groupby("symbol")
+        found_df = by_gene.agg(direct=("direct", "any"), n_terms=("term", "nunique"))
+        found_df = found_df.reindex(marked_df["symbol"])
+        marked_df[name] = found_df["n_terms"].notna().to_numpy()
+        marked_df[f"{name}_direct"] = found_df["direct"].eq(True).to_numpy(dtype=bool)
+        marked_df[f"{name}_n_terms"] = found_df["n_terms"].fillna(0).to_numpy(dtype=np.int32)
+    marked_df["passes"] = marked_df[list(ROOTS)].any(axis=1).to_numpy(dtype=bool)
+    marked_df["go_release"], marked_df["gaf_release"] = ontology.release, annotations.release
+    return marked_df

@@ -1,8 +1,8 @@
-"""GTEx's names: ids of samples, slides and RNA, and tissues in all their spellings.
+"""GTEx's ids of samples, slides and RNA, and the spellings of its tissues.
 
-A tissue sample `GTEX-11NSD-0526` has one slide and none, one or several RNA samples
-`GTEX-11NSD-0526-SM-5A5LT`. Slide files and some published lists end in 5 where the portal and the RNA ids end
-in 6 (METHOD section 1).
+A tissue sample `GTEX-11NSD-0526` has one slide and any number of RNA samples `GTEX-11NSD-0526-SM-5A5LT`.
+Names of slide files and some published lists end in 5 where the portal and the RNA ids end in 6
+(notebooks/README.md, section 1).
 """
 
 import difflib
@@ -18,10 +18,10 @@ def tissue_sample_id(text: str) -> str:
 
 
 def match_tissue(name: str, vocabulary: Iterable[str]) -> str:
-    """The tissue of `vocabulary` (SMTSD names) that `name` means.
+    """The tissue of `vocabulary` (SMTSD names) that `name` stands for.
 
-    The paper's `Brain—Cerebellum`, the portal's `Brain_Cerebellum` and names without their bracket (`Skin—Sun
-    Exposed`) are understood. Raises ValueError naming the nearest tissues otherwise.
+    Accepts the paper's `Brain—Cerebellum`, the portal's `Brain_Cerebellum` and names without their bracket
+    (`Skin—Sun Exposed`). Raises ValueError with the nearest tissues otherwise.
     """
     vocabulary = list(dict.fromkeys(vocabulary))
     by_key: dict[str, set[str]] = {}
@@ -32,11 +32,9 @@ def match_tissue(name: str, vocabulary: Iterable[str]) -> str:
     if len(found) == 1:
         return next(iter(found))
     if found:
-        raise ValueError(f"tissue {name!r} can mean {sorted(found)}; give the full name.")
-    near = difflib.get_close_matches(name, vocabulary, n=3, cutoff=0.3)
-    raise ValueError(
-        f"no tissue {name!r} among {len(vocabulary)}; nearest: {near or sorted(vocabulary)[:3]}."
-    )
+        raise ValueError(f"tissue {name!r} is ambiguous: {sorted(found)}; give the full name")
+    near = difflib.get_close_matches(name, vocabulary, n=3, cutoff=0.3) or sorted(vocabulary)[:3]
+    raise ValueError(f"no tissue {name!r} among {len(vocabulary)}; nearest: {near}")
 
 
 def tissue_samples(ids: Iterable[str]) -> pd.Series:
@@ -45,18 +43,18 @@ def tissue_samples(ids: Iterable[str]) -> pd.Series:
 
 
 def rna_tissue_samples(rna_ids: Sequence[str]) -> pd.Series:
-    """The tissue sample of each RNA id. RNA of a brain region (`…-R11a-SM-…`) has no slide: it keeps a key of
-    its own, which no tissue sample has.
+    """The tissue sample of each RNA id; RNA of brain regions (`…-R11a-SM-…`) has no slide, so it gets keys
+    that no tissue sample has.
     """
     rna = pd.Series(list(rna_ids), dtype=object)
     return tissue_samples(rna).where(~rna.str.match(r"[^-]+-[^-]+-[^-]+-R\d"), "brain " + rna)
 
 
 def five_as_six(keys: pd.Series, known: Iterable[str]) -> tuple[pd.Series, pd.Series]:
-    """Slides' or lists' ids (first three fields) as the portal and RNA have them (METHOD section 1).
+    """Ids of slides or lists (first three fields) as the portal and the RNA ids have them.
 
-    A key ending in 5 that `known` lacks is read with a 6 where `known` has that and no other key claims it.
-    Ids of `known` are never changed. Returns the keys, and which of them were read so (bool).
+    A key ending in 5 that is not in `known` is read as ending in 6 if `known` has that and no other key
+    claims it. Returns the keys, and a bool for each: whether it was changed.
     """
     known = pd.Series(list(known), dtype=object)
     as_six = keys.str.replace(r"5$", "6", regex=True)
@@ -65,12 +63,13 @@ def five_as_six(keys: pd.Series, known: Iterable[str]) -> tuple[pd.Series, pd.Se
 
 
 def match_sample_ids(ids: Sequence[str], known: Iterable[str]) -> pd.DataFrame:
-    """Pair the ids of slides or of a list with tissue samples on their first three fields.
+    """Match ids of slides or of a list to tissue samples by their first three fields.
 
     Returns
     -------
-    DataFrame, a row per id in the given order: id, sample_id (`""` when there is none), ends_mapped (True
-    where the final 5 of the id had to be read as 6, see `five_as_six`).
+    DataFrame
+        A row per id in the given order: id, sample_id ("" if there is none), ends_mapped (bool: the final 5
+        was read as 6, see `five_as_six`).
     """
     known = list(known)
     keys, mapped = five_as_six(tissue_samples(ids), known)

@@ -20,7 +20,7 @@ def open_bytes(path: str | Path, remedy: str = "download it again") -> Iterator[
 
     Parameters
     ----------
-    remedy : what to do about a damaged file, the end of the error message.
+    remedy : what to do about a missing or damaged file, the end of the error message.
 
     Raises
     ------
@@ -29,6 +29,8 @@ def open_bytes(path: str | Path, remedy: str = "download it again") -> Iterator[
         Truncated or corrupt gzip data, met while reading inside the `with` block.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {remedy}")
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     with igzip.IGzipFile(path) if is_gzip else path.open("rb") as file:

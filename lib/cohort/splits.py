@@ -1,4 +1,4 @@
-"""Train, validation and test: by donor, by slide, or as a published list says. METHOD section 1."""
+"""Training, validation and test sets: split by donor, slide or sample, or read from a published list."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,8 @@ import pandas as pd
 
 from lib.cohort.gtex_ids import five_as_six, tissue_samples
 from lib.cohort.samples import SPLIT_ALIASES, SPLITS, check_split_column, first, read_text, split_names
+
+UNITS = {"donor": "donor", "slide": "slide_id", "sample": "sample_id"}
 
 
 def assign_splits(
@@ -20,57 +22,57 @@ def assign_splits(
     rule: str = "exact",
     unknown: str = "error",
 ) -> pd.Series:
-    """Train, validation or test for every sample: 60/20/20 within each tissue (METHOD section 1).
+    """Set of every sample: 60/20/20 within each tissue (notebooks/README.md, section 1).
 
-    A filled `split` column wins, then `split_file`, then chance: whole donors (`split_by="donor"`, none on
-    two sides), whole slides (`"slide"`, the paper's) or single samples (`"sample"`) are dealt out, the rarest
-    tissue first, each to the set that brings the counts per tissue nearest to `fractions`. What a single unit
-    alone has (a tissue with one slide) goes to train. Depends on ids and `seed`, not on the order of rows.
+    A filled `split` column wins, then `split_file`, then a random split of whole donors (`split_by="donor"`,
+    so that no donor is in two sets), whole slides (`"slide"`, as in the paper) or single samples
+    (`"sample"`). Units are assigned rarest tissue first, each to the set that brings the counts per tissue
+    closest to `fractions`; a tissue with a single unit goes to train. The result depends on ids and `seed`,
+    not on the order of rows.
 
     Parameters
     ----------
     fractions : of train, validation, test; sum 1. Zero leaves a set empty.
-    split_file : see `read_split_file`; `rule` as in `pair_rna`.
-    unknown : ids of `split_file` that the table lacks: `"error"` or `"ignore"`.
+    split_file : see `read_split_file`.
+    rule : how ids of `split_file` match samples, as in `pairing.pair_rna`.
+    unknown : what to do about ids of `split_file` that are not samples: `"error"` or `"ignore"`.
 
     Returns
     -------
     Series
-        "train" | "validation" | "test", name `split`, index of `samples_df`; `split_report` shows the
-        outcome.
+        "train" | "validation" | "test", name `split`, index of `samples_df`.
 
     Raises
     ------
     ValueError
-        Bad parameter, fewer units than sets, a `split_file` that does not fit the table.
+        Bad parameter; fewer units than sets; a `split_file` that does not fit the table.
     """
-    if "split" in samples_df and (samples_df["split"].fillna("") != "").any():
+    if "split" in samples_df and samples_df["split"].fillna("").ne("").any():
         return check_split_column(samples_df, "samples table").rename("split")
     if split_file is not None:
         return _from_split_file(samples_df, split_file, rule, unknown)
     shares = np.asarray(fractions, dtype=float)
     if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"Split fractions {shares.tolist()}: give three numbers >= 0 that sum to 1.")
-    columns = {"donor": "donor", "slide": "slide_id", "sample": "sample_id"}
-    if split_by not in columns:
-        raise ValueError(f"split_by {split_by!r}: choose one of {', '.join(columns)}.")
-    units = samples_df[columns[split_by]]
+        raise ValueError(f"split_fractions = {shares.tolist()}; give three numbers >= 0 that sum to 1")
+    if split_by not in UNITS:
+        raise ValueError(f"split_by = {split_by!r}; choose one of {', '.join(UNITS)}")
+    units = samples_df[UNITS[split_by]]
     counts_df = pd.crosstab(units, samples_df["tissue"]).sort_index()
-    if len(counts_df) < (shares > 0).sum():
+    n_sets = int((shares > 0).sum())
+    if len(counts_df) < n_sets:
         raise ValueError(
-            f"{len(counts_df)} {split_by}(s) cannot fill {(shares > 0).sum()} sets. Set split_by = "
-            "'slide' or 'sample', use fewer sets, or put a `split` column into the samples table."
+            f"{len(counts_df)} {split_by}(s) are too few for {n_sets} sets; set split_by = 'slide' or "
+            "'sample', use fewer sets, or add a `split` column to the samples table"
         )
-    sets = _deal(counts_df.to_numpy(float), shares, seed)
-    names = pd.Series(np.array(SPLITS, dtype=object)[sets], index=counts_df.index)
-    return units.map(names).astype(object).rename("split")
+    sets = np.array(SPLITS, dtype=object)[_assign_sets(counts_df.to_numpy(float), shares, seed)]
+    return units.map(dict(zip(counts_df.index, sets, strict=True))).astype(object).rename("split")
 
 
-def _deal(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+def _assign_sets(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """Set (0, 1, 2) of each unit. counts: units x tissues, number of samples; shares: (3,), sum 1.
 
-    Greedy on a chi-square like cost, sum over tissues and sets of (have - want)^2 / want, minus one for each
-    tissue that a unit brings to a set which has none of it yet, so that small tissues reach every set.
+    Greedy on a chi-square-like cost, the sum over tissues and sets of (have - want)^2 / want, minus one for
+    each tissue of the unit that a set still lacks, so that small tissues reach every set.
     """
     n_units = len(counts)
     units_per_tissue = (counts > 0).sum(axis=0)
@@ -80,22 +82,22 @@ def _deal(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     have = np.zeros_like(want)
     can_be_everywhere = (units_per_tissue >= len(allowed))[:, None]
     rarest = np.where(counts > 0, units_per_tissue, n_units + 1).min(axis=1)
-    chance = np.random.default_rng(seed).permutation(n_units)
-    for unit in np.lexsort((chance, -counts.sum(axis=1), rarest)):
+    tie_break = np.random.default_rng(seed).permutation(n_units)
+    for unit in np.lexsort((tie_break, -counts.sum(axis=1), rarest)):
         c = counts[unit][:, None]
         cost = (c * (2 * (have - want) + c) / want).sum(axis=0)
         cost -= ((have == 0) & (c > 0) & can_be_everywhere).sum(axis=0)
         choice = 0 if rarest[unit] == 1 else int(cost.argmin())
         sets[unit] = choice
         have[:, choice] += counts[unit]
-    for empty in set(range(len(allowed))) - set(sets):  # few units, each with a tissue of its own
+    for empty in set(range(len(allowed))) - set(sets):  # few units, each with its own tissue
         of_full_sets = np.flatnonzero(np.bincount(sets)[sets] > 1)
         sets[of_full_sets[counts[of_full_sets].sum(axis=1).argmin()]] = empty
     return allowed[sets]
 
 
 def read_split_file(path: str | Path) -> pd.Series:
-    """A published split: a .csv, .tsv or .txt, sample id first, and a dataset column; headed or not.
+    """Read a published split: a .csv, .tsv or .txt with sample ids first and a column of set names.
 
     Returns
     -------
@@ -104,24 +106,28 @@ def read_split_file(path: str | Path) -> pd.Series:
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        No file, no dataset column, unknown dataset names, an id in two sets.
+    FileNotFoundError
+    ValueError
+        No column of set names; unknown set names; an id in two sets.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No split file at {path}. Check split_file in the cohort's TOML.")
+        raise FileNotFoundError(f"{path}: no such list of sets; check split_file of the cohort")
     table_df = read_text(path, header=None)
-    if table_df.shape[1] < 2:
-        raise ValueError(f"{path}: needs a sample id and a dataset column; found {table_df.shape[1]} column.")
-    is_name = table_df.iloc[:, 1:].apply(lambda column: column.str.lower().isin(SPLIT_ALIASES).mean())
-    if not is_name.any():
-        raise ValueError(f"{path}: no column holds set names ({', '.join(SPLIT_ALIASES)}).")
-    names = table_df[is_name.idxmax()]
-    if names.iloc[0].lower() not in SPLIT_ALIASES:  # a header line
-        table_df, names = table_df.iloc[1:], names.iloc[1:]
-    split_df = pd.DataFrame({"id": table_df[0], "split": split_names(names, str(path))}).drop_duplicates()
-    if split_df["id"].duplicated().any():
-        raise ValueError(f"{path}: id(s) in two sets: {first(split_df['id'][split_df['id'].duplicated()])}.")
+    share_of_names = {
+        column: table_df[column].str.lower().isin(list(SPLIT_ALIASES)).mean()
+        for column in table_df.columns[1:]
+    }
+    if not any(share_of_names.values()):
+        raise ValueError(f"{path}: no column beside the ids holds set names ({', '.join(SPLIT_ALIASES)})")
+    names = table_df[max(share_of_names, key=share_of_names.__getitem__)]
+    split_df = pd.DataFrame({"id": table_df[0], "split": names})
+    if split_df["split"].iloc[0].lower() not in SPLIT_ALIASES:  # a header line
+        split_df = split_df.iloc[1:]
+    split_df = split_df.assign(split=split_names(split_df["split"], str(path))).drop_duplicates()
+    repeated = split_df["id"][split_df["id"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{path}: id(s) in two sets: {first(repeated)}; keep one line of each")
     return split_df.set_index("id")["split"]
 
 
@@ -131,34 +137,27 @@ def _from_split_file(samples_df: pd.DataFrame, path: str | Path, rule: str, unkn
     if rule == "gtex":
         keys = tissue_samples(keys)
         listed, _ = five_as_six(tissue_samples(listed), keys)
-    extra, absent = listed[~listed.isin(keys)], keys[~keys.isin(listed)]
+    extra, missing = listed[~listed.isin(keys)], keys[~keys.isin(listed)]
     if len(extra) == len(listed):
-        raise ValueError(
-            f"{path} shares no id with the samples: it has {first(extra)}; samples {first(keys)}."
-        )
+        raise ValueError(f"{path} shares no id with the samples: {first(extra)}; samples {first(keys)}")
     if len(extra) and unknown != "ignore":
         raise ValueError(
-            f"{path}: {len(extra)} of {len(listed)} ids are not in the samples table: {first(extra)}. "
-            "Add those samples, remove the lines, or set unknown = 'ignore'."
+            f"{path}: {len(extra)} of {len(listed)} ids are not in the samples table: {first(extra)}; "
+            "add those samples, remove the lines, or set unknown = 'ignore'"
         )
-    if len(absent):
+    if len(missing):
         raise ValueError(
-            f"{path} has no set for {len(absent)} of {len(keys)} samples, for example {first(absent)}. "
-            "Add them to the file or drop them from the samples table."
+            f"{path}: no set for {len(missing)} of {len(keys)} samples: {first(missing)}; "
+            "add them to the file or drop them from the samples table"
         )
-    by_key = _one_set_each(listed, split, keys, path)
-    return pd.Series(keys.map(by_key).to_numpy(), index=samples_df.index, dtype=object, name="split")
-
-
-def _one_set_each(listed: pd.Series, split: pd.Series, keys: pd.Series, path: str | Path) -> dict[str, str]:
-    """Set of each sample; ValueError where lines of the list that mean one sample name several sets."""
     lines_df = pd.DataFrame({"key": listed.to_numpy(), "id": split.index, "split": split.to_numpy()})
     lines_df = lines_df[lines_df["key"].isin(keys)]
     torn_df = lines_df[lines_df.groupby("key")["split"].transform("nunique") > 1]
     if not torn_df.empty:
-        shown = ", ".join(f"{row.id} {row.split}" for row in torn_df.head(4).itertuples())
+        shown = ", ".join((torn_df["id"] + " " + torn_df["split"]).head(4))
         raise ValueError(
-            f"{path}: {torn_df['key'].nunique()} sample(s) in two sets, first {torn_df['key'].iloc[0]}:"
-            f" {shown}. Ids that share their first three fields are one slide; give it one set."
+            f"{path}: {torn_df['key'].nunique()} sample(s) in two sets, first {torn_df['key'].iloc[0]}: "
+            f"{shown}; ids that share their first three fields are one slide: give it one set"
         )
-    return dict(zip(lines_df["key"], lines_df["split"], strict=True))
+    set_of = dict(zip(lines_df["key"], lines_df["split"], strict=True))
+    return pd.Series(keys.map(set_of).to_numpy(), index=samples_df.index, dtype=object, name="split")

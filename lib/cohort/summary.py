@@ -1,4 +1,4 @@
-"""What a cohort is made of: samples per tissue and set, donors, covariates, slides on disk (S1 Table)."""
+"""Tables that describe a cohort: samples per tissue and set, donors, covariates, slide files (S1 Table)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 from lib.cohort.samples import SPLITS, first
 
 NO_RNA = "no RNA in the expression table"
-TILE_COUNT = "n_tiles"  # a covariate that the samples table need not have: notebook 04 counts
+TILE_COUNT = "n_tiles"  # a covariate that notebook 04 counts, so the samples table need not have it
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -23,19 +23,19 @@ def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = 
         n_test (samples), and n_tiles, n_tiles_train, n_tiles_validation, n_tiles_test. A slide or donor with
         several tissues counts in each of their rows and once in the total.
     """
-    per_tissue = samples_df.groupby("tissue")
-    table_df = per_tissue.agg(
+    by_tissue = samples_df.groupby("tissue")
+    table_df = by_tissue.agg(
         n_samples=("sample_id", "size"), n_slides=("slide_id", "nunique"), n_donors=("donor", "nunique")
     )
-    per_set = pd.crosstab(samples_df["tissue"], samples_df["split"]).reindex(
-        columns=list(SPLITS), fill_value=0
-    )
-    table_df = table_df.join(per_set.add_prefix("n_"))
+    sets = pd.crosstab(samples_df["tissue"], samples_df["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    table_df = table_df.join(sets.add_prefix("n_"))
     if tiles_df is not None:
-        n_tiles = samples_df["sample_id"].map(tiles_df["sample_id"].value_counts()).fillna(0)
-        tiles = n_tiles.groupby([samples_df["tissue"], samples_df["split"]]).sum().unstack(fill_value=0)
+        counts = tiles_df["sample_id"].value_counts().reindex(samples_df["sample_id"], fill_value=0)
+        tiles = samples_df.assign(n_tiles=counts.to_numpy()).pivot_table(
+            index="tissue", columns="split", values="n_tiles", aggfunc="sum", fill_value=0
+        )
         tiles = tiles.reindex(columns=list(SPLITS), fill_value=0).add_prefix("n_tiles_")
-        table_df = table_df.join(tiles.assign(n_tiles=tiles.sum(axis=1))[["n_tiles", *tiles.columns]])
+        table_df = table_df.assign(n_tiles=tiles.sum(axis=1)).join(tiles)
     total = table_df.sum()
     total[["n_slides", "n_donors"]] = samples_df["slide_id"].nunique(), samples_df["donor"].nunique()
     table_df.loc["total"] = total
@@ -43,62 +43,59 @@ def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = 
 
 
 def count_steps(counts_df: pd.DataFrame, earlier: Sequence[Mapping[str, object]] = ()) -> pd.DataFrame:
-    """One table of all steps from the inputs to the samples.
+    """All steps from the inputs to the samples in one table.
 
     Parameters
     ----------
     counts_df : columns step, n (`pairing.pair_rna`).
-    earlier : records of the steps before it, with step, n_left, n_dropped, note (`gtex_source.prepare`).
+    earlier : records of the steps before, with step, n_left, n_dropped, note (`gtex_cohort.prepare`).
 
     Returns
     -------
     DataFrame
-        Index `step`; columns n, dropped, note.
+        Index `step`; columns n and, if there are earlier steps, dropped, note.
     """
-    columns = {"n_left": "n", "n_dropped": "dropped"}
-    earlier_df = pd.DataFrame(earlier, columns=["step", "n_left", "n_dropped", "note"]).rename(
-        columns=columns
-    )
-    steps_df = pd.concat([earlier_df, counts_df.assign(dropped=0, note="")]) if len(earlier) else counts_df
-    return steps_df.set_index("step")
+    if not len(earlier):
+        return counts_df.set_index("step")
+    earlier_df = pd.DataFrame(earlier, columns=["step", "n_left", "n_dropped", "note"])
+    earlier_df.columns = ["step", "n", "dropped", "note"]
+    return pd.concat([earlier_df, counts_df.assign(dropped=0, note="")]).set_index("step")
 
 
 def left_out(
     listed_df: pd.DataFrame, kept_df: pd.DataFrame, earlier: Sequence[Mapping[str, object]] = ()
 ) -> pd.DataFrame:
-    """Samples known of each tissue, how many were left out for which reason, and how many are kept.
+    """Samples listed for each tissue, how many were left out for which reason, and how many are kept.
 
     Parameters
     ----------
-    listed_df, kept_df : the samples table before and after the join with RNA.
-    earlier : records of what was left out before it, with tissue, reason, n (`gtex_source.prepare`).
+    listed_df, kept_df : the samples table before and after pairing with RNA.
+    earlier : records of samples left out before, with tissue, reason, n (`gtex_cohort.prepare`).
 
     Returns
     -------
     DataFrame
         Index `tissue` (sorted, then "total"); columns known, one per reason, kept.
     """
-    gone_df = listed_df[~listed_df["sample_id"].isin(kept_df["sample_id"])]
-    now_df = gone_df.groupby("tissue").size().reset_index(name="n").assign(reason=NO_RNA)
-    reasons_df = pd.concat([pd.DataFrame(earlier, columns=["tissue", "reason", "n"]), now_df])
+    without_rna_df = listed_df[~listed_df["sample_id"].isin(kept_df["sample_id"])]
+    counts_df = without_rna_df.groupby("tissue").size().rename("n").reset_index().assign(reason=NO_RNA)
+    reasons_df = pd.concat([pd.DataFrame(earlier, columns=["tissue", "reason", "n"]), counts_df])
     table_df = reasons_df.pivot_table(index="tissue", columns="reason", values="n", aggfunc="sum")
     kept = kept_df["tissue"].value_counts()
-    table_df = table_df.reindex(table_df.index.union(kept.index)).rename_axis("tissue").fillna(0)
-    table_df["kept"] = kept.reindex(table_df.index).fillna(0)
-    table_df = table_df.sort_index()
+    table_df = table_df.reindex(table_df.index.union(kept.index)).assign(kept=kept).fillna(0).sort_index()
     table_df.insert(0, "known", table_df.sum(axis=1))
     table_df.loc["total"] = table_df.sum()
-    return table_df.rename_axis(columns=None).astype(int)
+    return table_df.rename_axis(index="tissue", columns=None).astype(int)
 
 
 def split_report(samples_df: pd.DataFrame) -> pd.DataFrame:
-    """Fractions achieved per tissue, and a remark where a tissue is not in every set.
+    """Fraction of each tissue's samples in each set, and a remark where a set has none.
 
     Returns
     -------
     DataFrame
-        Index `tissue` and last "total"; the columns of `slides_per_tissue`, then fraction_train,
-        fraction_validation, fraction_test and remark (text, empty when all is well).
+        Index `tissue`, last "total"; the columns of `slides_per_tissue`, fraction_train, fraction_validation,
+        fraction_test and remark (text, "" where every set has samples).
     """
     report_df = slides_per_tissue(samples_df)
     for name in SPLITS:
@@ -109,80 +106,80 @@ def split_report(samples_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def donor_overlap(samples_df: pd.DataFrame) -> pd.DataFrame:
-    """Donors shared between sets: 3 x 3 counts, diagonal = donors of the set; elsewhere zero = no leak."""
+    """Donors shared between sets: 3 x 3 counts, donors of each set on the diagonal, else 0 if no leak."""
     donors = {name: set(samples_df.loc[samples_df["split"] == name, "donor"]) for name in SPLITS}
     counts = [[len(donors[a] & donors[b]) for b in SPLITS] for a in SPLITS]
     return pd.DataFrame(counts, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
 
 
 def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.DataFrame:
-    """The covariates that the statistics will condition on, checked before hours are spent.
+    """Check and describe the covariates of the statistics, before the long steps start.
 
     Returns
     -------
     DataFrame
         Index `covariate`; kind (number, category), n_values (distinct), lowest, median, highest (numbers
-        only), categories (the most frequent, with counts).
+        only), categories (the five most frequent, with counts).
 
     Raises
     ------
     ValueError
-        A covariate is neither a column of the table nor TILE_COUNT, or has no value in some samples.
+        A covariate that is neither a column of the table nor TILE_COUNT, or that some samples lack.
     """
-    if absent := [name for name in covariates if name not in samples_df and name != TILE_COUNT]:
+    if missing := [name for name in covariates if name not in samples_df and name != TILE_COUNT]:
         raise ValueError(
-            f"covariates {absent} are not columns of the samples table: {', '.join(samples_df.columns)}."
-            " Add them to the table, or name others in `covariates`."
+            f"covariates {first(missing)} are not columns of the samples table; "
+            f"add them, or choose from {', '.join(samples_df.columns)}"
         )
     rows = {}
     for name in covariates:
-        if name == TILE_COUNT and name not in samples_df:
+        if name not in samples_df:
             rows[name] = {"kind": "number", "categories": "counted in notebook 04"}
             continue
         column = samples_df[name].replace("", np.nan)
         lacks = samples_df["sample_id"][column.isna()]
         if len(lacks):
             raise ValueError(
-                f"covariate {name!r} has no value in {len(lacks)} of {len(column)} samples: {first(lacks)}."
-                " Fill them in, drop the samples, or leave the covariate out."
+                f"covariate {name!r} has no value in {len(lacks)} of {len(column)} samples: {first(lacks)}; "
+                "fill them in, drop the samples, or leave the covariate out"
             )
         counts = column.value_counts()
-        row = {"kind": "category", "n_values": len(counts)}
+        rows[name] = {"kind": "category", "n_values": len(counts)}
         if pd.api.types.is_numeric_dtype(column):
-            row |= {"kind": "number", "lowest": column.min(), "median": column.median()}
-            row |= {"highest": column.max()}
+            lowest, median, highest = column.min(), column.median(), column.max()
+            rows[name] |= {"kind": "number", "lowest": lowest, "median": median, "highest": highest}
         else:
-            row["categories"] = ", ".join(f"{value} {n}" for value, n in counts.head(5).items())
-        rows[name] = row
+            rows[name]["categories"] = ", ".join(f"{value} {n}" for value, n in counts.head(5).items())
     columns = ["kind", "n_values", "lowest", "median", "highest", "categories"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("covariate")
 
 
 def slide_files(slide_paths: Mapping[str, Path]) -> pd.DataFrame:
-    """How many slides have their file, and which files in the same folders are not used.
+    """How many slides have a file, and which files in the same folders are not used.
 
     Returns
     -------
     DataFrame
-        Columns what, n, examples (the first three). Files that end in 5 where their slide ends in 6 (GTEx),
-        and second files of a slide, have a row where there are some; the last row is files of no sample.
+        Columns what, n, examples (the first three). GTEx files whose name ends in 5 where the slide's ends in
+        6, and second files of a slide, have a row only if there are any; the last row is files of no sample.
     """
     missing = [slide_id for slide_id, path in slide_paths.items() if not path.is_file()]
     renamed = [path.name for slide_id, path in slide_paths.items() if path.stem != slide_id]
-    known = {path.name for path in slide_paths.values()}
+    used = {path.name for path in slide_paths.values()}
     suffixes = {path.suffix for path in slide_paths.values()}
     folders = sorted({path.parent for path in slide_paths.values()})
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    unused = [path for path in files if path.suffix in suffixes and path.name not in known]
+    unused = [path for path in files if path.suffix in suffixes and path.name not in used]
     fives = [path for path in unused if re.fullmatch(r"[^-]+-[^-]+-\d{3}5", path.stem)]
     second = [path.name for path in fives if path.stem[:-1] + "6" in slide_paths]
-    strange = [path.name for path in unused if path.name not in second]
-    rows = [
-        ("slides of the samples", len(slide_paths), ""),
-        ("of these, without a file", len(missing), first(missing)),
-        ("of these, with a file that ends in 5 for 6", len(renamed), first(renamed)),
-        ("second files of a slide, ending in 5 for 6 (not used)", len(second), first(second)),
-        ("slide files of no sample (not used)", len(strange), first(strange)),
-    ]
-    rows = [row for i, row in enumerate(rows) if row[1] or i not in (2, 3)]
-    return pd.DataFrame(rows, columns=["what", "n", "examples"])
+    others = [path.name for path in unused if path.name not in second]
+    rows = {"slides of the samples": list(slide_paths), "of these, without a file": missing}
+    if renamed:
+        rows["of these, with a file that ends in 5 for 6"] = renamed
+    if second:
+        rows["second files of a slide, ending in 5 for 6 (not used)"] = second
+    rows["slide files of no sample (not used)"] = others
+    files_df = pd.DataFrame([(what, len(names), first(names)) for what, names in rows.items()])
+    files_df.columns = ["what", "n", "examples"]
+    files_df.loc[0, "examples"] = ""
+    return files_df

@@ -1,6 +1,6 @@
-"""Checks that every expression table passes, in any format: ids, wanted samples, values, promised size."""
+"""Checks of expression tables in any format: duplicated ids, wanted samples, invalid values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -8,6 +8,9 @@ from lib.cohort.samples import first
 
 SYMBOL_COLUMNS = ("description", "symbol", "gene_name", "gene_symbol")
 BIOTYPE_COLUMNS = ("biotype", "gene_biotype", "gene_type")
+LARGEST = float(np.finfo(np.float32).max)
+VALID, MISSING, NON_NUMERIC, NEGATIVE, TOO_LARGE = range(5)  # what a value is
+KINDS = ("valid", "missing", "non-numeric", "negative", "too large")
 
 
 def column_role(name: str) -> str | None:
@@ -25,13 +28,7 @@ def refuse_duplicates(ids: Iterable[str], what: str, source: str) -> None:
 
 
 def wanted_samples(samples: Sequence[str], wanted: Sequence[str] | None, source: str) -> list[str]:
-    """RNA ids to read, in the order asked for; all of `samples` for None.
-
-    Raises
-    ------
-    ValueError
-        Ids that repeat or are missing from the table; an empty choice.
-    """
+    """RNA ids to read, in the order asked for (None: all); ValueError for missing, repeated or no ids."""
     if wanted is None:
         return list(samples)
     wanted = [str(w) for w in wanted]
@@ -46,68 +43,32 @@ def wanted_samples(samples: Sequence[str], wanted: Sequence[str] | None, source:
     return wanted
 
 
-class BadValues:
-    """Invalid cells of an expression table, counted by kind, with the first cell of each kind."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[str, tuple[int, str, str, str]] = {}  # count, gene, sample and text of the first
-
-    def add(self, kind: str, gene: str, sample: str, text: str, n: int = 1) -> None:
-        """Count `n` cells of a kind; the first ones added are those named."""
-        n_before, gene, sample, text = self.kinds.get(kind, (0, gene, sample, text))
-        self.kinds[kind] = (n_before + n, gene, sample, text)
-
-    def add_all(self, other: "BadValues") -> None:
-        """Add the counts of a later part of the table."""
-        for kind, (n, gene, sample, text) in other.kinds.items():
-            self.add(kind, gene, sample, text, n)
-
-    def add_array(self, values: np.ndarray, genes: Sequence[str], samples: Sequence[str]) -> None:
-        """Count the missing, negative and infinite values of a genes x samples array."""
-        masks = {"missing": np.isnan(values), "negative": values < 0, "infinite": np.isposinf(values)}
-        for kind, bad in masks.items():
-            if bad.any():
-                row, column = (int(i) for i in np.argwhere(bad)[0])
-                self.add(kind, genes[row], samples[column], str(values[row, column]), int(bad.sum()))
-
-    def refuse(self, source: str) -> None:
-        """Raise ValueError naming everything counted, if anything was."""
-        if self.kinds:
-            found = [
-                f"{n} {kind} value(s), first {text!r} at gene {gene}, sample {sample}"
-                for kind, (n, gene, sample, text) in self.kinds.items()
-            ]
-            raise ValueError(
-                f"{source}: {'; '.join(found)}; correct the table or leave those genes or samples out"
-            )
+def kinds_of(values: np.ndarray) -> np.ndarray:
+    """Index into KINDS of each number, int8."""
+    kinds = np.zeros(values.shape, np.int8)
+    kinds[np.isnan(values)], kinds[values < 0], kinds[values > LARGEST] = MISSING, NEGATIVE, TOO_LARGE
+    return kinds
 
 
-def check_promised_size(
-    source: str, size: tuple[int, int], promised: tuple[int, int] | None, on_mismatch: str
-) -> dict[str, int]:
-    """Compare the size of a table (genes, samples) with the size its header promises, if it does.
+def refuse_invalid(
+    kinds: np.ndarray,
+    text: Callable[[int, int], str],
+    genes: Sequence[str],
+    samples: Sequence[str],
+    source: str,
+) -> None:
+    """Raise ValueError unless all genes x samples `kinds` are VALID, naming the first and how many of each.
 
-    Returns
-    -------
-    dict
-        The counts: genes, RNA samples, genes promised, RNA samples promised.
-
-    Raises
-    ------
-    ValueError
-        No genes; another size than promised, unless `on_mismatch` is "report".
+    Parameters
+    ----------
+    text : the value in a row and column, as written.
     """
-    if on_mismatch not in ("error", "report"):
-        raise ValueError(f"on_header_mismatch = {on_mismatch!r}; choose 'error' or 'report'")
-    found = {"genes": size[0], "RNA samples": size[1]}
-    if size[0] == 0:
-        raise ValueError(f"{source}: no gene rows below the header; download it again")
-    if promised is None:
-        return found
-    if size != promised and on_mismatch == "error":
-        raise ValueError(
-            f"{source}: the header promises {promised[0]:,} genes x {promised[1]:,} samples, the file has "
-            f"{size[0]:,} x {size[1]:,}; it may be truncated: download it again, or, if it is meant to be "
-            "an extract, set expression_rows = 'report'"
-        )
-    return found | {"genes promised": promised[0], "RNA samples promised": promised[1]}
+    found = []
+    for kind in np.unique(kinds[kinds != VALID]):
+        where = np.argwhere(kinds == kind)
+        row, column = (int(i) for i in where[0])
+        at = f"{text(row, column)!r} at gene {genes[row]}, sample {samples[column]}"
+        found.append(f"{len(where)} {KINDS[kind]} value(s), first {at}")
+    if found:
+        remedy = "correct the table or leave those genes or samples out"
+        raise ValueError(f"{source}, genes {genes[0]} to {genes[-1]}: {'; '.join(found)}; {remedy}")

@@ -1,22 +1,18 @@
 """Pairing of samples with RNA, and of the real GTEx tables."""
 
-import gzip
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from made_gct import GTEX
 from table_factory import table
 
-import lib
+from lib.cohort.expression import rna_ids
 from lib.cohort.pairing import pair_rna
 from lib.cohort.samples import check_samples
 from lib.cohort.splits import assign_splits
 from lib.cohort.summary import donor_overlap, split_report
 
-DATA = Path(os.environ.get("DATA_MIRROR") or Path(lib.__file__).parents[2] / "shared/data")
-PORTAL, READS = DATA / "gtex/GTExPortal.csv", DATA / "gtex/GTEx_v8_gene_reads.acmg_59.gct.gz"
+PORTAL, READS = GTEX / "GTExPortal.csv", GTEX / "GTEx_v8_gene_reads.acmg_59.gct.gz"
 
 
 def test_gtex_pairing_step_by_step():
@@ -50,7 +46,7 @@ def test_pairing_refuses():
         ValueError, match=r"share no id.*'s0', 's1', 's2' \(4 in all\).*'x1', 'x2', 'x3' \(5 in all\)"
     ):
         pair_rna(table(4), ["x1", "x2", "x3", "x4", "x5"])
-    with pytest.raises(ValueError, match="Duplicated RNA id 's0'"):
+    with pytest.raises(ValueError, match="expression table: duplicated RNA id 's0'"):
         pair_rna(table(4), ["s0", "s0"])
     with pytest.raises(ValueError, match="2 samples claim the same RNA"):
         pair_rna(table(2, sample_id=["G-1-0526", "G-1-0526-x"]), ["G-1-0526-SM-1"], "gtex")
@@ -58,22 +54,13 @@ def test_pairing_refuses():
         pair_rna(table(4), ["s0"], "fuzzy")
 
 
-@pytest.mark.skipif(not (PORTAL.exists() and READS.exists()), reason=f"no GTEx tables in {DATA}")
+@pytest.mark.skipif(not (PORTAL.exists() and READS.exists()), reason=f"no GTEx tables in {GTEX}")
 def test_real_gtex_tables():
     portal_df = pd.read_csv(PORTAL, dtype=str, keep_default_na=False)
-    samples_df = check_samples(
-        pd.DataFrame(
-            {
-                "sample_id": portal_df["Tissue Sample ID"],
-                "slide_id": portal_df["Tissue Sample ID"],
-                "donor": portal_df["Subject ID"],
-                "tissue": portal_df["Tissue"],
-            }
-        )
-    )
-    with gzip.open(READS, "rt") as file:
-        rna = [next(file) for _ in range(3)][2].rstrip("\n").split("\t")[2:]
-    pairing_df, counts_df = pair_rna(samples_df, rna, "gtex")
+    columns = {"Tissue Sample ID": "sample_id", "Subject ID": "donor", "Tissue": "tissue"}
+    portal_df = portal_df.rename(columns=columns)[list(columns.values())]
+    samples_df = check_samples(portal_df.assign(slide_id=portal_df["sample_id"]))
+    pairing_df, counts_df = pair_rna(samples_df, rna_ids(READS), "gtex")
     n = counts_df.set_index("step")["n"]
     assert (n["samples"], n["RNA samples"], n["samples with RNA"]) == (25713, 17382, 13797)
     paired_df = samples_df[samples_df["sample_id"].isin(pairing_df["sample_id"])]

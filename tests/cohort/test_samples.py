@@ -94,11 +94,14 @@ def test_an_accepted_id_stays_inside_its_folder(text):
         ({"donor": ["d", "", "d", "d"]}, "empty donor"),
         ({"mpp": ["0.5", "-1", "", "0.5"]}, "mpp must be positive.*'s1'"),
         ({"mpp": ["0.5", "half", "", "0.5"]}, "mpp is not a number.*'s1'"),
-        ({"l0_x": [0, 0, 0, 0]}, "l0_y, l0_width, l0_height missing"),
-        ({"l0_x": [0, 0, 0, 0], "l0_y": 0, "l0_width": [9, 9, None, 9], "l0_height": 9}, "half-given.*'s2'"),
+        ({"l0_x": [0, 0, 0, 0]}, "l0_y, l0_width, l0_height are missing"),
+        (
+            {"l0_x": [0, 0, 0, 0], "l0_y": 0, "l0_width": [9, 9, None, 9], "l0_height": 9},
+            "incomplete region.*'s2'",
+        ),
         ({"l0_x": [0, -1, 0, 0], "l0_y": 0, "l0_width": 9, "l0_height": 9}, "negative corner.*'s1'"),
         ({"l0_x": 0, "l0_y": 0, "l0_width": 0, "l0_height": 9}, "no area"),
-        ({"split": ["train", "holdout", "test", "val"]}, "unknown set name 'holdout' on 1 row"),
+        ({"split": ["train", "holdout", "test", "val"]}, "unknown set name 'holdout' in 1 row"),
         ({"split": ["train", "", "test", "val"]}, "some rows only.*'s1'"),
         ({"sample_id": [1.5, 2.0, 3.0, 4.0]}, "holds decimals"),
     ],
@@ -109,9 +112,9 @@ def test_bad_tables(columns, said):
 
 
 def test_other_bad_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No samples table"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such samples table"):
         samples.read_samples(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match="a samples table is"):
+    with pytest.raises(ValueError, match="not a samples table; give"):
         samples.read_samples(written(tmp_path, "x", "samples.xlsx"))
     with pytest.raises(ValueError, match="empty"):
         samples.read_samples(written(tmp_path, ""))

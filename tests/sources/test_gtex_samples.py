@@ -232,7 +232,7 @@ def test_match_tissue(name, tissue):
 def test_match_tissue_refuses():
     with pytest.raises(ValueError, match="nearest: \\['Liver'"):
         match_tissue("Livre", TISSUES)
-    with pytest.raises(ValueError, match="can mean"):
+    with pytest.raises(ValueError, match="is ambiguous"):
         match_tissue("skin", ["Skin (a)", "Skin (b)"])
 
 
