@@ -1,4 +1,4 @@
-"""Every parameter of a run in one frozen, validated model; a cohort is a TOML file of such parameters.
+"""Every parameter of a run in one frozen, validated model; a cohort is a TOML file of these parameters.
 
 Defaults are the paper's values where the paper fixes them (Badea & Stanescu 2020, Methods).
 """
@@ -34,25 +34,27 @@ class Config(BaseModel):
     # -- cohort (notebook 00) ---------------------------------------------------------------------------
     cohort: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # name; also the folder under raw/, derived/
     title: str = ""  # one line for people
-    synthetic_data: bool = False  # drawn, not real: every figure and page says so
-    paper_cohort: bool = False  # GTEx as in the paper: its numbers can be compared with the paper's
+    synthetic_data: bool = False  # simulated, not real; every figure and page says so
+    paper_cohort: bool = False  # GTEx as in the paper: numbers are comparable
     # Who puts the inputs into data/raw/<cohort>.
     source: Literal["files", "synthetic", "her2st", "gtex", "rehearsal"] = "files"
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
-    missing_slides: Literal["go_on", "stop"] = "go_on"  # stop: before notebook 01, with what fetches them
+    missing_slides: Literal["go_on", "stop"] = "go_on"  # stop: fail before notebook 01
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
     expression_unit: Literal["TPM", "CPM"] = "TPM"
-    expression_rows: Literal["error", "report"] = "error"  # a GCT with other rows than its header promises
-    id_rule: Literal["exact", "gtex"] = "exact"  # how RNA samples find their slide (METHOD section 1)
+    expression_rows: Literal["error", "report"] = "error"  # rows that differ from the GCT header
+    id_rule: Literal["exact", "gtex"] = (
+        "exact"  # how RNA samples find their slide (notebooks/README.md, section 1)
+    )
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
     covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles
-    split_by: Literal["donor", "slide"] = "donor"  # the paper split slides
+    split_by: Literal["donor", "slide"] = "donor"  # the paper split by slide
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
-    split_file: str = ""  # published list: sample id, dataset; wins over split_by
-    # Name -> tissues as spelt, beside the paper's own five groups.
+    split_file: str = ""  # published list (sample id, dataset); takes precedence over split_by
+    # Further groups for the merged accuracy, name -> tissues; the paper's five are built in.
     merged_tissues: dict[str, tuple[str, ...]] = {}
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
@@ -82,23 +84,22 @@ class Config(BaseModel):
     tile_px: PositiveInt = 512  # edge of a tile at tile_mpp
     tile_mpp: PositiveFloat = 0.9884  # µm/px: the paper's "10x"
     input_px: PositiveInt = 224  # edge of the network's input, to which a tile is rescaled
-    min_tissue: Fraction = 0.5  # a tile with less tissue is dropped
-    mask_mpp: PositiveFloat = 8.0  # µm/px at which tissue is told from glass
+    min_tissue: Fraction = 0.5  # tiles with less tissue are dropped
+    mask_mpp: PositiveFloat = 8.0  # µm/px of the tissue mask
     reader: Literal["auto", "openslide", "jpeg"] = "auto"  # jpeg: libjpeg's scaled decoding of Aperio slides
 
     # -- network and training (notebooks 02, 03) --------------------------------------------------------
     architecture: str = "vgg16"
-    # "": from scratch; "imagenet"; or a checkpoint's path, from the repository or absolute.
+    # Initial weights: "" random; "imagenet"; or a checkpoint's path, from the repository or absolute.
     weights: str = ""
-    initialisation: Literal["torchvision", "vgg"] = (
-        "torchvision"  # vgg: VGG's, for small cohorts from scratch
-    )
-    # untrained: the initial weights (random, or the encoder of `weights`); shuffled: trained on permuted labels
+    # Of random weights; vgg: as in the VGG paper, for small cohorts.
+    initialisation: Literal["torchvision", "vgg"] = "torchvision"
+    # untrained: keeps the initial weights; shuffled: trained on permuted labels.
     null_network: Literal["", "untrained", "shuffled"] = ""
     epochs: PositiveInt = 90
     batch_size: Annotated[int, Field(ge=0)] = 0  # 0: the paper's, 256 for AlexNet and 40 for the others
     learning_rate: PositiveFloat = 0.01
-    lr_step_epochs: PositiveInt = 30  # the rate is multiplied by lr_gamma every so many epochs
+    lr_step_epochs: PositiveInt = 30  # after each so many epochs the rate is multiplied by lr_gamma
     lr_gamma: PositiveFloat = 0.1
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -106,25 +107,25 @@ class Config(BaseModel):
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
-    # Processes that read tiles in training; -1: none beside a CPU, up to 8 for a GPU.
+    # Processes that load tiles in training; -1: none on a CPU, up to 8 with a GPU.
     loader_workers: Annotated[int, Field(ge=-1)] = -1
 
     # -- features (notebook 04) -------------------------------------------------------------------------
-    features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 count
+    features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 are counted
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
-    quantify_train: bool = False  # the training slides too: the scorecard needs slides that no test has used
-    # Of the forward pass; tf32 and bfloat16 are faster on a GPU, and less exact.
+    quantify_train: bool = False  # training slides too: for the scorecard, slides that no test used
+    # Of the forward pass; tf32 and bfloat16 are faster on a GPU but less exact.
     feature_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    features_file: str = ""  # features of `architecture` made elsewhere: notebooks 01 to 04 are left out
+    features_file: str = ""  # features computed elsewhere: notebooks 01 to 04 are skipped
 
     # -- correlation (notebook 05) ----------------------------------------------------------------------
-    r_threshold: Fraction = 0.7  # R_T: pairs at or above it (in absolute value) are kept
-    e_threshold: float = 7.0  # E_T on the highest median over tissues of log2(1 + expression)
+    r_threshold: Fraction = 0.7  # R_T: pairs with |r| at or above it are kept
+    e_threshold: float = 7.0  # E_T: on a gene's highest median over tissues of log2(1 + expression)
     thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
-    # Gene Ontology files for Table 6; none named: those in data/raw/go or DATA_MIRROR/go, if any.
+    # Gene Ontology files for Table 6; empty: those in data/raw/go or DATA_MIRROR/go, if any.
     go_obo_file: str = ""
     go_gaf_file: str = ""
 
@@ -132,23 +133,25 @@ class Config(BaseModel):
     n_permutations: PositiveInt = 1000
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
-    # What the scorecard of a drawn cohort must reach over all pairs, or the run fails; 0 asks for nothing.
-    least_precision: Annotated[float, Field(ge=0, le=1)] = 0.0
-    least_recall: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # Targets for the scorecard of a simulated cohort, over all pairs: the run fails below them. 0: no target.
+    least_precision: Fraction = 0.0
+    least_recall: Fraction = 0.0
 
-    # -- seeing (notebook 10) ---------------------------------------------------------------------------
-    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; none: the best within tissues
-    n_cards: PositiveInt = 24  # pairs chosen when none are named, those found within tissues first
-    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that counts as a feature's top
-    tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when looking for tiles to show
+    # -- visualisation (notebook 10) --------------------------------------------------------------------
+    show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; empty: the best within tissues
+    n_cards: PositiveInt = 24  # pairs chosen if show_pairs is empty, those found within tissues first
+    cover_top: Annotated[float, Field(gt=0, le=1)] = (
+        0.01  # share of tiles that counts as a feature's top tiles
+    )
+    tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when choosing tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature
     ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
 
-    # -- the inspector (notebook 11) ----------------------------------------------------------------------
-    inspect_gene: str = ""  # symbol or id (or a feature) to begin with; "" the one surest within tissues
+    # -- inspector (notebook 11) ------------------------------------------------------------------------
+    inspect_gene: str = ""  # gene (symbol or id) or feature shown first; empty: the most significant
 
-    # -- the machine ------------------------------------------------------------------------------------
+    # -- machine ----------------------------------------------------------------------------------------
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     n_workers: PositiveInt = 2
@@ -170,13 +173,13 @@ class Config(BaseModel):
     def load(cls, cohort: str, architecture: str = "", overrides: dict[str, Any] | None = None) -> "Config":
         """Read a cohort by name (data/cohorts/<name>.toml) or by the path of a TOML file.
 
-        `architecture` and `overrides` win over the file, the file over the defaults. Raises FileNotFoundError
-        (naming the cohorts there are) or ValueError (naming the key, its value and what is allowed).
+        `architecture` and `overrides` take precedence over the file, the file over the defaults. Raises
+        FileNotFoundError (naming the known cohorts) or ValueError (naming key, value and what is allowed).
         """
         path = Path(cohort) if cohort.endswith(".toml") else COHORTS_DIR / f"{cohort}.toml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in COHORTS_DIR.glob("*.toml")))
-            raise FileNotFoundError(f"no cohort {cohort!r}: {path} does not exist. Cohorts here: {known}")
+            raise FileNotFoundError(f"no cohort {cohort!r}: {path} does not exist; cohorts here: {known}")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError as error:
@@ -188,11 +191,11 @@ class Config(BaseModel):
 
     @classmethod
     def checked(cls, values: dict[str, Any], where: str = "configuration") -> "Config":
-        """Validate, with one readable line for each thing that is wrong."""
+        """Validate; the ValueError has one readable line for each wrong parameter."""
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ValueError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+            raise ValueError(f"{where}:\n" + "\n".join(_explain(dict(e)) for e in error.errors())) from error
 
     @property
     def torch_device(self) -> str:
@@ -248,7 +251,7 @@ class Config(BaseModel):
 
     @property
     def lowest_e_threshold(self) -> float:
-        """The lowest E_T that any table asks for: pairs of genes below it are of no use."""
+        """The lowest E_T of any table: genes below it are not needed."""
         return min(self.e_threshold, *(e for _, e in self.thresholds))
 
     @property
@@ -262,25 +265,25 @@ class Config(BaseModel):
         names = {field.name for field in fields(Recipe)}
         batch_size = self.batch_size or (256 if self.architecture == "alexnet" else 40)
         epochs = 0 if self.null_network == "untrained" else self.epochs
-        return Recipe(**self.model_dump(include=names) | {"batch_size": batch_size, "epochs": epochs})
+        values: dict[str, Any] = self.model_dump(include=names)
+        values |= {"batch_size": batch_size, "epochs": epochs}
+        return Recipe(**values)
 
     @property
     def run_name(self) -> str:
-        """Folder of one network: the architecture, then the weights it begins with and the kind of null
-        network, each where there is one.
-        """
+        """Folder of one network: architecture, then initial weights and kind of null network, if any."""
         name = self.architecture.replace(":", "_").replace("/", "_")
         return "__".join(part for part in (name, self._weights_name, self.null_network) if part)
 
     @property
     def network_name(self) -> str:
-        """The network as a table shows it: the architecture, with the weights it begins with if any."""
+        """The network's name in tables: the architecture, with its initial weights if any."""
         return f"{self.architecture} ({self._weights_name})" if self.weights else self.architecture
 
     @property
     def network_kind(self) -> str:
-        """What was done to the network: "trained"; "pretrained only" (weights from elsewhere, not trained here);
-        or one of the null networks "untrained" (random weights), "shuffled" (trained on permuted labels).
+        """How the network was made: "trained"; "pretrained only" (weights from elsewhere, not trained here);
+        or, as a null network, "untrained" (random weights) or "shuffled" (trained on permuted labels).
         """
         if self.null_network == "untrained" and self.weights:
             return "pretrained only"
@@ -295,7 +298,7 @@ class Config(BaseModel):
     def _weights_name(self) -> str:
         """ "imagenet", or the stem of a checkpoint's file in characters safe for a folder."""
         stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(self.weights).stem) if self.weights_file else self.weights
-        # A file called so must not pass for what it is not.
+        # A file of that name must not be mistaken for the built-in choice.
         return f"{stem}_file" if self.weights_file and stem in ("imagenet", "untrained", "shuffled") else stem
 
 
@@ -310,7 +313,7 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split `key=value` of the command line; the value is read as TOML, else taken as a string."""
+    """Split `key=value` of the command line; the value is read as TOML, or else is a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--set takes key=value, got {text!r}")

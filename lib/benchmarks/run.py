@@ -1,10 +1,9 @@
-"""Timings at the paper's size, each beside its limit (the bare matrix products) or what a user would pick
-instead.
+"""Timings at the paper's size, each beside its limit (the bare matrix products) or the usual alternative.
 
-`python -m lib.benchmarks.run` prints one row per comparison and saves them to data/reference/benchmark.csv,
-which notebook 12 shows; `--quick` takes a small size, to see that all of it runs. Both sides of a row are
-timed in turns in one process, so that their ratio means something on a busy machine; a peer too slow to
-run whole is timed on a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
+`python -m lib.benchmarks` prints one row per comparison and saves them to data/reference/benchmark.csv, which
+notebook 12 shows; `--quick` runs a small size, to check that everything works. Both sides of a row are timed
+alternately in one process, so their ratio holds on a busy machine; a peer too slow to run in full is timed on
+a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
 """
 
 import argparse
@@ -23,9 +22,9 @@ BENCHMARK_FILE, PERFORMANCE_FILE = REFERENCE / "benchmark.csv", REFERENCE / "per
 
 
 def run(quick: bool = False, gpu: bool = False) -> pd.DataFrame:
-    """All rows, as `timing.COLUMNS` and met; with `gpu` those of the first GPU as well.
+    """All rows, with `timing.COLUMNS` and met; with `gpu` those of the first GPU too.
 
-    With `gpu` (and not quick) tiles per second of the networks are also kept in PERFORMANCE_FILE.
+    With `gpu` (and not quick) tiles per second of the networks are also saved to PERFORMANCE_FILE.
     """
     size = QUICK if quick else Size()
     rows = statistics_rows(size) + networks_rows(quick=quick) + gct_rows(quick)
@@ -43,14 +42,18 @@ def run(quick: bool = False, gpu: bool = False) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
-    """Command line: --out file.csv, --quick (a small size, to see that it runs), --gpu."""
-    parser = argparse.ArgumentParser(prog="python -m lib.benchmarks.run", description=__doc__.splitlines()[0])
+    """Command line: --out file.csv, --quick (a small size, as a check), --gpu."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.benchmarks", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, help=f"csv file to write; without --quick {BENCHMARK_FILE.name}")
-    parser.add_argument("--quick", action="store_true", help="a small made-up cohort; saved only with --out")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small simulated cohort; saved only with --out"
+    )
     parser.add_argument("--gpu", action="store_true", help="add the rows of the first GPU")
     options = parser.parse_args(arguments)
     if options.gpu and not torch.cuda.is_available():
-        parser.error("--gpu asked for, but torch sees no CUDA device")
+        parser.error("--gpu needs a CUDA device, and torch finds none")
     table_df = run(options.quick, options.gpu)
     out = options.out or (None if options.quick else BENCHMARK_FILE)
     if out:
@@ -60,7 +63,3 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
         print(shown_df.to_string(index=False, float_format="%.3g"))
     print(f"{table_df['device'][0]}; {table_df['versions'][0]}; {f'saved to {out}' if out else 'not saved'}")
     return table_df
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,5 @@
-"""Timing calls beside their limit or what a user would pick instead, and the table that comes of it."""
+"""Timing calls beside their limit or the usual alternative, and the resulting table."""
 
-import os
 import platform
 import re
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+
+from lib.whole_files import whole_file
 
 COLUMNS = ["work", "ours_s", "limit_or_peer", "peer_s", "ratio", "target", "n_repeats", "device", "versions"]
 COLUMNS += ["measured_on"]
@@ -49,26 +50,28 @@ def met(table_df: pd.DataFrame) -> pd.Series:
     """Whether each row meets its target: "yes", "no", or "" where none is set.
 
     A target is a bound on the ratio ("<= 1.3", "< 1"), or on ours in its unit ("20 s", "1.5 GB").
-    ValueError on any other.
+    Raises ValueError for any other.
     """
-    words = []
-    for row in table_df.itertuples():
-        target = "" if pd.isna(row.target) else str(row.target).strip()
-        on_ratio = re.fullmatch(r"(<=?) ([0-9.]+)", target)
-        on_ours = re.fullmatch(r"([0-9.]+) (?:s|GB)", target)
-        if not target:
-            words.append("")
-        elif on_ratio:
-            bound = float(on_ratio[2])
-            within = row.ratio <= bound if on_ratio[1] == "<=" else row.ratio < bound
-            words.append("yes" if within else "no")
-        elif on_ours:
-            words.append("yes" if row.ours_s <= float(on_ours[1]) else "no")
-        else:
-            raise ValueError(
-                f"target {target!r} of {row.work!r} is neither '<= 1.3', '< 1', '20 s' nor '1.5 GB'"
-            )
+    columns = (table_df[name] for name in ("work", "target", "ours_s", "ratio"))
+    words = [
+        _met(work, target, float(ours), float(ratio))
+        for work, target, ours, ratio in zip(*columns, strict=True)
+    ]
     return pd.Series(words, index=table_df.index, name="met")
+
+
+def _met(work: str, target: str | float, ours: float, ratio: float) -> str:
+    if pd.isna(target) or not str(target).strip():
+        return ""
+    target = str(target).strip()
+    on_ratio = re.fullmatch(r"(<=?) ([0-9.]+)", target)
+    on_ours = re.fullmatch(r"([0-9.]+) (?:s|GB)", target)
+    if on_ratio:
+        bound = float(on_ratio[2])
+        return "yes" if ratio < bound or (on_ratio[1] == "<=" and ratio == bound) else "no"
+    if on_ours:
+        return "yes" if ours <= float(on_ours[1]) else "no"
+    raise ValueError(f"target {target!r} of {work!r} is none of '<= 1.3', '< 1', '20 s', '1.5 GB'")
 
 
 def _device(device: str) -> str:
@@ -94,8 +97,7 @@ def table(rows: list[dict[str, object]]) -> pd.DataFrame:
 
 
 def save(table_df: pd.DataFrame, path: Path) -> None:
-    """Write the table as csv, under a temporary name, then renamed."""
+    """Write the table as csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    table_df.to_csv(temporary, index=False, float_format="%.4g")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        table_df.to_csv(temporary, index=False, float_format="%.4g")

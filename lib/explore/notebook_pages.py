@@ -1,4 +1,4 @@
-"""Executed notebooks as pages: tidied, and exported to one self-contained HTML file that fetches nothing."""
+"""Executed notebooks, tidied and exported to one self-contained HTML page that fetches nothing."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 from latex2mathml.converter import convert as latex_to_mathml
 from nbconvert import HTMLExporter
+
+from lib.whole_files import write_text
 
 
 def tidy_executed(path: Path) -> None:
@@ -23,13 +25,12 @@ def tidy_executed(path: Path) -> None:
 
 
 def _joined_streams(outputs: list) -> list:
-    """Outputs with neighbouring pieces of one stream as one: a progress bar arrives in many."""
+    """Outputs with adjacent pieces of one stream joined: a progress bar arrives in many."""
     joined: list = []
     for output in outputs:
-        before = joined[-1] if joined else None
-        is_stream = output.output_type == "stream" and before is not None and before.output_type == "stream"
-        if is_stream and before.name == output.name:
-            before.text += output.text
+        streams = bool(joined) and joined[-1].output_type == output.output_type == "stream"
+        if streams and joined[-1].name == output.name:
+            joined[-1].text += output.text
         else:
             joined.append(output)
     return joined
@@ -43,24 +44,21 @@ def export_html(path: Path) -> Path:
         if cell.cell_type == "markdown":
             cell.source = _without_equations(cell.source, equations)
     exporter = HTMLExporter(template_name="lab", embed_images=True)
-    exporter.mathjax_url = ""
-    exporter.require_js_url = ""
-    exporter.jquery_url = ""
-    exporter.mermaid_js_url = ""
+    for library in ("mathjax", "require_js", "jquery", "mermaid_js"):
+        setattr(exporter, f"{library}_url", "")
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     # The template loads MathJax, require.js and mermaid from the network; MathML needs none of them.
     body = re.sub(r'<script src="[^"]*">\s*</script>', "", body)
     body = re.sub(r'<script type="module">.*?</script>', "", body, flags=re.DOTALL)
     body = re.sub(r"EQUATION(\d+)END", lambda m: equations[int(m[1])], body)
-    page = path.with_suffix(".html")
-    page.write_text(body, encoding="utf-8")
-    return page
+    write_text(path.with_suffix(".html"), body)
+    return path.with_suffix(".html")
 
 
 def _without_equations(markdown: str, equations: list[str]) -> str:
     """Markdown with each equation replaced by a placeholder word; its MathML is appended to `equations`.
 
-    The exporter's Markdown reader takes MathML apart, so it is put in after it (`export_html`).
+    The exporter's Markdown reader breaks MathML, so `export_html` inserts it afterwards.
     """
 
     def keep(latex: str, display: str) -> str:

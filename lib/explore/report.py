@@ -139,7 +139,7 @@ def _item(one: Saved, budget: list[int]) -> dict[str, Any]:
         return item | {"kind": "figure", "pdf": pdf.name if pdf.is_file() else ""} | _embedded(path, budget)
     table_df = pd.read_csv(path, nrows=ROWS_SHOWN + 1)
     shown = table_df.head(ROWS_SHOWN).to_html(
-        index=False, escape=True, border=0, na_rep="", float_format="%.4g"
+        index=False, escape=True, border=0, na_rep="", float_format="{:.4g}".format
     )
     note = f"The first {ROWS_SHOWN} rows." if len(table_df) > ROWS_SHOWN else ""
     return item | {"kind": "table", "html": shown, "note": note}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,8 @@ def payload(store: Store) -> dict[str, Any] | None:
     tested_df = pair_choice.pairs_with_tests(
         store.load("pairs_conditional"), store.load("pairs_significance"), max(config.alphas)
     )
-    cards_df = pd.DataFrame(columns=["gene", "feature"])
-    if store.is_current("cards"):
-        cards_df = store.load("cards")
+    no_cards_df = pd.DataFrame(columns=["gene", "feature"])
+    cards_df = store.load("cards") if store.is_current("cards") else no_cards_df
     rows_df = shown_pairs(tested_df[tested_df["max_median_log2"] >= config.e_threshold], cards_df)
     if rows_df.empty:
         return None
@@ -93,14 +93,14 @@ def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:
     return {name: [float(f"{value:.4g}") for value in row] for name, row in rows}
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     """A table row for JSON: no NaN, no numpy types, numbers to four digits."""
-    plain = {}
+    plain: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, float | np.floating):
-            plain[name] = float(f"{value:.4g}") if np.isfinite(value) else None
+            plain[str(name)] = float(f"{value:.4g}") if np.isfinite(value) else None
         else:
-            plain[name] = None if pd.isna(value) else str(value)
+            plain[str(name)] = None if pd.isna(value) else str(value)
     plain["card"] = None if plain["card"] is None else int(plain["card"])
     return plain
 
