@@ -105,7 +105,8 @@ def test_modules_exist(page):
         return  # it names what was
     for span in code(page.read_text(encoding="utf-8")):
         for name in re.findall(r"-m (lib[\w.]+)", span):
-            assert "__main__" in module_file(name).read_text(encoding="utf-8"), name
+            main = ROOT.joinpath(*name.split("."), "__main__.py")
+            assert main.is_file() or "__main__" in module_file(name).read_text(encoding="utf-8"), name
         for name in re.findall(r"(?<![\w/])lib(?:\.[a-z_0-9]+)+", span):
             if "<" not in span:
                 assert module_file(name) or name_in(*name.rpartition(".")[::2]), name
@@ -196,7 +197,7 @@ def test_every_module_has_its_line(room):
     heading = re.search(rf"^## {room}/.*$" if room else r"^## At the door$", page, re.MULTILINE)[0]
     listed = {cells[0].strip("`"): cells[1] for cells in rows(page, heading)}
     files = [path for path in (ROOT / "lib" / room).iterdir() if path.suffix in (".py", ".js", ".j2")]
-    files = [path for path in files if path.name != "__init__.py"]
+    files = [path for path in files if path.name not in ("__init__.py", "__main__.py")]
     assert sorted(listed) == sorted(path.stem if path.suffix == ".py" else path.name for path in files)
     assert all(listed.values())
 
