@@ -42,15 +42,11 @@ _CARDS = (
     "e_threshold correlation p seed"
 )
 
-# The source of a GTEx cohort, and of the rehearsal, depends on these as well.
+# The source of a GTEx cohort depends on these as well.
 SOURCE_FIELDS = {
     "gtex": (
         *("gtex_release", "gtex_portal_file", "gtex_tissues", "gtex_max_slides", "gtex_min_slides"),
         *("covariates", "split_file", "expression_file", "genes_file"),
-    ),
-    "rehearsal": (
-        *("rehearsal_samples", "rehearsal_genes", "gtex_portal_file", "gtex_tissues"),
-        *("architecture", "features"),
     ),
 }
 

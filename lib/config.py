@@ -8,12 +8,17 @@ import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.network.recipe import Recipe
 from lib.tiles.tiling import Tiling
+
+if TYPE_CHECKING:
+    from lib.simulated.demo_cohort import DemoCohort
+    from lib.sources.gtex_cohort import GtexCohort
+    from lib.sources.her2st import Her2stCohort
 
 ROOT = Path(__file__).resolve().parent.parent
 COHORTS_DIR = ROOT / "data" / "cohorts"
@@ -37,7 +42,9 @@ class Config(BaseModel):
     synthetic_data: bool = False  # simulated, not real; every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: numbers are comparable
     # Who puts the inputs into data/raw/<cohort>.
-    source: Literal["files", "synthetic", "her2st", "gtex", "rehearsal"] = "files"
+    source: Literal["files", "synthetic", "her2st", "gtex"] = "files"
+    # Of a cohort of files: the command that makes them, named where they are missing ({raw}: their folder).
+    inputs_command: str = ""
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
     slides_dir: str = "slides"
@@ -70,11 +77,6 @@ class Config(BaseModel):
     # Cap per tissue: 0 for none, a number for all, or a table of tissues and "others".
     gtex_max_slides: Annotated[int, Field(ge=0)] | dict[str, PositiveInt] = 0
     gtex_min_slides: PositiveInt = 1  # tissues with fewer slides are left out
-
-    # -- rehearsal without slides (source = "rehearsal") -------------------------------------------------
-    # Samples of train, validation, test; and genes. The paper's numbers.
-    rehearsal_samples: tuple[PositiveInt, PositiveInt, PositiveInt] = (1006, 330, 334)
-    rehearsal_genes: PositiveInt = 56_202
 
     # -- spots (source = "her2st") ----------------------------------------------------------------------
     spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
@@ -212,42 +214,38 @@ class Config(BaseModel):
         return self.tile_px * self.tile_mpp
 
     @property
-    def synthetic_parameters(self) -> dict[str, Any]:
-        """Arguments of synthetic.generate for this cohort."""
-        return {
-            "slides_per_tissue": self.synthetic_slides_per_tissue,
-            "n_genes": self.synthetic_genes,
-            "slide_um": self.synthetic_slide_um,
-            "seed": self.synthetic_seed,
-            "n_workers": self.n_workers,
-        }
+    def source_cohort(self) -> "DemoCohort | GtexCohort | Her2stCohort | None":
+        """What makes or fetches the inputs of this cohort (`make_inputs`); None for the user's own files."""
+        # late: they import far more than a configuration needs
+        if self.source == "synthetic":
+            from lib.simulated.demo_cohort import DemoCohort
 
-    @property
-    def rehearsal_choice(self) -> dict[str, Any]:
-        """Arguments of rehearsal.make for this cohort, beyond folders."""
-        return {
-            "portal_file": self.gtex_portal_file,
-            "tissues": self.gtex_tissues,
-            "architecture": self.architecture,
-            "features": self.features,
-            "n_samples": self.rehearsal_samples,
-            "n_genes": self.rehearsal_genes,
-            "seed": self.synthetic_seed,
-        }
+            return DemoCohort(
+                slides_per_tissue=self.synthetic_slides_per_tissue,
+                n_genes=self.synthetic_genes,
+                slide_um=self.synthetic_slide_um,
+                seed=self.synthetic_seed,
+                n_workers=self.n_workers,
+            )
+        if self.source == "her2st":
+            from lib.sources.her2st import Her2stCohort
 
-    @property
-    def spot_choice(self) -> dict[str, Any]:
-        """Arguments of spatial.import_her2st for this cohort."""
-        return {"region_um": self.spot_region_um, "splits": self.spot_splits}
+            return Her2stCohort(region_um=self.spot_region_um, splits=dict(self.spot_splits))
+        if self.source == "gtex":
+            from lib.sources.gtex_cohort import GtexCohort
 
-    @property
-    def gtex_choice(self) -> dict[str, Any]:
-        """Arguments of gtex_source.prepare for this cohort, beyond folders."""
-        same = ("expression_file", "genes_file", "covariates")
-        names = ("release", "portal_file", "tissues", "max_slides", "min_slides")
-        split_file = ROOT / self.split_file if self.split_file else ""
-        parameters = {name: getattr(self, f"gtex_{name}") for name in names} | {"split_file": split_file}
-        return parameters | {name: getattr(self, name) for name in same}
+            return GtexCohort(
+                tissues=self.gtex_tissues,
+                max_slides=self.gtex_max_slides,
+                min_slides=self.gtex_min_slides,
+                covariates=self.covariates,
+                release=self.gtex_release,
+                portal_file=self.gtex_portal_file,
+                expression_file=self.expression_file,
+                genes_file=self.genes_file,
+                split_file=ROOT / self.split_file if self.split_file else "",
+            )
+        return None
 
     @property
     def lowest_e_threshold(self) -> float:

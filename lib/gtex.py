@@ -1,11 +1,11 @@
-"""Command line: download GTEx's slides and tables, politely and resumably.
+"""Command to download GTEx's slides and tables: resumable, and sparing with the servers.
 
     python -m lib.gtex download --tissue Liver --max-slides 5
     python -m lib.gtex tables --release v7
     python -m lib.gtex go
 
-Slides come from the list that notebook 00 prepares (`data/raw/gtex/slides_wanted.csv`), or, before that, from
-the portal's histology table.
+The slides are those of the list that notebook 00 writes (`data/raw/gtex/slides_wanted.csv`) or, before that,
+of the portal's histology table.
 """
 
 import argparse
@@ -18,29 +18,28 @@ import pandas as pd
 
 from lib.cohort.gtex_ids import match_tissue
 from lib.sources import download, gtex_fetch, mirror
-from lib.sources.gtex_check import check_table
+from lib.sources.gtex_cohort import WANTED
 from lib.sources.gtex_samples import counts_text, within_cap
 from lib.sources.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
+from lib.sources.http_session import Settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SLIDE_URL = "https://brd.nci.nih.gov/brd/imagedownload/"
 SLIDE_BYTES = 300e6  # where the image service does not tell: a 20x slide of one or two pieces of tissue
 PORTAL_NAME = "GTExPortal.csv"
-WANTED = "slides_wanted.csv"  # the list that notebook 00 prepares
 
 
 def slide_files(
     sample_ids: Sequence[str], folder: str | Path, base_url: str = SLIDE_URL
 ) -> list[download.File]:
-    """What to download: `<folder>/<sample id>.svs`, asked for under its own id and, where that is unknown to
-    the image service, under the one with a final 5. A file with a final 5 that is here already counts as the
+    """What to download: `<folder>/<sample id>.svs`, requested under its own id and, where the image service
+    does not have that, under the id with a final 5. A file with a final 5 that is present counts as the
     sample's, unless that is another sample's id.
     """
     base = base_url if base_url.endswith("/") else base_url + "/"
     files, known = [], set(sample_ids)
     for sample_id in sample_ids:
         if not TISSUE_SAMPLE.fullmatch(sample_id):
-            raise ValueError(f"{sample_id!r} is not a GTEx tissue sample id such as 'GTEX-117YW-0126'.")
+            raise ValueError(f"{sample_id!r} is not a GTEx tissue sample id such as 'GTEX-117YW-0126'")
         other = sample_id[:-1] + "5" if sample_id.endswith("6") else None
         urls = tuple(base + name for name in (sample_id, other) if name)
         path = Path(folder) / f"{sample_id}.svs"
@@ -50,8 +49,33 @@ def slide_files(
     return files
 
 
+def check_slide(path: Path) -> None:
+    """Raise ValueError unless OpenSlide opens and reads `path` and all image data lies inside the file."""
+    import openslide
+    import tifffile
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            width, height = slide.dimensions
+            slide.read_region((max(0, width - 64), max(0, height - 64)), 0, (64, 64))
+    except openslide.OpenSlideError as error:
+        raise ValueError(f"OpenSlide cannot read it ({error})") from error
+    n_bytes = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            ends = [
+                offset + count
+                for page in tiff.pages
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    except tifffile.TiffFileError:  # a slide format that is not TIFF: OpenSlide's verdict counts
+        return
+    if max(ends, default=0) > n_bytes:
+        raise ValueError(f"image data ends at byte {max(ends)} but the file has {n_bytes}: it is truncated")
+
+
 def how_to_fetch(raw: Path, folder: Path, n_missing: int) -> str:
-    """The command that fetches the slides a cohort lacks, and how much that is."""
+    """The command that downloads a cohort's missing slides, and how much that is."""
     command = "python -m lib.gtex download"
     wanted = raw / WANTED
     if wanted != _folders()[0] / WANTED:
@@ -59,37 +83,37 @@ def how_to_fetch(raw: Path, folder: Path, n_missing: int) -> str:
     if folder != _folders()[0] / "slides":
         command += f" --folder {folder}"
     return (
-        f"fetch them (resumable, about {n_missing * SLIDE_BYTES / 1e9:,.0f} GB; --dry-run asks the server for"
-        f" size and time): {command}"
+        f"download them (resumable, about {n_missing * SLIDE_BYTES / 1e9:,.0f} GB; --dry-run estimates size"
+        f" and time): {command}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit code 1 when a file could not be had, 2 when nothing could be started."""
+    """Entry point; exit code 1 when a file could not be downloaded, 2 when nothing could be started."""
     options = _parser().parse_args(arguments)
-    settings = download.Settings(n_parallel=options.parallel, interval_s=options.interval)
+    settings = Settings(n_parallel=options.parallel, interval_s=options.interval)
     try:
         if options.command in ("tables", "go"):
             return _fetch_tables(options, settings)
         files = slide_files(_chosen_slides(options), options.folder, options.base_url)
         if not files:
-            print("nothing to fetch: no slide was chosen")
+            print("no slide was chosen: nothing to download")
             return 0
         if options.dry_run:
             print(download.estimate(files, settings, SLIDE_BYTES))
             return 0
-        report_df = download.fetch_all(files, download.check_slide, settings, SLIDE_BYTES)
+        report_df = download.fetch_all(files, check_slide, settings, SLIDE_BYTES)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; partial files are kept, the same command goes on from them", file=sys.stderr)
+        print("stopped; partial files are kept, and the same command continues them", file=sys.stderr)
         return 130
     return _say(report_df, options.folder)
 
 
-def _fetch_tables(options: argparse.Namespace, settings: download.Settings) -> int:
-    """The portal's table, a release's tables and gene models, and the Gene Ontology; or that alone."""
+def _fetch_tables(options: argparse.Namespace, settings: Settings) -> int:
+    """The portal's table, a release's tables and gene models, and the Gene Ontology; or the latter alone."""
     with_tables = options.command == "tables"
     go = Path(options.folder).parent / "go" if with_tables else Path(options.folder)
     files = [download.File(go / gtex_fetch.file_name(url), (url,)) for url in gtex_fetch.GO]
@@ -99,7 +123,7 @@ def _fetch_tables(options: argparse.Namespace, settings: download.Settings) -> i
     if options.dry_run:
         print(download.estimate(files, settings))
         return 0
-    report_df = download.fetch_all(files, check_table, settings)
+    report_df = download.fetch_all(files, gtex_fetch.check_table, settings)
     if with_tables:
         portal_df = read_portal(gtex_fetch.portal(PORTAL_NAME, [folder]))
         print(f"{PORTAL_NAME}: {len(portal_df):,} tissue samples")
@@ -115,24 +139,24 @@ def _say(report_df: pd.DataFrame, where: object) -> int:
 
 
 def _chosen_slides(options: argparse.Namespace) -> list[str]:
-    """Sample ids to fetch: of the prepared list, else of the portal's table; by tissue and cap.
+    """Sample ids to download: of the prepared list, else of the portal's table; by tissue and cap.
 
-    Raises FileNotFoundError for a list that was named and is not there; ValueError where nothing says which
-    slides of the portal are meant.
+    Raises FileNotFoundError for a named list that is missing; ValueError where nothing says which slides of
+    the portal are meant.
     """
     wanted = Path(options.list or _folders()[0] / WANTED)
     if options.list and not wanted.is_file():
-        raise FileNotFoundError(f"--list {wanted}: no such file. Notebook 00 prepares the list of a cohort.")
+        raise FileNotFoundError(f"--list {wanted}: no such file; notebook 00 writes the list of a cohort")
     if wanted.is_file() and not options.portal:
         source, chosen_df = wanted, read_text_table(wanted, "a list with sample_id and tissue")
         if absent := [name for name in ("sample_id", "tissue") if name not in chosen_df]:
-            raise ValueError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}.")
+            raise ValueError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}")
     else:
         if not (options.portal or options.tissue or options.max_slides):
             raise ValueError(
-                f"{wanted} is not there (notebook 00 prepares it: python run_all.py --cohort gtex --to 00),"
-                " and all slides of the portal are terabytes. Say which: --list, --tissue, --max-slides, or"
-                " --portal TABLE for all of a table."
+                f"{wanted} is missing (notebook 00 writes it: python run_all.py --cohort gtex --to 00), and"
+                " all slides of the portal are terabytes: choose some by --list, --tissue, --max-slides, or"
+                " all of a table by --portal TABLE"
             )
         source = Path(options.portal) if options.portal else _portal_table(wanted)
         chosen_df = read_portal(source)
@@ -141,19 +165,19 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
         tissues = {match_tissue(tissue, chosen_df["tissue"]) for tissue in options.tissue}
         chosen_df = chosen_df[chosen_df["tissue"].isin(tissues)]
     if options.max_slides is not None:
-        chosen_df = chosen_df[within_cap(chosen_df, options.max_slides, seed=0)]
+        chosen_df = chosen_df[within_cap(chosen_df, options.max_slides)]
     print(f"{len(chosen_df):,} of {n_listed:,} slides of {source}")
     return sorted(chosen_df["sample_id"])
 
 
 def _portal_table(wanted: Path) -> Path:
-    print(f"{wanted} is not there (notebook 00 prepares it); choosing from the portal's table instead")
+    print(f"{wanted} is missing (notebook 00 writes it): choosing from the portal's table instead")
     return gtex_fetch.portal(PORTAL_NAME, _folders())
 
 
 def _folders() -> list[Path]:
     """Where tables are looked for: data/raw/gtex, then the mirror."""
-    root = Path(os.environ.get("HISTOCORR_ROOT") or REPOSITORY)
+    root = Path(os.environ.get("HISTOCORR_ROOT") or mirror.REPOSITORY)
     return list(mirror.search_folders(root / "data" / "raw" / "gtex", "gtex"))
 
 
@@ -165,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     slides = commands.add_parser("download", help="slides of the prepared list, or of the portal's table")
     slides.add_argument("--tissue", action="append", default=[], help="tissue, may be repeated; default: all")
-    slides.add_argument("--max-slides", type=_positive, help="at most so many slides per tissue")
+    slides.add_argument("--max-slides", type=_positive, help="at most this many slides per tissue")
     slides.add_argument("--list", default="", help=f"default: {raw / WANTED}".replace("%", "%%"))
     slides.add_argument("--portal", default="", help="choose from this histology table, not from the list")
     slides.add_argument("--base-url", default=SLIDE_URL, help="default: %(default)s")
@@ -182,13 +206,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (slides, tables, go):
         command.add_argument("--parallel", type=_positive, default=4, help="connections at a time, up to 16")
         command.add_argument("--interval", type=float, default=0.5, help="seconds between two requests")
-        command.add_argument("--dry-run", action="store_true", help="only estimate size and time")
+        command.add_argument("--dry-run", action="store_true", help="estimate size and time, and stop")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -68,19 +68,29 @@ class Paths:
             )
         return str(path)
 
-    @property
-    def gtex_folders(self) -> tuple[Path, ...]:
-        """Where GTEx's tables are looked for: data/raw/gtex (fetched ones land there), then the mirror's."""
-        return mirror.search_folders(self.root / "data" / "raw" / "gtex", "gtex")
+    def require_inputs(self) -> None:
+        """Raise FileNotFoundError for a table that the cohort needs and lacks, saying how to get it."""
+        fields = (
+            "samples_file",
+            "expression_file",
+            *(("features_file",) if self.config.features_file else ()),
+        )
+        missing = [path for path in map(self.raw_path, fields) if not path.is_file()]
+        if missing:
+            command = self.config.inputs_command.format(raw=self.raw)
+            how = f"make it with {command}" if command else "data/README.md describes the files of a cohort"
+            raise FileNotFoundError(f"{missing[0]} is missing: {how}")
 
     @property
-    def gtex_places(self) -> dict[str, Any]:
-        """Arguments of gtex_source.prepare: where GTEx's tables are looked for, and where the Gene Ontology
-        is fetched to (None: it is here, or configured).
-        """
+    def places(self) -> mirror.Places:
+        """Folders that the source of this cohort reads and downloads to, beside `raw`."""
+        shared = self.root / "data" / "raw"
         configured = self.config.go_obo_file or self.config.go_gaf_file
-        go_folder = None if configured or self.found_go_files() else self.root / "data" / "raw" / "go"
-        return {"folders": self.gtex_folders, "go_folder": go_folder}
+        return mirror.Places(
+            upstream=self.raw / "upstream",
+            gtex=mirror.search_folders(shared / "gtex", "gtex"),
+            go=None if configured or self.found_go_files() else shared / "go",
+        )
 
     def go_files(self) -> tuple[Path, Path] | None:
         """The Gene Ontology and its human annotation: as configured, else as found; None when there is none.
@@ -103,11 +113,6 @@ class Paths:
             if obo and gaf:
                 return obo[-1], gaf[-1]
         return None
-
-    @property
-    def upstream(self) -> Path:
-        """Where fetched files of a public data set are kept as their publisher lays them out."""
-        return self.raw / "upstream"
 
     def slide_path(self, slide_id: str, claimed: Collection[str] = ()) -> Path:
         """The slide's file, with any known suffix; the expected .svs path when there is none.

@@ -5,12 +5,11 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
+from local_server import serving
 from slide_factory import glass, textured, write_slide
 
 from lib.config import ROOT
@@ -25,11 +24,6 @@ SMALL = [
     *("gtex_tissues=[]", "gtex_max_slides=9", "genes_file=", "tile_px=128", "input_px=64"),
     "split_fractions=[0.4,0.2,0.4]",
 ]
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def samples() -> pd.DataFrame:
@@ -77,11 +71,8 @@ def draw_slides(folder) -> None:
 @pytest.fixture
 def image_service(tmp_path):
     draw_slides(tmp_path / "service")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Quiet(*a, directory=str(tmp_path / "service")))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
+    with serving(folder=tmp_path / "service") as server:
+        yield server.base
 
 
 def test_from_nothing_to_the_tiles(tmp_path, image_service):
@@ -124,7 +115,7 @@ def test_from_nothing_to_the_tiles(tmp_path, image_service):
     assert "--set missing_slides=go_on" in stopped.stderr
     assert "1 slide files belong to no sample and are not used: 'GTEX-9999-0126.svs'" in stopped.stdout
     assert "of these, with a file that ends in 5 for 6: 1 (" in stopped.stdout
-    # What follows the tiles knows nothing of GTEx: test_pipeline runs it.
+    # The notebooks after the tiles do not depend on the source: test_pipeline runs them.
     done = command(*run_all, "missing_slides=go_on", "--only", "01")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 27 slide files are missing" in done.stdout

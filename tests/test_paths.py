@@ -89,12 +89,22 @@ def test_partial_and_rejected_go_files_are_ignored(make_store, tmp_path, monkeyp
     folder = tmp_path / "data/raw/go"
     touch(folder, "go-basic.obo", "goa_human.gaf.gz.part", "goa_human.gaf.gz.part.json")
     assert make_store().go_files() is None
-    assert make_store().gtex_places == {"folders": make_store().gtex_folders, "go_folder": folder}
+    assert make_store().places[1:] == ((tmp_path / "data/raw/gtex",), folder)
     touch(folder, "goa_human.gaf.gz", "goa_human.gaf.gz.unusable", "go-basic.obo.part")
     assert make_store().go_files() == (folder / "go-basic.obo", folder / "goa_human.gaf.gz")
-    assert make_store().gtex_places["go_folder"] is None
+    assert make_store().places.go is None
     (folder / "go-basic.obo").rename(folder / "go.obo.gz")
     assert make_store().go_files()[0] == folder / "go.obo.gz"
+
+
+def test_missing_inputs_are_named_with_the_command_that_makes_them(make_store):
+    make_store().require_inputs()
+    lacking = {"features_file": "features.parquet"}
+    with pytest.raises(FileNotFoundError, match=r"features\.parquet is missing: data/README\.md"):
+        make_store(**lacking).require_inputs()
+    store = make_store(**lacking, inputs_command="python -m x {raw}")
+    with pytest.raises(FileNotFoundError, match=f"make it with python -m x {store.raw}"):
+        store.require_inputs()
 
 
 def touch(folder, *names):

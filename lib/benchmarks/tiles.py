@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.benchmarks.timing import row, timed
 from lib.simulated import aperio
-from lib.simulated.slides import QUANTITIES, draw
+from lib.simulated.slides import QUANTITIES, SlideSpec, draw
 from lib.tiles import cut as tiles
 from lib.tiles.tiling import Tiling
 
@@ -27,8 +27,8 @@ def tiles_rows(quick: bool = False) -> list[dict]:
     Rows of `timing.row`; the peer is OpenSlide's read_region and a resize.
     """
     n_fields, n_repeats = (2, 1) if quick else (8, 3)
-    average = dict.fromkeys(QUANTITIES, 0.0)
-    field = draw("Liver", average, np.random.default_rng(0), size_um=FIELD_UM, coverage=1.0)
+    spec = SlideSpec("Liver", dict.fromkeys(QUANTITIES, 0.0), size_um=FIELD_UM, coverage=1.0)
+    field = draw(spec, np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.svs"
         aperio.write_svs(path, np.tile(field, (n_fields, n_fields, 1)))

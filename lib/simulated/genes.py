@@ -1,13 +1,13 @@
 """
-Expression with planted truth for the demo cohort: which genes follow what, and the TPM that come of it.
+Expression with planted truth: which genes follow what, and the TPM values that result.
 
 log2(1 + TPM) of a gene is a base level plus, by kind, a hidden quantity (direct), one tissue (marker), a
-technical covariate (covariate) or nothing (null); reads are then counted: low genes are noisy and tied.
+technical covariate (covariate) or nothing (null); reads are then counted, so low genes are noisy and tied.
 """
 
 import gzip
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,14 @@ KINDS = ("direct", "marker", "covariate", "null")
 COVARIATES = ("ischaemic_time_min", "rin")
 TYPICAL = {"ischaemic_time_min": (500.0, 240.0), "rin": (7.0, 0.9)}  # mean and sd of the technical covariates
 DISPERSION = 0.005  # of the negative binomial read counts: a sd of 0.10 in log2 of high genes
+READS_PER_TPM = (30, 60)
+DUPLICATE_SHARE = 0.06  # of samples that have two RNA samples
+DONOR_SHARE = 0.1  # of a gene's variance within tissues
+# Expression levels of null genes, and their shares.
+NULL_GROUPS = {"silent": 0.02, "constant": 0.01, "rare": 0.12, "low": 0.25, "expressed": 0.60}
+ALPHABET = np.array(list("123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 
-# Genes that really mark the tissues, with their GENCODE 26 ids (the part after ENSG00000).
+# Known markers of the tissues, with their GENCODE 26 ids (the part after ENSG00000).
 MARKERS = {
     "Adipose - Subcutaneous": "FABP4:170323.8 ADIPOQ:181092.9 PLIN1:166819.11 LEP:174697.4 CIDEC:187288.10 "
     "LIPE:079435.9 GPD1:167588.12 CFD:197766.7 PPARG:132170.19",
@@ -46,8 +52,18 @@ def standardised(plan_df: pd.DataFrame, covariate: str) -> np.ndarray:
     return (plan_df[covariate].to_numpy(float) - mean) / sd
 
 
+def add_covariates(plan_df: pd.DataFrame, donor_delay: np.ndarray, rng: np.random.Generator) -> None:
+    """Add ischaemic time, mostly the donor's (standard normal per row), and RIN, which falls with it."""
+    n = len(plan_df)
+    delay = 0.8 * donor_delay + 0.6 * rng.standard_normal(n)
+    mean, sd = TYPICAL["ischaemic_time_min"]
+    plan_df["ischaemic_time_min"] = np.clip(mean + sd * delay, 30, 1440).round().astype(int)
+    mean, sd = TYPICAL["rin"]
+    plan_df["rin"] = np.clip(mean + sd * (-0.3 * delay + 0.95 * rng.standard_normal(n)), 4, 10).round(1)
+
+
 def plan_genes(
-    tissues: list[str],
+    tissues: Sequence[str],
     quantities: Sequence[str],
     n_genes: int,
     *,
@@ -55,14 +71,22 @@ def plan_genes(
     n_direct: int,
     n_markers: int,
     n_covariate: int,
+    null_groups: Mapping[str, float] = NULL_GROUPS,
+    null_differs: float = 0.0,
 ) -> pd.DataFrame:
     """
     One row per gene (index gene): the truth, and base (log2), sd and per-tissue shifts the simulation needs.
 
-    Invented genes are called SYN0001 and carry ids from ENSG00000900000 on, a range no real gene uses.
+    There are `n_direct` genes per quantity, `n_markers` per tissue and `n_covariate`; the rest are null, with
+    levels by `null_groups`, and a share `null_differs` of them differs between tissues.
+    Invented genes are called SYN0001 and carry ids from ENSG00000900001 on, a range no real gene uses.
     """
     rng = np.random.default_rng([seed, 2])
     n_null = n_genes - n_direct * len(quantities) - n_markers * len(tissues) - n_covariate
+    if n_null < 0:
+        raise ValueError(
+            f"n_genes = {n_genes} is too few for {n_genes - n_null} planted genes in {len(tissues)} tissues"
+        )
     blocks = [_driven(rng, "direct", "quantity", name, n_direct) for name in quantities]
     shares = np.array_split(np.arange(n_covariate), len(COVARIATES))
     blocks += [
@@ -70,7 +94,7 @@ def plan_genes(
         for name, share in zip(COVARIATES, shares, strict=True)
     ]
     blocks += [_markers(rng, tissue, n_markers) for tissue in tissues]
-    blocks.append(_nulls(rng, n_null))
+    blocks.append(_nulls(rng, n_null, null_groups, null_differs))
     genes_df = pd.concat(blocks, ignore_index=True).iloc[rng.permutation(n_genes)].reset_index(drop=True)
     genes_df[["quantity", "covariate", "tissue"]] = genes_df[["quantity", "covariate", "tissue"]].fillna("")
     invented = genes_df["symbol"].isna()
@@ -81,11 +105,9 @@ def plan_genes(
         f"ENSG{900000 + i:011d}.{v}" for i, v in zip(number, version, strict=True)
     ]
     shift = rng.normal(0, 1.2, (n_genes, len(tissues))) * genes_df["tissue_differences"].to_numpy()[:, None]
-    for i, tissue in enumerate(tissues):
-        genes_df[f"shift {tissue}"] = np.where(
-            genes_df["kind"] == "marker", 0.0, np.clip(shift[:, i], -2.5, 2.5)
-        )
-    return genes_df.sort_values("gene").set_index("gene")
+    shift = np.where((genes_df["kind"] == "marker").to_numpy()[:, None], 0.0, np.clip(shift, -2.5, 2.5))
+    shift_df = pd.DataFrame(shift, columns=[f"shift {tissue}" for tissue in tissues])
+    return genes_df.join(shift_df).sort_values("gene").set_index("gene")
 
 
 def _driven(rng: np.random.Generator, kind: str, column: str, name: str, n: int) -> pd.DataFrame:
@@ -107,7 +129,7 @@ def _driven(rng: np.random.Generator, kind: str, column: str, name: str, n: int)
 
 def _markers(rng: np.random.Generator, tissue: str, n: int) -> pd.DataFrame:
     """Genes high in one tissue and low elsewhere; `effect` is the difference, `sd` their own tissue's."""
-    real = [entry.split(":") for entry in MARKERS[tissue].split()][:n]
+    real = [entry.split(":") for entry in MARKERS.get(tissue, "").split()][:n]
     base = rng.uniform(0.1, 1.5, n)
     return pd.DataFrame(
         {
@@ -124,11 +146,9 @@ def _markers(rng: np.random.Generator, tissue: str, n: int) -> pd.DataFrame:
     )
 
 
-def _nulls(rng: np.random.Generator, n: int) -> pd.DataFrame:
+def _nulls(rng: np.random.Generator, n: int, groups: Mapping[str, float], differs: float) -> pd.DataFrame:
     """Genes that follow nothing: silent, constant, hardly counted (many ties), low to high."""
-    group = rng.choice(
-        ["silent", "constant", "rare", "low", "expressed"], n, p=[0.02, 0.01, 0.12, 0.25, 0.60]
-    )
+    group = rng.choice(list(groups), n, p=list(groups.values()))
     base = np.select(
         [group == "silent", group == "constant", group == "rare", group == "low"],
         [0.0, 1.0, rng.uniform(0.005, 0.05, n), rng.uniform(0.05, 1.0, n)],
@@ -137,46 +157,62 @@ def _nulls(rng: np.random.Generator, n: int) -> pd.DataFrame:
     sd = np.where(
         np.isin(group, ["silent", "constant"]), 0.0, np.minimum(rng.uniform(0.15, 0.8, n), 0.5 * base + 0.05)
     )
-    return pd.DataFrame(
-        {"kind": "null", "effect": 0.0, "r_planned": 0.0, "base": base, "sd": sd, "tissue_differences": False}
-    )
+    nulls_df = pd.DataFrame({"kind": "null", "effect": 0.0, "r_planned": 0.0, "base": base, "sd": sd})
+    return nulls_df.assign(tissue_differences=(rng.random(n) < differs) & (sd > 0) if differs else False)
 
 
-def simulate_expression(
-    plan_df: pd.DataFrame, genes_df: pd.DataFrame, *, seed: int, duplicate_share: float = 0.06
-) -> pd.DataFrame:
+def simulate_expression(plan_df: pd.DataFrame, genes_df: pd.DataFrame, seed: int) -> pd.DataFrame:
     """
     TPM of every RNA sample: DataFrame (genes x RNA samples), columns sorted, like `GTEX-1ABCD-0126-SM-5A5LT`.
-
-    log2(1 + TPM) of the tissue is a sum (base, tissue shift, driver, donor, noise); read counts around it are
-    negative binomial at 30 to 60 reads per TPM, so that low genes are noisy and tied and high ones are not.
     """
     rng = np.random.default_rng([seed, 3])
-    n_genes, n = len(genes_df), len(plan_df)
-    level = _log2_levels(plan_df, genes_df, rng)
-    again = np.sort(rng.permutation(n)[: round(duplicate_share * n)])
-    rows = np.concatenate([np.arange(n), again])
-    noisy = (genes_df["sd"].to_numpy() > 0)[:, None]
-    true_tpm = np.maximum(2 ** level[:, rows] - 1, 0)
-    depth = rng.uniform(30, 60, len(rows))
-    rate = true_tpm * rng.gamma(1 / DISPERSION, DISPERSION, (n_genes, len(rows)))
-    counts = rng.poisson(rate * depth)
-    tpm = np.where(noisy, counts / depth, true_tpm)
-    alphabet = np.array(list("123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    codes: list[str] = []
-    while len(codes) < len(rows):
-        code = "".join(rng.choice(alphabet, 5))
-        if code not in codes:
-            codes.append(code)
-    names = [f"{plan_df['rna_stem'].iloc[row]}-SM-{code}" for row, code in zip(rows, codes, strict=True)]
+    level = log2_levels(plan_df, genes_df, rng)
+    rows = rna_rows(rng, len(plan_df), DUPLICATE_SHARE)
+    depth = rng.uniform(*READS_PER_TPM, len(rows))
+    tpm = counted_tpm(level[:, rows], genes_df, depth, rng)
+    names = rna_names(plan_df["rna_stem"].iloc[rows], rng)
     return pd.DataFrame(tpm, index=genes_df.index, columns=names).sort_index(axis=1)
 
 
-def _log2_levels(plan_df: pd.DataFrame, genes_df: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
-    """log2(1 + TPM) of the tissue itself, (genes, samples), before counting reads."""
+def rna_rows(rng: np.random.Generator, n: int, duplicate_share: float) -> np.ndarray:
+    """Row of the sample of each RNA sample: each of `n` once, then a share of them again."""
+    return np.concatenate([np.arange(n), np.sort(rng.permutation(n)[: round(duplicate_share * n)])])
+
+
+def rna_names(stems: pd.Series, rng: np.random.Generator) -> list[str]:
+    """Ids of RNA samples: the tissue sample's id and a code that no other has."""
+    codes: dict[str, None] = {}
+    while len(codes) < len(stems):
+        codes["".join(rng.choice(ALPHABET, 5))] = None
+    return [f"{stem}-SM-{code}" for stem, code in zip(stems, codes, strict=True)]
+
+
+def counted_tpm(
+    level: np.ndarray, genes_df: pd.DataFrame, depth: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """TPM (genes, RNA samples) from log2 levels, by counting reads at `depth` reads per TPM.
+
+    Counts are negative binomial, so that low genes are noisy and tied and high ones are not.
+    """
+    true_tpm = np.maximum(2**level - 1, 0)
+    rate = true_tpm * rng.gamma(1 / DISPERSION, DISPERSION, true_tpm.shape)
+    noisy = (genes_df["sd"].to_numpy() > 0)[:, None]
+    return np.where(noisy, rng.poisson(rate * depth) / depth, true_tpm)
+
+
+def drivers(plan_df: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
+    """What genes and features can follow within tissues, each about standard normal (samples x drivers)."""
+    return plan_df[list(quantities)].assign(**{name: standardised(plan_df, name) for name in COVARIATES})
+
+
+def log2_levels(plan_df: pd.DataFrame, genes_df: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """log2(1 + TPM) of the tissue itself, (genes, samples), before counting reads.
+
+    A sum of base, tissue shift, driver, donor and noise. A column `spread` of `plan_df` is a factor on the sd
+    of all genes in that sample.
+    """
     n_genes, n = len(genes_df), len(plan_df)
-    quantities = [name for name in genes_df["quantity"].unique() if name]
-    drivers_df = plan_df[quantities].assign(**{name: standardised(plan_df, name) for name in COVARIATES})
+    drivers_df = drivers(plan_df, [name for name in genes_df["quantity"].unique() if name])
     driver = (genes_df["quantity"] + genes_df["covariate"]).to_numpy()
     signal = np.zeros((n_genes, n))
     for name in drivers_df:
@@ -187,11 +223,13 @@ def _log2_levels(plan_df: pd.DataFrame, genes_df: pd.DataFrame, rng: np.random.G
     signal = signal * np.where(marker, 0.0, genes_df["effect"].to_numpy())[:, None]
     signal = signal + own * genes_df["effect"].to_numpy()[:, None] + shift
     sd = np.where(marker[:, None] & ~own, 0.25, genes_df["sd"].to_numpy()[:, None])
-    # A tenth of the variance is the donor's; counting noise (sd 0.10) comes later and is taken off here.
+    if "spread" in plan_df:
+        sd = sd * plan_df["spread"].to_numpy()
+    # A share of the variance is the donor's; counting noise (sd 0.10) comes later and is subtracted here.
     donor = rng.standard_normal((n_genes, plan_df["donor_index"].max() + 1))[:, plan_df["donor_index"]]
     spread = np.sqrt(np.maximum(sd**2 - 0.010, 0.25 * sd**2))
-    noise = spread * (np.sqrt(0.1) * donor + np.sqrt(0.9) * rng.standard_normal((n_genes, n)))
-    return genes_df["base"].to_numpy()[:, None] + signal + noise
+    noise = np.sqrt(DONOR_SHARE) * donor + np.sqrt(1 - DONOR_SHARE) * rng.standard_normal((n_genes, n))
+    return genes_df["base"].to_numpy()[:, None] + signal + spread * noise
 
 
 def gct_bytes(tpm_df: pd.DataFrame, symbols: pd.Series) -> bytes:

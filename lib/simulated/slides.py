@@ -5,6 +5,7 @@ The amounts of haematoxylin and eosin become colour by the Beer-Lambert law, as 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -44,21 +45,10 @@ def pen_stroke(rng: np.random.Generator, n: int, size_um: float) -> np.ndarray:
     return soft(width - distance, 2.0) * (0.8 + 0.12 * noise(rng, n, n / 15))
 
 
-def draw(
-    tissue: str,
-    quantities: Mapping[str, float],
-    rng: np.random.Generator,
-    *,
-    size_um: float = 600.0,
-    h_gain: float = 1.0,
-    e_gain: float = 1.0,
-    likeness: float = 0.0,
-    coverage: float = 0.7,
-    pen: str = "",
-    blur: bool = False,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class SlideSpec:
     """
-    One slide of a tissue on glass.
+    One slide to draw.
 
     Parameters
     ----------
@@ -66,8 +56,6 @@ def draw(
         A key of `TISSUES`.
     quantities : mapping
         The five hidden `QUANTITIES`, standardised (0 = average, 1 = one standard deviation above).
-    rng : Generator
-        All randomness of the slide; the same state gives the same pixels.
     size_um : float
         Side of the square slide; rounded up to a multiple of 8 level-0 pixels.
     h_gain, e_gain : float
@@ -81,21 +69,46 @@ def draw(
     blur : bool
         Out of focus.
 
-    Returns
-    -------
-    image : ndarray, (size_px, size_px, 3) uint8, RGB at 0.4942 um per pixel
-
     Raises
     ------
     ValueError
-        For an unknown tissue, ink or quantity, or a slide smaller than 60 um.
+        For an unknown tissue, ink or quantity, or a slide smaller than 60 µm.
     """
-    _check(tissue, quantities, size_um, pen)
-    size_px = int(np.ceil(size_um / MPP / 8) * 8)
+
+    tissue: str
+    quantities: Mapping[str, float]
+    size_um: float = 600.0
+    h_gain: float = 1.0
+    e_gain: float = 1.0
+    likeness: float = 0.0
+    coverage: float = 0.7
+    pen: str = ""
+    blur: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tissue not in TISSUES:
+            raise ValueError(f"tissue {self.tissue!r} cannot be drawn: choose one of {', '.join(TISSUES)}")
+        if set(self.quantities) != set(QUANTITIES):
+            raise ValueError(f"quantities {sorted(self.quantities)}: give exactly {sorted(QUANTITIES)}")
+        if self.pen and self.pen not in INK:
+            raise ValueError(f"pen {self.pen!r}: choose one of {', '.join(INK)}, or none")
+        if self.size_um < 60:
+            raise ValueError(
+                f"size_um = {self.size_um}: under 60 there is no room for tissue; take 200 or more"
+            )
+
+
+def draw(spec: SlideSpec, rng: np.random.Generator) -> np.ndarray:
+    """
+    The slide as an image, (size_px, size_px, 3) uint8, RGB at 0.4942 µm per pixel.
+
+    All randomness is `rng`'s: the same state gives the same pixels.
+    """
+    size_px = int(np.ceil(spec.size_um / MPP / 8) * 8)
     n = size_px // COARSE
-    f = _field(quantities, rng, size_px, likeness)
-    shape = outline(rng, n, coverage)
-    ground = TISSUES[tissue](f)
+    f = _field(spec.quantities, rng, size_px, spec.likeness)
+    shape = outline(rng, n, spec.coverage)
+    ground = TISSUES[spec.tissue](f)
     tissue_map = soft(enlarge(shape, size_px), 0.004)
     kept = ground.nuclei[look_up(shape, ground.nuclei[:, :2]) > 0]
     nuclear = stamp(kept, size_px, rng)
@@ -103,27 +116,18 @@ def draw(
     covered = np.minimum(nuclear, 1)
     e = np.maximum(ground.e * (1 + _crimp(f) + 0.10 * fine), 0) * (1 - 0.55 * covered) + 0.12 * covered
     h = np.maximum(ground.h * (1 + 0.16 * fine), 0) * (1 - 0.5 * covered) + nuclear
-    e *= tissue_map * (e_gain * np.exp(0.22 * quantities["eosin_strength"]))
-    h *= tissue_map * h_gain
-    ink = enlarge(pen_stroke(rng, n, f.size_um), size_px) if pen else None
-    density = [h * HAEMATOXYLIN[c] + e * EOSIN[c] + (ink * INK[pen][c] if pen else 0) for c in range(3)]
+    e *= tissue_map * (spec.e_gain * np.exp(0.22 * spec.quantities["eosin_strength"]))
+    h *= tissue_map * spec.h_gain
+    ink = enlarge(pen_stroke(rng, n, f.size_um), size_px) if spec.pen else None
+    density = [h * HAEMATOXYLIN[c] + e * EOSIN[c] for c in range(3)]
+    if ink is not None:
+        density = [density[c] + ink * INK[spec.pen][c] for c in range(3)]
     glass = GLASS * rng.uniform(0.985, 1.0, 3).astype(np.float32)
     image = np.stack([glass[c] * np.exp(-density[c]) for c in range(3)], -1)
-    if blur:
+    if spec.blur:
         sigma = rng.uniform(3.0, 4.5)
         image = np.stack([ndimage.gaussian_filter(image[..., c], sigma, truncate=2.5) for c in range(3)], -1)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
-
-
-def _check(tissue: str, quantities: Mapping[str, float], size_um: float, pen: str) -> None:
-    if tissue not in TISSUES:
-        raise ValueError(f"tissue {tissue!r} cannot be drawn; known are: {', '.join(TISSUES)}")
-    if set(quantities) != set(QUANTITIES):
-        raise ValueError(f"quantities {sorted(quantities)} given, exactly {sorted(QUANTITIES)} needed")
-    if pen and pen not in INK:
-        raise ValueError(f"pen {pen!r}: ink is one of {', '.join(INK)}, or empty")
-    if size_um < 60:
-        raise ValueError(f"size_um = {size_um}: a slide under 60 um has no room for tissue; take 200 or more")
 
 
 def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: int, likeness: float) -> Field:

@@ -1,37 +1,33 @@
-"""Polite downloads of many large files: several at a time, each resumable, size and disk asked beforehand.
+"""Resumable downloads of many large files, several at a time, their size estimated before the first byte.
 
-What happens to one file is in `lib.sources.resume`.
+The body of a file grows in `<name>.part`; the record beside it keeps the address, the total length and the
+server's validator (ETag or date), so a later run asks only for the missing bytes and notices a changed file.
+A body takes its final name when it has the promised length and passes the check. RFC 9110, sections 13.1.5
+(If-Range) and 14 (Range).
 """
 
 import errno
 import os
+import re
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pandas as pd
+import requests
 from tqdm.auto import tqdm
+from urllib3.exceptions import MaxRetryError
 
-from lib.sources.resume import (
-    NETWORK_ERRORS,
-    USER_AGENT,
-    DownloadError,
-    NotThereError,
-    Session,
-    Settings,
-    fetch_url,
-    http_request,
-    partial_path,
-    run_check,
-)
+from lib import work_records
+from lib.sources.http_session import NETWORK_ERRORS, DownloadError, Session, Settings
 
-PROBE_BYTES = 1 << 20
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+CHUNK_BYTES, PROBE_BYTES, N_PROBES, SPARE_BYTES = 1 << 18, 1 << 20, 6, 1e9
+
+Check = Callable[[Path], None]  # raises ValueError for a complete body that is not what it should be
 
 
 class File(NamedTuple):
@@ -58,8 +54,8 @@ class Estimate(NamedTuple):
         if not self.n_files:
             return "no files: nothing to fetch"
         text = (
-            f"{self.n_files} files, {self.n_present} already here; about {self.bytes_to_fetch / 1e9:.1f} GB"
-            f" to fetch ({self.bytes_per_file / 1e6:.0f} MB a file, {self.n_probed} asked);"
+            f"{self.n_files} files, {self.n_present} already present; about {self.bytes_to_fetch / 1e9:.1f}"
+            f" GB to fetch ({self.bytes_per_file / 1e6:.0f} MB per file, from {self.n_probed} of them);"
             f" {self.bytes_free / 1e9:.1f} GB free"
         )
         if self.bytes_per_second:
@@ -68,47 +64,64 @@ class Estimate(NamedTuple):
         return text
 
 
+class _NotOnServerError(Exception):
+    """The server has no file at this address."""
+
+
+class _BodyError(Exception):
+    """The body of this answer is not the file; another request may bring it."""
+
+
+# ---------------------------------------------------------------------------------------------- many files
+
+
 def fetch_all(
     files: Sequence[File],
-    check: Callable[[Path], None] | None = None,
+    check: Check | None = None,
     settings: Settings = Settings(),  # noqa: B008 (immutable)
     assumed_bytes: float = 0.0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Fetch `files`, several at a time; what is already here and whole is left alone.
+    """Fetch `files`, several at a time; those already present and whole are left alone.
 
-    Before the first file a few sizes are asked for (`estimate`); too small a disk stops the call there, one
-    that becomes full stops it later. A file that fails otherwise does not stop the others. Partial files are
-    kept, also after Ctrl-C.
+    The sizes of a few files are requested first (`estimate`): a disk that is too small ends the call before
+    the first file, one that fills up ends it later. A file that fails otherwise does not stop the others.
+    Partial files are kept, also after Ctrl-C.
 
     Parameters
     ----------
-    check : called with the path of a complete body, raises ValueError when it is not what it should be.
+    check : called with the path of a complete body; raises ValueError when it is not what it should be.
     assumed_bytes : size of a file where the server does not tell.
 
     Returns
     -------
     DataFrame, a row per file in the given order: path, state ("present", "downloaded", "failed"), n_bytes,
-    n_requests, url, reason (empty unless failed).
+    url, reason (empty unless failed).
 
     Raises
     ------
-    ValueError for two files of the same path or nonsensical settings, OSError for a folder that cannot be
-    made, RuntimeError when the disk is too small or becomes full, or no server can be reached.
+    ValueError for two files of the same path or settings out of range, OSError for a folder that cannot be
+    created, RuntimeError when the disk is too small or becomes full, or no server can be reached.
     """
     _check_arguments(files, settings)
     expected = estimate(files, settings, assumed_bytes)
     if progress:
         print(expected)
-    require_disk(files[0].path.parent if files else Path(), expected)
+    needed = expected.bytes_to_fetch + SPARE_BYTES
+    if expected.bytes_to_fetch and expected.bytes_free < needed:
+        raise RuntimeError(
+            f"the disk of {files[0].path.parent} has {expected.bytes_free / 1e9:.1f} GB free, but"
+            f" {needed / 1e9:.1f} GB are needed ({expected.bytes_to_fetch / 1e9:.1f} GB to fetch,"
+            f" {SPARE_BYTES / 1e9:.1f} GB to spare): free some, choose another folder, or fetch fewer files"
+        )
     for folder in {file.path.parent for file in files}:
         folder.mkdir(parents=True, exist_ok=True)
-    rows: dict[int, dict] = {}
+    rows: dict[int, dict[str, Any]] = {}
     total = expected.bytes_to_fetch or None
     with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="download") as bar:
         session = Session(settings, bar)
         with ThreadPoolExecutor(settings.n_parallel) as pool:
-            waiting = {pool.submit(_fetch_row, file, check, session): i for i, file in enumerate(files)}
+            waiting = {pool.submit(_row, file, check, session): i for i, file in enumerate(files)}
             try:
                 for done in as_completed(waiting):
                     rows[waiting[done]] = done.result()
@@ -119,44 +132,28 @@ def fetch_all(
                 if isinstance(error, OSError) and error.errno in DISK_FULL:
                     raise RuntimeError(_disk_full(error, files, expected)) from error
                 raise
-    columns = ["path", "state", "n_bytes", "n_requests", "url", "reason"]
+    columns = ["path", "state", "n_bytes", "url", "reason"]
     return pd.DataFrame([rows[i] for i in range(len(files))], columns=columns)
 
 
-def fetch(
-    file: File,
-    check: Callable[[Path], None] | None = None,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
-) -> dict:
-    """Fetch one file; returns its row of `fetch_all`, raises DownloadError when it cannot be had."""
-    _check_arguments([file], settings)
-    return _fetch(file, check, Session(settings))
-
-
-def estimate(
-    files: Sequence[File],
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
-    assumed_bytes: float = 0.0,
-    n_probes: int = 6,
-) -> Estimate:
-    """Size of what is missing, from the first bytes of a few files spread over the list, and the speed
-    seen.
-    """
+def estimate(files: Sequence[File], settings: Settings, assumed_bytes: float = 0.0) -> Estimate:
+    """Size of the missing files, from the first bytes of a few spread over the list, and the speed seen."""
     missing = [file for file in files if not file.path.is_file()]
-    session, sizes, speeds, refused = Session(settings), [], [], []
-    n_probes = min(n_probes, len(missing))
+    sizes, speeds, refused = [], [], []
+    n_probes = min(N_PROBES, len(missing))
+    session = Session(settings._replace(n_retries=0))
     for file in (missing[i * len(missing) // n_probes] for i in range(n_probes)):
         try:
             size, speed = _probe(file, session)
-        except NETWORK_ERRORS as error:
-            refused.append(f"{file.urls[0]}: {getattr(error, 'reason', error) or type(error).__name__}")
+        except (DownloadError, *NETWORK_ERRORS) as error:
+            refused.append(str(error))
             continue
         sizes += [size] if size else []
         speeds += [speed] if speed else []
     if missing and len(refused) == n_probes:
         raise RuntimeError(
-            f"No server could be reached ({refused[0]}). Check the network, or copy the files into"
-            f" {missing[0].path.parent} by hand under the names of the list."
+            f"no server could be reached ({refused[0]}): check the network, or copy the files into"
+            f" {missing[0].path.parent} by hand under the names of the list"
         )
     mean = sum(sizes) / len(sizes) if sizes else float(assumed_bytes)
     return Estimate(
@@ -164,134 +161,208 @@ def estimate(
         n_present=len(files) - len(missing),
         n_probed=len(sizes),
         bytes_per_file=mean,
-        bytes_to_fetch=max(0.0, mean * len(missing) - _begun_bytes(missing)),
+        bytes_to_fetch=_bytes_to_fetch(missing, mean),
         bytes_per_second=sorted(speeds)[len(speeds) // 2] if speeds else 0.0,
         bytes_free=shutil.disk_usage(_existing(files[0].path.parent)).free if files else 0,
     )
 
 
-def require_disk(folder: Path, expected: Estimate, spare_bytes: float = 1e9) -> None:
-    """Raise RuntimeError when the disk of `folder` cannot hold what is missing and `spare_bytes` beside
-    it.
-    """
-    needed = expected.bytes_to_fetch + spare_bytes
-    if expected.bytes_to_fetch and expected.bytes_free < needed:
-        raise RuntimeError(
-            f"The disk of {folder} has {expected.bytes_free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are"
-            f" needed ({expected.bytes_to_fetch / 1e9:.1f} GB to fetch, {spare_bytes / 1e9:.1f} GB to spare)."
-            " Free some, choose another folder, or take fewer files."
-        )
+def _probe(file: File, session: Session) -> tuple[int, float]:
+    """Size in bytes (0 when not told or not there), and bytes per second over the first megabyte."""
+    for url in file.urls:
+        started = time.monotonic()
+        with session.get(url, Range=f"bytes=0-{PROBE_BYTES - 1}") as response:
+            if response.ok and not response.headers.get("Content-Type", "").startswith("text/html"):
+                n_bytes = len(response.raw.read(PROBE_BYTES))
+                seconds = max(time.monotonic() - started, 1e-3)
+                return _range_of(response)[1] or 0, n_bytes / seconds
+    return 0, 0.0
 
 
-def check_slide(path: Path) -> None:
-    """Raise ValueError unless OpenSlide opens and reads `path` and all image data lies inside the file."""
-    import openslide
-    import tifffile
-
+def _row(file: File, check: Check | None, session: Session) -> dict[str, Any]:
+    """The row of `fetch_all` for one file; OSError for a full disk, where no later file fares better."""
     try:
-        with openslide.OpenSlide(path) as slide:
-            width, height = slide.dimensions
-            slide.read_region((max(0, width - 64), max(0, height - 64)), 0, (64, 64))
-    except openslide.OpenSlideError as error:
-        raise ValueError(f"OpenSlide cannot read it ({error})") from error
-    n_bytes = path.stat().st_size
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            ends = [
-                offset + count
-                for page in tiff.pages
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            ]
-    except tifffile.TiffFileError:  # a slide format that is not TIFF: OpenSlide's word counts
-        return
-    if max(ends, default=0) > n_bytes:
-        raise ValueError(f"image data ends at byte {max(ends)} but the file has {n_bytes}: it was cut off")
-
-
-def _fetch_row(file: File, check: Callable[[Path], None] | None, session: Session) -> dict:
-    try:
-        return _fetch(file, check, session)
+        return fetch(file, check, session)
     except (DownloadError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:  # no file after this one fares better
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        row = {"path": str(file.path), "state": "failed", "n_bytes": 0, "n_requests": 0, "url": file.urls[0]}
+        row = {"path": str(file.path), "state": "failed", "n_bytes": 0, "url": file.urls[0]}
         return row | {"reason": str(error)}
 
 
 def _disk_full(error: OSError, files: Sequence[File], expected: Estimate) -> str:
-    """What to say when a write found no room: how much is still to fetch, and what to do."""
     missing = [file for file in files if not file.path.is_file()]
-    needed = max(0.0, expected.bytes_per_file * len(missing) - _begun_bytes(missing))
+    needed = _bytes_to_fetch(missing, expected.bytes_per_file)
     return (
-        f"No room to write in {files[0].path.parent} ({error}): {len(missing)} of {len(files)} files, about"
-        f" {needed / 1e9:.1f} GB, are still to fetch. Partial files are kept: free some room (or lift the"
-        " limit) and give the same command again, or choose another folder."
+        f"no space left in {files[0].path.parent} ({error}): {len(missing)} of {len(files)} files, about"
+        f" {needed / 1e9:.1f} GB, are still missing; partial files are kept: free some space (or lift the"
+        " limit) and repeat the command, or choose another folder"
     )
 
 
-def _begun_bytes(missing: Sequence[File]) -> int:
-    """Bytes that partial files hold already."""
-    parts = [partial_path(file.path) for file in missing]
-    return sum(part.stat().st_size for part in parts if part.is_file())
-
-
-def _fetch(file: File, check: Callable[[Path], None] | None, session: Session) -> dict:
-    row = {"path": str(file.path), "state": "present", "n_requests": 0, "url": "", "reason": ""}
-    if file.path.is_file():
-        try:
-            run_check(check, file.path)
-            return row | {"n_bytes": file.path.stat().st_size}
-        except ValueError:  # an incomplete copy from elsewhere: put aside, never deleted, and fetched anew
-            os.replace(file.path, file.path.with_name(file.path.name + ".unusable"))
-    file.path.parent.mkdir(parents=True, exist_ok=True)
-    missing = []
-    for url in file.urls:
-        try:
-            n_requests = fetch_url(url, file.path, check, session)
-        except NotThereError as error:
-            missing.append(f"{url}: {error}")
-            continue
-        return row | {
-            "state": "downloaded", "n_requests": n_requests, "url": url, "n_bytes": file.path.stat().st_size
-        }  # fmt: skip
-    raise DownloadError("not on the server: " + "; ".join(missing))
-
-
-def _probe(file: File, session: Session) -> tuple[int, float]:
-    """Size in bytes (0 when not told or not there), and bytes per second over the first megabyte."""
-    for url in file.urls:
-        session.wait_for_turn()
-        request = http_request(url, {"User-Agent": USER_AGENT, "Range": f"bytes=0-{PROBE_BYTES - 1}"})
-        started = time.monotonic()
-        try:
-            with urllib.request.urlopen(request, timeout=session.settings.timeout_s) as response:
-                if response.headers.get("Content-Type", "").startswith("text/html"):
-                    continue
-                body = response.read(PROBE_BYTES)
-                total = response.headers.get("Content-Range", "").rpartition("/")[2]
-                if response.status != 206:
-                    total = response.headers.get("Content-Length") or ""
-                seconds = time.monotonic() - started
-                return int(total) if total.isdigit() else 0, len(body) / max(seconds, 1e-3)
-        except urllib.error.HTTPError as error:  # the download itself will find out more
-            error.close()
-    return 0, 0.0
+def _bytes_to_fetch(missing: Sequence[File], bytes_per_file: float) -> float:
+    """Bytes of the missing files, less what their partial files hold."""
+    return max(0.0, bytes_per_file * len(missing) - sum(_size(partial_path(file.path)) for file in missing))
 
 
 def _existing(folder: Path) -> Path:
     folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _check_arguments(files: Sequence[File], settings: Settings) -> None:
     seen: set[Path] = set()
     for file in files:
         if file.path in seen:
-            raise ValueError(f"{file.path} occurs twice in the list of downloads; name each file once.")
+            raise ValueError(f"{file.path} occurs twice in the list of downloads: name each file once")
         if not file.urls:
-            raise ValueError(f"{file.path} has no address in the list of downloads.")
+            raise ValueError(f"{file.path} has no address in the list of downloads")
         seen.add(file.path)
     if not 1 <= settings.n_parallel <= 16 or settings.interval_s < 0 or settings.n_retries < 0:
-        raise ValueError(f"{settings}: n_parallel goes from 1 to 16, interval_s and n_retries from 0.")
+        raise ValueError(f"{settings}: n_parallel must be 1 to 16, interval_s and n_retries at least 0")
+
+
+# ------------------------------------------------------------------------------------------------ one file
+
+
+def fetch(file: File, check: Check | None, session: Session) -> dict[str, Any]:
+    """Fetch one file; returns its row of `fetch_all`, raises DownloadError when it cannot be had."""
+    row = {"path": str(file.path), "state": "present", "url": "", "reason": ""}
+    if file.path.is_file():
+        try:
+            if check is not None:
+                check(file.path)
+            return row | {"n_bytes": _size(file.path)}
+        except ValueError:  # an incomplete copy from elsewhere: set aside, never deleted, and fetched again
+            os.replace(file.path, file.path.with_name(file.path.name + ".unusable"))
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for url in file.urls:
+        try:
+            _fetch_url(url, file.path, check, session)
+        except _NotOnServerError as error:
+            missing.append(f"{url}: {error}")
+            continue
+        return row | {"state": "downloaded", "url": url, "n_bytes": _size(file.path)}
+    raise DownloadError("not on the server: " + "; ".join(missing))
+
+
+def _fetch_url(url: str, path: Path, check: Check | None, session: Session) -> None:
+    """Requests until the file is whole and under its name. Only requests in a row that bring no new byte
+    count as failures, beside those that `Session.get` repeats itself.
+    """
+    part = partial_path(path)
+    retry, largest, n_unusable = session.retry, _size(part), 0
+    while True:
+        try:
+            _attempt(url, part, session, checked=check is not None)
+            if check is not None:
+                check(part)
+            os.replace(part, path)
+            work_records.remove(part)
+            return
+        except ValueError as error:  # complete, but not usable: requesting all of it again is dear
+            failure, n_unusable = _BodyError(f"the file is not usable: {error}"), n_unusable + 1
+            _discard(part)
+        except (_BodyError, *NETWORK_ERRORS) as error:
+            failure = error
+        if _size(part) > largest:
+            retry, largest = session.retry, _size(part)
+        try:
+            retry = retry.increment("GET", url, error=failure)
+        except MaxRetryError as error:
+            raise DownloadError(
+                f"{url}: gave up after {session.settings.n_retries} retries: {failure}"
+            ) from error
+        if n_unusable > 1:
+            raise DownloadError(f"{url}: {failure}, twice")
+        session.sleep(retry.get_backoff_time())
+
+
+def _attempt(url: str, part: Path, session: Session, checked: bool) -> None:
+    """One request. Afterwards `part` is complete, or an exception says why not."""
+    record = work_records.read(part)
+    state = record["outcome"] if record.get("made_for") == {"url": url} else {}
+    begin = _size(part) if state.get("validator") else 0
+    ranged = {"Range": f"bytes={begin}-", "If-Range": state["validator"]} if begin else {}
+    with session.get(url, **ranged) as response:
+        if response.status_code == 416 and begin:
+            if begin == state["total"]:  # the run ended just before the last step
+                return
+            _discard(part)
+            raise _BodyError("the server refused the range")
+        _require_file(response, url, part)
+        start, total = _range_of(response)
+        if start not in (0, begin) or (start and total != (state["total"] or total)):
+            _discard(part)
+            raise _BodyError(f"the server sent another range ({response.headers.get('Content-Range')})")
+        with open(part, "r+b" if start else "wb") as out:
+            out.seek(start)
+            work_records.write(part, {"url": url}, total=total, validator=_validator(response))
+            _copy(response, out, session)
+        if total is None and not response.raw.chunked and not checked:
+            raise _BodyError("the server gave no length, so a truncated file could not be recognised")
+    size = _size(part)
+    if total is not None and size > total:
+        _discard(part)
+    if total is not None and size != total:
+        raise _BodyError(f"{size} of {total} bytes arrived")
+    if not size:
+        raise _BodyError("the server sent an empty file")
+
+
+def _require_file(response: requests.Response, url: str, part: Path) -> None:
+    """Raise unless the answer promises a file: for a status of failure, or a web page in its place."""
+    status = f"HTTP {response.status_code} {response.reason}"
+    if response.status_code in (404, 410):
+        _discard(part)
+        raise _NotOnServerError(status)
+    if not response.ok:
+        n_requests = 1 + len(response.raw.retries.history)
+        raise DownloadError(f"{url}: {status}" + (f" ({n_requests} requests)" if n_requests > 1 else ""))
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise _web_page(response.raw.read(4096))
+
+
+def _copy(response: requests.Response, out: BinaryIO, session: Session) -> None:
+    """Write the body as it arrives; a web page in place of a file is recognised by its beginning."""
+    while piece := response.raw.read1(CHUNK_BYTES):
+        if out.tell() == 0 and piece[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise _web_page(piece)
+        out.write(piece)
+        session.add(len(piece))
+        session.sleep(0)
+
+
+def _range_of(response: requests.Response) -> tuple[int, int | None]:
+    """First byte that the body holds (-1 when unreadable), and the whole file's length (None: not told)."""
+    if response.status_code != 206:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    return (int(found[1]), int(found[2])) if found else (-1, None)
+
+
+def _web_page(body: bytes) -> _BodyError:
+    title = body.decode("utf-8", "replace").partition("<title>")[2].partition("</title>")[0].strip()
+    return _BodyError(f"the server sent a web page{f' ({title!r})' if title else ''} instead of the file")
+
+
+def _validator(response: requests.Response) -> str:
+    etag = response.headers.get("ETag", "")
+    # a weak ETag says "looks the same", which is not enough to join two halves (RFC 9110, 13.1.5)
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def partial_path(path: Path) -> Path:
+    """Where the body of a file grows."""
+    return path.with_name(path.name + ".part")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    work_records.remove(part)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,27 +1,26 @@
-"""Where GTEx's tables come from: a folder, a mirror, or the network.
+"""GTEx's tables: found in a folder or the mirror, else downloaded, and checked for being those tables.
 
 The portal's histology table has no download address of its own; its page is filled from the portal's API
-(`/api/v2/histology/image`), which is asked here page by page. Everything else lies in public buckets.
+(`/api/v2/histology/image`), which is read here page by page. Everything else lies in public buckets.
 """
 
 import csv
-import json
-import os
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+import gzip
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
 from lib.sources import download
-from lib.sources.gtex_check import check_table
+from lib.sources.http_session import NETWORK_ERRORS, DownloadError, Session, Settings
+from lib.whole_files import whole_file
 
 BUCKET = "https://storage.googleapis.com/"
 PORTAL_API = "https://gtexportal.org/api/v2/histology/image"
-PORTAL_PAGE = 1000  # rows asked for at a time
+SETTINGS = Settings(n_parallel=1)
+PORTAL_PAGE = 1000  # rows per request
 PORTAL_HEADER = (
     *("Tissue Sample ID", "Tissue", "Subject ID", "Sex", "Age Bracket", "Hardy Scale"),
     *("Pathology Categories", "Pathology Notes"),
@@ -82,7 +81,7 @@ def find(name: str, folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def table(url: str, folders: Sequence[Path], settings: download.Settings | None = None) -> Path:
+def table(url: str, folders: Sequence[Path]) -> Path:
     """The file of an address: from `folders`, else downloaded into the first of them, resumably.
 
     Raises
@@ -99,14 +98,12 @@ def table(url: str, folders: Sequence[Path], settings: download.Settings | None 
             check_table(here)
         except ValueError as error:
             raise ValueError(
-                f"{here}: {error}. Delete it and it will be fetched again, or put {name} of {url} there."
+                f"{here}: {error}; delete it, and it will be downloaded again, or put {name} of {url} there"
             ) from error
         return here
     target = Path(folders[0]) / name
     try:
-        (row,) = download.fetch_all(
-            [download.File(target, (url,))], check_table, settings or download.Settings(n_parallel=1)
-        ).to_dict("records")
+        (row,) = download.fetch_all([download.File(target, (url,))], check_table, SETTINGS).to_dict("records")
     except RuntimeError as error:
         raise RuntimeError(_not_found(name, url, folders, error)) from error
     if row["state"] == "failed":
@@ -114,19 +111,10 @@ def table(url: str, folders: Sequence[Path], settings: download.Settings | None 
     return target
 
 
-def _not_found(name: str, url: str, folders: Sequence[Path], error: object) -> str:
-    looked = ", ".join(str(folder) for folder in folders)
-    kind = "go" if url in GO else "gtex"
-    return (
-        f"{name} is in none of {looked}, and fetching it failed: {error} Fetch {url} on a machine with a"
-        f" network and copy it into {folders[0]}, or name a folder that has {kind}/{name} in DATA_MIRROR."
-    )
+def portal(name: str, folders: Sequence[Path]) -> Path:
+    """The portal's histology table as csv: from `folders`, else read from the portal's API.
 
-
-def portal(name: str, folders: Sequence[Path], api: str | None = None, timeout_s: float = 60.0) -> Path:
-    """The portal's histology table as csv: from `folders`, else asked of the portal's API.
-
-    The csv has the columns of the portal's own export; it appears under its name only when whole.
+    The csv has the columns of the portal's own export; it appears under its name only when complete.
 
     Raises
     ------
@@ -135,29 +123,39 @@ def portal(name: str, folders: Sequence[Path], api: str | None = None, timeout_s
     """
     if here := find(name, folders):
         return here
-    target, api = Path(folders[0]) / name, api or PORTAL_API
+    target = Path(folders[0]) / name
     try:
-        rows = _portal_rows(api, timeout_s)
-    except (*download.NETWORK_ERRORS, KeyError, ValueError) as error:
-        raise RuntimeError(_not_found(name, api, folders, f"{error!r}.")) from error
+        rows = _portal_rows(Session(SETTINGS._replace(n_retries=2)))
+    except (DownloadError, *NETWORK_ERRORS, KeyError, ValueError) as error:
+        why = f"its answer lacks {error}" if isinstance(error, KeyError) else error
+        raise RuntimeError(_not_found(name, PORTAL_API, folders, why)) from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    with whole_file(target) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerow(PORTAL_HEADER)
         writer.writerows(rows)
-    os.replace(partial, target)
     return target
 
 
-def _portal_rows(api: str, timeout_s: float) -> list[list[str]]:
-    """All rows of the table; a page that fails is asked for again, three times in all."""
+def _not_found(name: str, url: str, folders: Sequence[Path], error: object) -> str:
+    looked = ", ".join(str(folder) for folder in folders)
+    dataset = "go" if url in GO else "gtex"
+    return (
+        f"{name} is in none of {looked}, and downloading it failed: {error}; download {url} on a machine with"
+        f" a network and copy it into {folders[0]}, or set DATA_MIRROR to a folder with {dataset}/{name}"
+    )
+
+
+def _portal_rows(session: Session) -> list[list[str]]:
+    """All rows of the portal's table."""
     rows: list[list[str]] = []
     n_pages = promised = 1
     page = 0
     with tqdm(desc="GTEx portal, histology table", unit="rows") as bar:
         while page < n_pages:
-            answer = _page(f"{api}?page={page}&itemsPerPage={PORTAL_PAGE}", timeout_s)
+            with session.get(f"{PORTAL_API}?page={page}&itemsPerPage={PORTAL_PAGE}") as response:
+                response.raise_for_status()
+                answer = response.json()
             n_pages = int(answer["paging_info"]["numberOfPages"])
             promised = int(answer["paging_info"]["totalNumberOfItems"])
             rows += [_portal_row(record) for record in answer["data"]]
@@ -165,27 +163,64 @@ def _portal_rows(api: str, timeout_s: float) -> list[list[str]]:
             bar.update(len(answer["data"]))
             page += 1
     if len(rows) != promised:
-        raise ValueError(f"the portal promised {promised} rows and gave {len(rows)}")
+        raise ValueError(f"the portal promised {promised} rows and sent {len(rows)}")
     return rows
-
-
-def _page(url: str, timeout_s: float, n_tries: int = 3) -> dict:
-    headers = {"User-Agent": download.USER_AGENT, "Accept": "application/json"}
-    for attempt in range(n_tries):
-        try:
-            with urllib.request.urlopen(download.http_request(url, headers), timeout=timeout_s) as response:
-                return json.load(response)
-        except (*download.NETWORK_ERRORS, json.JSONDecodeError):
-            if attempt == n_tries - 1:
-                raise
-            time.sleep(2.0**attempt)
-    raise AssertionError("unreachable")
 
 
 def _portal_row(record: dict) -> list[str]:
     """One record of the API as a row of PORTAL_HEADER."""
     sample = record.get("tissueSampleId") or record["histologyImageId"]
     categories = record.get("pathologyNotesCategories") or {}
-    named = ", ".join(name for name, is_so in categories.items() if is_so)
+    named = ", ".join(name for name, present in categories.items() if present)
     texts = [record.get(key) or "" for key in PORTAL_KEYS]
     return [sample, *texts, named, record.get("pathologyNotes") or ""]
+
+
+# ------------------------------------------------------- whether a downloaded table is what its name says
+
+
+def _has_column(name: str) -> Callable[[str], bool]:
+    return lambda head: name in head.partition("\n")[0].rstrip("\r").split("\t")
+
+
+def _is_gtf(head: str) -> bool:
+    lines = (line for line in head.split("\n") if line and not line.startswith("#"))
+    return next(lines, "").count("\t") == 8
+
+
+# Part of a file's name, without .gz -> what its text begins with, and a test of that.
+KINDS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    ".gct": ("the line #1.2", lambda head: head.startswith("#1.2")),
+    "attributes": ("a header with the column SAMPID", _has_column("SAMPID")),
+    "phenotypes": ("a header with the column SUBJID", _has_column("SUBJID")),
+    ".gtf": ("lines of nine tab-separated columns", _is_gtf),
+    ".obo": ("format-version", lambda head: head.startswith("format-version")),
+    ".gaf": ("!gaf", lambda head: head.startswith("!gaf")),
+}
+
+
+def check_table(path: Path) -> None:
+    """Raise ValueError unless a table of `RELEASES` or `GO` is that table, not an error page.
+
+    A file that is still `<name>.part` is read to its end, which detects a truncated gzip; of one under its
+    own name only the beginning is read, for it may be gigabytes.
+    """
+    name = path.name.removesuffix(".part").lower()
+    with open(path, "rb") as file:
+        start = file.read(40)
+    if not start:
+        raise ValueError("it is empty")
+    zipped = start[:2] == b"\x1f\x8b"
+    if name.endswith(".gz") and not zipped:
+        raise ValueError(f"it is not gzip; it begins with {start.decode('utf-8', 'replace')!r}")
+    try:
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
+            head = file.read(1 << 16)
+            while path.name.endswith(".part") and file.read(1 << 20):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"the gzip is damaged or truncated ({error})") from error
+    text = head.decode("utf-8", "replace").removeprefix("\ufeff")
+    for part, (expected, holds) in KINDS.items():
+        if part in name.removesuffix(".gz") and not holds(text):
+            raise ValueError(f"it should begin with {expected}; it begins with {text[:40]!r}")

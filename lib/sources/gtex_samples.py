@@ -1,7 +1,8 @@
-"""From GTEx's tables to the samples of a cohort, with covariates and a count at every step."""
+"""From GTEx's tables to the samples of a cohort, with covariates and a count after every step."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,24 @@ from lib.sources.gtex_tables import ATTRIBUTE_COLUMNS, require_unique
 
 OTHERS = "others"  # key of a cap for the tissues that have none of their own
 ATTRIBUTES = [name for name in ATTRIBUTE_COLUMNS.values() if name not in ("rna_id", "rna_tissue")]
+
+
+@dataclass(frozen=True)
+class SampleChoice:
+    """Which of the slides with RNA are kept.
+
+    Parameters
+    ----------
+    tissues : names to keep, in any style `match_tissue` understands; () keeps all.
+    max_slides : cap per tissue, one for all or by tissue ("others": for those not named); 0 for none.
+    min_slides : tissues with fewer slides (before the cap) are left out.
+    covariates : columns in which every sample must have a value.
+    """
+
+    tissues: Sequence[str] = ()
+    max_slides: int | Mapping[str, int] = 0
+    min_slides: int = 1
+    covariates: Sequence[str] = ()
 
 
 class SamplesTable(NamedTuple):
@@ -37,27 +56,17 @@ def samples_table(
     rna_ids: Sequence[str],
     attributes_df: pd.DataFrame | None = None,
     subjects_df: pd.DataFrame | None = None,
-    tissues: Sequence[str] | None = None,
-    max_slides_per_tissue: int | Mapping[str, int] | None = None,
-    min_slides_per_tissue: int = 1,
+    choice: SampleChoice = SampleChoice(),
     listed: Sequence[str] | None = None,
-    required: Sequence[str] = (),
-    seed: int = 0,
 ) -> SamplesTable:
-    """Tissue samples that have a slide and RNA, with covariates and a count at every step (METHOD section 1).
+    """Tissue samples that have a slide and RNA, with covariates (notebooks/README.md, section 1).
 
     Parameters
     ----------
-    portal_df : of `read_portal`. rna_ids : column names of the expression table (`expression.rna_ids`).
-    attributes_df, subjects_df : of `read_sample_attributes`, `read_subject_phenotypes`; covariates are added
-        where given (the mean over a slide's RNA samples).
-    tissues : names to keep, in any style `match_tissue` knows; None keeps all.
-    max_slides_per_tissue : cap, one for all or by tissue (`"others"`: for those not named). The choice is by
-        a hash of seed and id, so a smaller cap gives a subset of a larger one, and new samples do not
-        reshuffle the old.
-    min_slides_per_tissue : tissues with fewer slides (before the cap) are left out.
+    portal_df : from `read_portal`. rna_ids : column names of the expression table (`expression.rna_ids`).
+    attributes_df, subjects_df : from `read_sample_attributes`, `read_subject_phenotypes`; covariates are
+        added where given (the mean over a slide's RNA samples).
     listed : ids of a published list; when given, only these are kept, whatever the caps.
-    required : columns in which every sample must have a value; those without are left out.
 
     Returns
     -------
@@ -72,23 +81,20 @@ def samples_table(
     required column is missing.
     """
     rna_df = _pair(portal_df, rna_ids)
-    paired_df = rna_df[rna_df["sample_id"].ne("")]
-    samples_df, steps = _with_rna(portal_df, rna_df, paired_df)
-    samples_df = _add_covariates(samples_df, attributes_df, subjects_df)
-    filters = _Filters(samples_df, steps)
+    samples_df, steps = _with_rna(portal_df, rna_df)
+    filters = _Filters(_add_covariates(samples_df, attributes_df, subjects_df), steps)
     if listed is not None:
         _keep_listed(filters, listed)
-        max_slides_per_tissue, min_slides_per_tissue = None, 1
-    if tissues is not None:
-        wanted = {match_tissue(tissue, portal_df["tissue"]) for tissue in tissues}
+    if choice.tissues:
+        wanted = {match_tissue(tissue, portal_df["tissue"]) for tissue in choice.tissues}
         filters.keep(filters.df["tissue"].isin(wanted), f"in {len(wanted)} chosen tissues")
-    if len(required):
-        _keep_complete(filters, list(required))
-    if min_slides_per_tissue > 1:
+    if choice.covariates:
+        _keep_complete(filters, list(choice.covariates))
+    if choice.min_slides > 1 and listed is None:
         size = filters.df.groupby("tissue")["sample_id"].transform("size")
-        filters.keep(size >= min_slides_per_tissue, f"in tissues of at least {min_slides_per_tissue} slides")
-    if max_slides_per_tissue is not None:
-        filters.keep(within_cap(filters.df, max_slides_per_tissue, seed), "within the cap per tissue")
+        filters.keep(size >= choice.min_slides, f"in tissues of at least {choice.min_slides} slides")
+    if choice.max_slides and listed is None:
+        filters.keep(within_cap(filters.df, choice.max_slides), "within the cap per tissue")
     if filters.df.empty:
         raise ValueError("no slide is left: " + "; ".join(f"{step} {n}" for step, n, *_ in steps))
     kept_df = filters.df.sort_values(["tissue", "sample_id"]).reset_index(drop=True)
@@ -109,7 +115,7 @@ class _Filters:
         gone_df = self.df[~keep]
         self.reasons |= dict.fromkeys(gone_df["sample_id"], f"not {step}")
         self.df = self.df[keep]
-        note = note or f"{gone_df['tissue'].nunique()} tissues touched"
+        note = note or f"from {gone_df['tissue'].nunique()} tissues"
         self.steps.append((f"slides {step}", len(self.df), len(gone_df), note))
 
 
@@ -119,23 +125,22 @@ def _keep_listed(filters: _Filters, listed: Sequence[str]) -> None:
     lost = found_df.loc[found_df["sample_id"].eq(""), "id"]
     if len(lost) == len(found_df):
         raise ValueError(
-            f"none of the {len(found_df)} ids of the published list is a slide with RNA."
-            f" List: {found_df['id'].head(3).tolist()};"
-            f" slides with RNA: {filters.df['sample_id'].head(3).tolist()} ({len(filters.df)})."
-            " Check split_file and the release."
+            f"none of the {len(found_df)} ids of the published list is a slide with RNA: listed are"
+            f" {found_df['id'].head(3).tolist()}, slides with RNA {filters.df['sample_id'].head(3).tolist()}"
+            f" ({len(filters.df)}); check split_file and the release"
         )
     note = f"{len(lost)} of {len(found_df)} listed ids have no slide with RNA"
     note += f" (first {', '.join(lost.head(3))})" if len(lost) else ""
     if found_df["ends_mapped"].any():
-        note += f"; {found_df['ends_mapped'].sum()} ids read with 6 for their final 5"
+        note += f"; {found_df['ends_mapped'].sum()} ids matched by reading their final 5 as 6"
     filters.keep(filters.df["sample_id"].isin(found_df["sample_id"]), "in the published list", note)
 
 
 def _keep_complete(filters: _Filters, required: list[str]) -> None:
-    """Only the samples that have a value in each of these columns."""
+    """Only the samples with a value in each of these columns."""
     if absent := [name for name in required if name not in filters.df]:
         raise ValueError(
-            f"covariates {absent} are not known of these samples; known are {list(filters.df.columns)}."
+            f"covariates {absent} are missing from the samples, which have {list(filters.df.columns)}"
         )
     lacks_df = filters.df[required].isna() | filters.df[required].eq("")
     note = ", ".join(f"{n} without {name}" for name, n in lacks_df.sum().items() if n)
@@ -153,9 +158,11 @@ def pathology_indicators(samples_df: pd.DataFrame, min_samples: int = 20) -> pd.
     return wide_df
 
 
-def within_cap(samples_df: pd.DataFrame, cap: int | Mapping[str, int], seed: int) -> pd.Series:
-    """Whether each row is among the first `cap` of its tissue, in an order that only ids and seed decide."""
-    digest = samples_df["sample_id"].map(lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+def within_cap(samples_df: pd.DataFrame, cap: int | Mapping[str, int]) -> pd.Series:
+    """Whether each row is among the first `cap` of its tissue, ordered by a hash of the ids: a smaller cap
+    gives a subset of a larger one, and added samples do not reshuffle the others.
+    """
+    digest = samples_df["sample_id"].map(lambda s: hashlib.sha256(f"0:{s}".encode()).hexdigest())
     rank = digest.groupby(samples_df["tissue"]).rank(method="first")
     if not isinstance(cap, Mapping):
         return rank <= cap
@@ -175,9 +182,9 @@ def _pair(portal_df: pd.DataFrame, rna_ids: Sequence[str]) -> pd.DataFrame:
     rna_df["outcome"] = np.where(rna_df["sample_id"].ne(""), "paired", rna_df["rna_id"].map(_why_unpaired))
     if rna_df["sample_id"].eq("").all():
         raise ValueError(
-            f"no RNA sample belongs to a tissue sample of the portal table."
-            f" RNA: {list(rna_ids)[:3]} ({len(rna_ids)});"
-            f" portal: {portal_df['sample_id'].head(3).tolist()} ({len(portal_df)}). Are both GTEx tables?"
+            f"no RNA sample belongs to a tissue sample of the portal table: RNA samples are"
+            f" {list(rna_ids)[:3]} ({len(rna_ids)}), tissue samples"
+            f" {portal_df['sample_id'].head(3).tolist()} ({len(portal_df)}); check that both are GTEx tables"
         )
     return rna_df
 
@@ -189,17 +196,14 @@ def _why_unpaired(rna_id: str) -> str:
     aliquot = tissue_sample_id(rna_id).rpartition("-")[2]
     if aliquot == "0011":
         return "brain region, no slide of its own"
-    return (
-        "blood or cell line, no slide"
-        if aliquot.isdigit() and int(aliquot) < 11
-        else "tissue sample not in table"
-    )
+    if aliquot.isdigit() and int(aliquot) < 11:
+        return "blood or cell line, no slide"
+    return "tissue sample not in table"
 
 
-def _with_rna(
-    portal_df: pd.DataFrame, rna_df: pd.DataFrame, paired_df: pd.DataFrame
-) -> tuple[pd.DataFrame, list[tuple]]:
+def _with_rna(portal_df: pd.DataFrame, rna_df: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
     """Rows of the portal that have RNA, with its ids; and the steps so far."""
+    paired_df = rna_df[rna_df["sample_id"].ne("")]
     by_sample = paired_df.groupby("sample_id")["rna_id"]
     samples_df = portal_df[portal_df["sample_id"].isin(paired_df["sample_id"])].copy()
     samples_df.insert(1, "slide_id", samples_df["sample_id"])
@@ -211,7 +215,7 @@ def _with_rna(
         ("RNA samples in the expression table", len(rna_df), 0, ""),
         ("RNA samples whose tissue sample has a slide", len(paired_df), len(rna_df) - len(paired_df),
          counts_text(rna_df.loc[rna_df["sample_id"].eq(""), "outcome"])),
-        ("of these, ids read with 6 for their final 5",
+        ("of these, matched by reading a final 5 as 6",
          paired_df.loc[paired_df["ends_mapped"], "sample_id"].nunique(), 0, ""),
         ("slides with RNA", len(samples_df), len(portal_df) - len(samples_df),
          f"{n_several} with several RNA samples; the others have a slide but no RNA"),
@@ -232,7 +236,7 @@ def _add_covariates(
         if long_df["_merge"].eq("left_only").all():
             raise ValueError(
                 f"no RNA sample occurs in the sample attributes: {long_df['rna_id'].head(3).tolist()} against"
-                f" {attributes_df['rna_id'].head(3).tolist()}. Are both of one GTEx release?"
+                f" {attributes_df['rna_id'].head(3).tolist()}; check that both are of one GTEx release"
             )
         samples_df = samples_df.join(long_df.groupby("sample_id")[list(numbers)].mean(), on="sample_id")
     if subjects_df is not None:

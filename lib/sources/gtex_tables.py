@@ -1,6 +1,4 @@
-"""Readers of the GTEx portal's and the GTEx release's tables; what comes out has the project's column
-names.
-"""
+"""Readers of the GTEx portal's and releases' tables; the frames have this project's column names."""
 
 import gzip
 import re
@@ -21,8 +19,7 @@ HARDY = {
     3: "Intermediate death",
     4: "Slow death",
 }
-# our column -> spellings in the portal's CSV export and in its API, compared without case, blanks and
-# punctuation
+# our column -> spellings in the portal's CSV export and API, compared without case, blanks and punctuation
 PORTAL_COLUMNS = {
     "sample_id": ("tissuesampleid", "sampleid"),
     "tissue": ("tissuesitedetail", "smtsd", "tissue"),  # the finer of two
@@ -34,7 +31,7 @@ PORTAL_COLUMNS = {
     "pathology_notes": ("pathologynotes",),
 }
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")  # of a number
-# the columns of SampleAttributesDS worth carrying along; numbers unless said otherwise
+# the columns kept of SampleAttributesDS; numbers unless marked
 ATTRIBUTE_COLUMNS = {
     "SAMPID": "rna_id",  # text
     "SMTSD": "rna_tissue",  # text
@@ -55,8 +52,8 @@ def read_portal(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    FileNotFoundError; ValueError when the file is no text, the sample or tissue column cannot be found, an id
-    is not GTEx's or occurs twice, or a tissue is empty.
+    FileNotFoundError; ValueError when the file is not text, the sample or tissue column cannot be found, an
+    id is not GTEx's or occurs twice, or a tissue is empty.
     """
     raw_df = read_text_table(
         path, "the GTEx portal's histology table (gtexportal.org/home/histologyPage, CSV)"
@@ -67,8 +64,8 @@ def read_portal(path: str | Path) -> pd.DataFrame:
     }
     if absent := [ours for ours in ("sample_id", "tissue") if found[ours] is None]:
         raise ValueError(
-            f"{path}: no column for {absent}; it has {list(raw_df.columns)}. Expected names like"
-            " 'Tissue Sample ID', 'Tissue', 'Subject ID', 'Sex', 'Age Bracket', 'Pathology Notes'."
+            f"{path}: no column for {absent}; it has {list(raw_df.columns)}, expected are names like"
+            " 'Tissue Sample ID', 'Tissue', 'Subject ID', 'Sex', 'Age Bracket', 'Pathology Notes'"
         )
     columns = {ours: raw_df[name] if name else "" for ours, name in found.items()}
     portal_df = pd.DataFrame(columns, index=raw_df.index)
@@ -76,8 +73,8 @@ def read_portal(path: str | Path) -> pd.DataFrame:
     _require_ids(portal_df["sample_id"], f"{path}: tissue sample ids")
     if nameless := portal_df.loc[portal_df["tissue"].eq(""), "sample_id"].tolist():
         raise ValueError(
-            f"{path}: column {found['tissue']!r} is empty for {len(nameless)} samples, first {nameless[:3]}."
-            " Fill in their tissue or take the lines out."
+            f"{path}: column {found['tissue']!r} is empty for {len(nameless)} samples, first {nameless[:3]};"
+            " fill in their tissue or remove the rows"
         )
     if found["donor"] is None:
         portal_df["donor"] = portal_df["sample_id"].str.rsplit("-", n=1).str[0]
@@ -100,14 +97,12 @@ def read_sample_attributes(path: str | Path) -> pd.DataFrame:
 
 
 def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
-    """GTEx SubjectPhenotypesDS: a row per donor: donor, sex, age_bracket, hardy_scale in the portal's
-    words.
-    """
+    """GTEx SubjectPhenotypesDS, by donor: donor, sex, age_bracket, hardy_scale in the portal's words."""
     raw_df = read_text_table(path, "GTEx's SubjectPhenotypesDS.txt")
     _require_columns(raw_df, path, ["SUBJID", "SEX", "AGE"])
     require_unique(raw_df["SUBJID"], f"{path}: SUBJID")
     if not raw_df["SEX"].isin(["1", "2"]).all():
-        raise ValueError(f"{path}: SEX is 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}.")
+        raise ValueError(f"{path}: SEX must be 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}")
     hardy = raw_df["DTHHRDY"].map({str(k): v for k, v in HARDY.items()}) if "DTHHRDY" in raw_df else ""
     return pd.DataFrame(
         {
@@ -127,12 +122,12 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. It should be the GENCODE models of a GTEx release.")
+        raise FileNotFoundError(f"{path}: no such file; it should be the GENCODE models of a GTEx release")
     with _opened(path) as lines:
         attributes = [line.rsplit("\t", 1)[1] for line in lines if line.split("\t", 3)[2:3] == ["gene"]]
     genes = [dict(GTF_ATTRIBUTE.findall(text)) for text in attributes]
     if not genes or "gene_id" not in genes[0]:
-        raise ValueError(f"{path}: not a GTF of genes: {len(genes)} lines describe a gene.")
+        raise ValueError(f"{path}: not a GTF of genes: {len(genes)} lines describe a gene")
     biotypes = [gene.get("gene_type") or gene.get("gene_biotype", "") for gene in genes]
     names = [gene.get("gene_name", "") for gene in genes]
     genes_df = pd.DataFrame(
@@ -143,44 +138,41 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
 
 
 def read_text_table(path: str | Path, what: str) -> pd.DataFrame:
-    """All cells as text; comma or tab is read off the header line. Plain or gzipped, whatever its name.
+    """All cells as text. The header line decides between comma and tab, the content between plain and gzip.
 
-    Raises FileNotFoundError, saying that it should be `what`; ValueError for a file that is empty, no UTF-8
-    text, or no table.
+    Raises FileNotFoundError, saying that it should be `what`; ValueError for a file that is empty, not UTF-8
+    text, or not a table.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. It should be {what}.")
+        raise FileNotFoundError(f"{path}: no such file; it should be {what}")
     with _opened(path) as file:
         separator = "\t" if "\t" in file.readline() else ","
     with _opened(path) as file:
         try:
             return pd.read_csv(file, sep=separator, dtype="str", keep_default_na=False)
         except pd.errors.EmptyDataError as error:
-            raise ValueError(f"{path}: the file is empty. It should be {what}.") from error
+            raise ValueError(f"{path}: the file is empty; it should be {what}") from error
         except pd.errors.ParserError as error:
-            raise ValueError(f"{path}: not a table ({error}). It should be {what}.") from error
+            raise ValueError(f"{path}: not a table ({error}); it should be {what}") from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    """The text of a file, plain or gzipped. ValueError naming the file where it is cut off or no UTF-8."""
+    """The text of a file, plain or gzipped; ValueError naming it where it is truncated or not UTF-8."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if zipped else open
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if zipped
-            else open(path, encoding="utf-8-sig") as text
-        ):
+        with opener(path, "rt", encoding="utf-8-sig") as text:
             yield text
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Was it saved by a spreadsheet?"
-            " Take the file as it was downloaded, or save it as CSV UTF-8."
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), perhaps saved by a spreadsheet:"
+            " use the file as downloaded, or save it as CSV UTF-8"
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or cut off ({error}). Fetch it again.") from error
+        raise ValueError(f"{path}: damaged or truncated ({error}); download it again") from error
 
 
 def _numbers(column: pd.Series, what: str) -> pd.Series:
@@ -189,23 +181,23 @@ def _numbers(column: pd.Series, what: str) -> pd.Series:
     given = given.mask(given.isin(MISSING))
     numbers = pd.to_numeric(given, errors="coerce").astype("float64")
     if strange := given[given.notna() & numbers.isna()].tolist():
-        raise ValueError(f"{what}: {len(strange)} cells are no numbers, first {strange[:3]}.")
+        raise ValueError(f"{what}: {len(strange)} cells are not numbers, first {strange[:3]}")
     return numbers
 
 
 def _require_columns(raw_df: pd.DataFrame, path: str | Path, names: Sequence[str]) -> None:
     if absent := [name for name in names if name not in raw_df]:
-        raise ValueError(f"{path}: columns {absent} are missing; it has {list(raw_df.columns)[:8]}.")
+        raise ValueError(f"{path}: columns {absent} are missing; it has {list(raw_df.columns)[:8]}")
 
 
 def require_unique(ids: pd.Series, what: str) -> None:
     """Raise ValueError naming `what` and the first ids that occur more than once."""
     if twice := ids[ids.duplicated()].unique().tolist():
-        raise ValueError(f"{what}: {len(twice)} occur more than once, first {twice[:3]}.")
+        raise ValueError(f"{what}: {len(twice)} occur more than once, first {twice[:3]}")
 
 
 def _require_ids(ids: pd.Series, what: str) -> None:
     strange = ids[~ids.str.fullmatch(TISSUE_SAMPLE)].tolist()
     if strange:
-        raise ValueError(f"{what}: {len(strange)} are not like 'GTEX-117YW-0126', first {strange[:3]}.")
+        raise ValueError(f"{what}: {len(strange)} are not like 'GTEX-117YW-0126', first {strange[:3]}")
     require_unique(ids, what)

@@ -1,16 +1,15 @@
-"""Spot-level cohorts: an ST or Visium spot is a sample, a square region of a slide with its own counts.
+"""The her2st cohort: a spot of spatial transcriptomics is a sample, a square of a slide with its own counts.
 
-`import_her2st` makes a cohort's raw folder (slides, samples.csv, expression.parquet) from upstream's files.
-The steps are general: `grid_mpp` measures µm/px from the spot pitch, `write_pyramid` makes a picture a slide,
-and `spot_samples` names the region of each spot. `within_section_shuffle_test` asks what is left within
-sections.
+`Her2stCohort.make_inputs` leaves slides, samples.csv and expression.parquet in the cohort's folder. The steps
+are general: `grid_mpp` measures µm/px from the spot pitch, `write_pyramid` turns a picture into a slide, and
+`spot_samples` gives the region of each spot.
 """
 
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,15 +18,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from lib.cohort.expression import counts_per_million
+from lib.sources import pinned_files
+from lib.sources.mirror import Places
+from lib.whole_files import whole_file
 
 SPOT_PITCH_UM = 200.0  # centre to centre on the arrays of Ståhl et al. 2016, Science 353:78
 CLUSTERS_CSV = Path(__file__).resolve().parents[2] / "data" / "reference" / "her2st_clusters.csv"
-TILE_PX = 256
+TILE_PX, JPEG_QUALITY = 256, 90
 SMALLEST_LEVEL_PX = 512
 
 
 class Grid(NamedTuple):
-    """How the spots of a section lie on its picture: pixel = origin + x * step_x + y * step_y."""
+    """How the spots of a section are placed on its picture: pixel = origin + x * step_x + y * step_y."""
 
     mpp: float  # µm per pixel, mean of both axes
     pitch_x_px: float  # length of a step along array x
@@ -45,7 +47,7 @@ def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
     """µm/px from the known distance between spots: an affine fit of pixel on array positions.
 
     Spots further from their fitted place than 4 robust standard deviations are left out and the fit repeated,
-    so a few wrong positions do not move it.
+    so a few wrong positions do not bias it.
 
     Parameters
     ----------
@@ -55,19 +57,17 @@ def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
     Raises
     ------
     ValueError
-        Fewer than 4 spots, all on one line, or positions that are no grid (axes that differ by more than 10
-        %, or spots typically further than a third of the pitch from their place).
+        Fewer than 4 spots, all on one line, or positions that are not a grid (axes that differ by more than
+        10 %, or spots typically further than a third of the pitch from their place).
     """
     array = spots_df[["x", "y"]].to_numpy(float)
     pixel = spots_df[["pixel_x", "pixel_y"]].to_numpy(float)
     design = np.column_stack([array, np.ones(len(array))])
     if len(array) < 4 or np.linalg.matrix_rank(design - design.mean(axis=0) * [1, 1, 0]) < 3:
-        raise ValueError(f"{len(array)} spots, too few or on one line: µm/px needs 4 in two directions.")
+        raise ValueError(f"{len(array)} spots, too few or on one line: µm/px needs 4 in two directions")
     used = np.ones(len(array), dtype=bool)
     for _ in range(20):
-        steps = np.linalg.lstsq(design[used], pixel[used], rcond=None)[
-            0
-        ]  # rows: step along x, along y, origin
+        steps, *_ = np.linalg.lstsq(design[used], pixel[used], rcond=None)  # step along x, along y, origin
         distance = np.hypot(*(pixel - design @ steps).T)
         limit = max(4 * 1.4826 * float(np.median(distance)), 1e-6)
         if np.array_equal(distance <= limit, used):
@@ -77,8 +77,9 @@ def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
     pitch, residual = (pitch_x + pitch_y) / 2, float(np.median(distance))
     if not 0.9 < pitch_x / max(pitch_y, 1e-9) < 1.1 or residual > pitch / 3:
         raise ValueError(
-            f"The spots form no square grid: {pitch_x:.1f} px along x, {pitch_y:.1f} px along y, typically "
-            f"{residual:.1f} px off. Are x, y array positions and pixel_x, pixel_y full-size pixels?"
+            f"the spots do not form a square grid ({pitch_x:.1f} px along x, {pitch_y:.1f} px along y,"
+            f" typically {residual:.1f} px off): check that x, y are array positions and pixel_x, pixel_y"
+            " level-0 pixels"
         )
     rotation = float(np.degrees(np.arctan2(steps[0, 1], steps[0, 0])))
     n_outliers = int((~used).sum())
@@ -92,8 +93,7 @@ def spot_samples(
 
     Parameters
     ----------
-    spots_df : columns sample_id, pixel_x, pixel_y (centre, level-0 px), donor, tissue; further columns are
-    kept.
+    spots_df : columns sample_id, pixel_x, pixel_y (centre, level-0 px), donor, tissue; others are kept.
     mpp : µm per level-0 px. region_um : edge of the square; at least a tile, so that each spot holds one.
     l0_width, l0_height : size of the slide in px.
 
@@ -101,7 +101,7 @@ def spot_samples(
     -------
     DataFrame
         sample_id, slide_id, donor, tissue, mpp, l0_x, l0_y, l0_width, l0_height (int px), then the further
-        columns. Spots whose square leaves the slide are not in it: compare the lengths.
+        columns. Spots whose square leaves the slide are left out: compare the lengths.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def spot_samples(
     """
     edge = round(region_um / mpp)
     if edge < 1:
-        raise ValueError(f"region_um {region_um} is under one pixel of {mpp:.3f} µm on slide {slide_id}.")
+        raise ValueError(f"region_um = {region_um} is under one pixel ({mpp:.3f} µm) of slide {slide_id}")
     further = [c for c in spots_df if c not in ("sample_id", "donor", "tissue", "pixel_x", "pixel_y")]
     rows_df = pd.DataFrame({"sample_id": spots_df["sample_id"].to_numpy()})
     rows_df["slide_id"] = slide_id
@@ -127,29 +127,26 @@ def spot_samples(
     return rows_df[inside].reset_index(drop=True)
 
 
-def write_pyramid(image: np.ndarray, path: str | Path, mpp: float, quality: int = 90) -> None:
-    """Write an RGB picture as a tiled pyramidal TIFF that OpenSlide opens and knows the µm/px of.
+def write_pyramid(image: np.ndarray, path: str | Path, mpp: float) -> None:
+    """Write an RGB picture as a tiled pyramidal TIFF from which OpenSlide reads the µm/px.
 
     Parameters
     ----------
     image : uint8, (height, width, 3).
     mpp : µm per pixel of level 0; kept in the resolution tags (OpenSlide: openslide.mpp-x, mpp-y).
-    quality : of the JPEG tiles, 1 to 100.
 
     Notes
     -----
-    Levels halve until both edges are under 512 px. Written under another name, then renamed.
+    Levels halve until both edges are under 512 px.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     level, level_mpp = Image.fromarray(image), mpp
-    with tifffile.TiffWriter(partial, bigtiff=False) as tiff:
+    with whole_file(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=False) as tiff:
         while True:
             tiff.write(
                 np.asarray(level),
-                photometric="rgb",  # of what is handed in; stored as YCbCr
+                photometric="rgb",  # of the input; stored as YCbCr
                 compression="jpeg",
-                compressionargs={"level": quality, "outcolorspace": "ycbcr"},
+                compressionargs={"level": JPEG_QUALITY, "outcolorspace": "ycbcr"},
                 subsampling=(2, 2),
                 tile=(TILE_PX, TILE_PX),
                 subfiletype=0 if level_mpp == mpp else 1,
@@ -161,35 +158,40 @@ def write_pyramid(image: np.ndarray, path: str | Path, mpp: float, quality: int 
             if max(level.size) < SMALLEST_LEVEL_PX:
                 break
             level, level_mpp = level.reduce(2), level_mpp * 2
-    os.replace(partial, path)
 
 
 # ------------------------------------------------------------------------------------------------- her2st
 
 
-def import_her2st(
-    source_dir: str | Path,
-    out_dir: str | Path,
-    *,
-    sections: Sequence[str] | None = None,
-    region_um: float = 155.0,
-    splits: Mapping[str, Sequence[str]] | None = None,
-    clusters_csv: str | Path = CLUSTERS_CSV,
-    quality: int = 90,
-    progress: bool = True,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Her2stCohort:
+    """A cohort of spots from HER2-positive breast cancer sections.
+
+    Parameters
+    ----------
+    region_um : edge of the square around a spot's centre that is its sample, µm.
+    splits : set name -> sections, written as the column split; empty leaves the split to later.
+    """
+
+    region_um: float = 155.0
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def make_inputs(self, raw: Path, places: Places) -> dict[str, Any]:
+        """Fetch the publisher's files and write the inputs of the cohort to its folder `raw`; the report of
+        `import_her2st` as records under "sections".
+        """
+        report_df = import_her2st(pinned_files.fetch("her2st", places.upstream), raw, self)
+        return {"sections": report_df.to_dict("records")}
+
+
+def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCohort) -> pd.DataFrame:
     """Cohort of spots from HER2-positive breast cancer sections (Andersson et al. 2021, Nat Commun 12:6012).
 
     Parameters
     ----------
     source_dir : laid out as github almaan/her2st (data/ST-cnts, data/ST-imgs, data/ST-spotfiles,
-    res/ST-cluster).
+        res/ST-cluster); every section with a picture is imported.
     out_dir : receives slides/<section>.tiff, samples.csv, expression.parquet, import_report.csv.
-    sections : for example ["B4", "C2"]; None is every section that has a picture.
-    region_um : edge of the square around a spot's centre that is its sample.
-    splits : set name -> sections, written as the column split; None or empty leaves the split to later.
-    clusters_csv : patient, cluster, annotation, coarse. A cluster number means something else in each
-    patient.
 
     Returns
     -------
@@ -200,31 +202,31 @@ def import_her2st(
     Raises
     ------
     FileNotFoundError, ValueError
-        A file or section is missing; a table lacks a column; a cluster without meaning; splits that do not
-        fit.
+        A file is missing; a table lacks a column; a cluster without an annotation; splits that do not fit.
 
     Notes
     -----
     Genes are the union over sections; a gene absent from a section's table counts 0 there (`genes_filled`).
-    Counts become counts per million of the spot's total. Genes that are 0 everywhere are kept.
+    Counts become counts per million of the spot's total. Genes that are 0 everywhere are kept. The same
+    cluster number means something else in each patient (`CLUSTERS_CSV`).
     """
     source_dir, out_dir = Path(source_dir), Path(out_dir)
-    pictures = _pictures(source_dir, sections)
-    split_of = _split_of(splits, list(pictures))
-    clusters_df = pd.read_csv(clusters_csv, comment="#", dtype=str).set_index(["patient", "cluster"])
+    pictures = _pictures(source_dir)
+    split_of = _split_of(cohort.splits, list(pictures))
+    clusters_df = pd.read_csv(CLUSTERS_CSV, comment="#", dtype=str).set_index(["patient", "cluster"])
     (out_dir / "slides").mkdir(parents=True, exist_ok=True)
     samples, counts, reports = [], [], []
-    for section, picture in tqdm(pictures.items(), unit="section", desc="her2st", disable=not progress):
+    for section, picture in tqdm(pictures.items(), unit="section", desc="her2st"):
         spots_df, counts_df, report = _section(source_dir, section, clusters_df)
         grid = grid_mpp(spots_df)
         image = _read_picture(picture)
         height, width = image.shape[:2]
         labelled_df = spots_df[spots_df["tissue"].notna() & spots_df["sample_id"].isin(counts_df.columns)]
         labelled_df = labelled_df.drop(columns=["x", "y"])
-        rows_df = spot_samples(labelled_df, section, grid.mpp, region_um, width, height)
+        rows_df = spot_samples(labelled_df, section, grid.mpp, cohort.region_um, width, height)
         if split_of:
             rows_df.insert(4, "split", split_of[section])
-        write_pyramid(image, out_dir / "slides" / f"{section}.tiff", grid.mpp, quality)
+        write_pyramid(image, out_dir / "slides" / f"{section}.tiff", grid.mpp)
         samples.append(rows_df)
         counts.append(counts_df[rows_df["sample_id"].tolist()])
         report |= {"dropped_off_slide": len(labelled_df) - len(rows_df), "n_samples": len(rows_df)}
@@ -233,43 +235,38 @@ def import_her2st(
     report_df = pd.DataFrame(reports).drop(columns="n_spots").rename(columns={"n_listed": "n_spots"})
     report_df["genes_filled"] = len(joined_df) - report_df["genes"]
     cpm_df = counts_per_million(joined_df.fillna(0))
-    _replace(out_dir / "samples.csv", lambda path: pd.concat(samples).to_csv(path, index=False))
-    _replace(out_dir / "import_report.csv", lambda path: report_df.to_csv(path, index=False))
-    _replace(out_dir / "expression.parquet", lambda path: cpm_df.to_parquet(path, compression="zstd"))
+    with whole_file(out_dir / "samples.csv") as temporary:
+        pd.concat(samples).to_csv(temporary, index=False)
+    with whole_file(out_dir / "import_report.csv") as temporary:
+        report_df.to_csv(temporary, index=False)
+    with whole_file(out_dir / "expression.parquet") as temporary:
+        cpm_df.to_parquet(temporary, compression="zstd")
     return report_df
 
 
-def _pictures(source_dir: Path, sections: Sequence[str] | None) -> dict[str, Path]:
+def _pictures(source_dir: Path) -> dict[str, Path]:
     """Section -> its JPEG, in alphabetical order."""
     found: dict[str, Path] = {}
     for path in sorted(source_dir.glob("data/ST-imgs/*/*/*.jp*g")):
         section = path.parent.name
         if section in found:
-            raise ValueError(
-                f"Section {section} has two pictures, {found[section].name} and {path.name}; keep one."
-            )
+            names = f"{found[section].name} and {path.name}"
+            raise ValueError(f"section {section} has two pictures, {names}: keep one")
         found[section] = path
     if not found:
-        raise FileNotFoundError(
-            f"No section pictures under {source_dir / 'data/ST-imgs'}: fetch the data set first."
-        )
-    absent = [s for s in sections or () if s not in found]
-    if absent:
-        raise FileNotFoundError(
-            f"Sections {absent} have no picture in {source_dir}; there are {list(found)}."
-        )
-    return {s: found[s] for s in (sections or found)}
+        raise FileNotFoundError(f"no section pictures in {source_dir / 'data/ST-imgs'}: fetch the data first")
+    return found
 
 
-def _split_of(splits: Mapping[str, Sequence[str]] | None, sections: list[str]) -> dict[str, str]:
+def _split_of(splits: Mapping[str, Sequence[str]], sections: list[str]) -> dict[str, str]:
     if not splits:
         return {}
     named = [s for members in splits.values() for s in members]
     twice = sorted({s for s in named if named.count(s) > 1})
-    if twice or set(sections) - set(named):
+    absent = sorted(set(sections) - set(named))
+    if twice or absent:
         raise ValueError(
-            f"splits must name every section once: {sections}. Twice: {twice}; not named: "
-            f"{sorted(set(sections) - set(named))}."
+            f"spot_splits must name each of {sections} once: {twice} are named twice, {absent} not at all"
         )
     return {s: name for name, members in splits.items() for s in members}
 
@@ -277,7 +274,7 @@ def _split_of(splits: Mapping[str, Sequence[str]] | None, sections: list[str]) -
 def _section(
     source_dir: Path, section: str, clusters_df: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Spots under tissue and what is known of them, counts (genes x sample_id), how many lack something."""
+    """Spots under tissue with their annotation, counts (genes x sample_id), numbers of spots dropped."""
     spots_df = _table(
         source_dir / f"data/ST-spotfiles/{section}_selection.tsv", ["x", "y", "pixel_x", "pixel_y"]
     )
@@ -301,7 +298,7 @@ def _section(
     unknown = sorted(set(number.dropna()) - set(meaning_df.index))
     if unknown:
         raise ValueError(
-            f"Section {section}: clusters {unknown} of patient {patient} have no meaning in the table."
+            f"section {section}: clusters {unknown} of patient {patient} have no annotation in {CLUSTERS_CSV}"
         )
     totals = counts_df.sum(axis=1)
     has_counts = key.map(totals).fillna(0) > 0
@@ -331,7 +328,7 @@ def _section(
 
 def _there(path: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; fetch the data set again.")
+        raise FileNotFoundError(f"{path} is missing: fetch the data again")
     return path
 
 
@@ -339,35 +336,24 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     table_df = pd.read_csv(_there(path), sep="\t")
     absent = [c for c in columns if c not in table_df]
     if absent:
-        raise ValueError(f"{path}: no column(s) {absent}; it has {list(table_df.columns)}.")
+        raise ValueError(f"{path}: columns {absent} are missing; it has {list(table_df.columns)}")
     return table_df
 
 
 def _refuse_repeats(spots: pd.Index, genes: pd.Index, key: pd.Series, section: str) -> None:
-    for what, ids in (("spot in the counts", spots), ("gene", genes), ("spot position", pd.Index(key))):
+    for what, ids in (("spots of the counts", spots), ("genes", genes), ("spot positions", pd.Index(key))):
         if ids.has_duplicates:
             repeated = list(ids[ids.duplicated()].unique())
-            raise ValueError(
-                f"Section {section}: {len(repeated)} duplicated {what}(s), first {repeated[:3]}."
-            )
+            raise ValueError(f"section {section}: {len(repeated)} duplicate {what}, first {repeated[:3]}")
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    """JPEG to uint8 (height, width, 3). Pillow's limit on huge pictures does not apply to slides."""
+    """JPEG to uint8 (height, width, 3), without Pillow's limit on the size of pictures."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path}: not a readable JPEG ({error}). Fetch it again.") from error
+        raise ValueError(f"{path}: not a readable JPEG ({error}); fetch it again") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
-
-
-# ------------------------------------------------------------------------------------- what is left within

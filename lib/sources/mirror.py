@@ -1,4 +1,4 @@
-"""The local mirror of public data, named by the environment variable DATA_MIRROR.
+"""Folders that public data come from: the mirror named by DATA_MIRROR, and where downloads go.
 
 A mirror is a folder that holds `<dataset>/<file>`, for example `gtex/GTExPortal.csv`. No other module reads
 the variable.
@@ -6,6 +6,7 @@ the variable.
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -23,3 +24,11 @@ def search_folders(local: Path, dataset: str) -> tuple[Path, ...]:
     """Where files of a dataset are looked for, in order: the local folder, then the mirror's."""
     mirrored = folder(dataset)
     return (local, mirrored) if mirrored else (local,)
+
+
+class Places(NamedTuple):
+    """Folders that the source of a cohort reads and downloads to, beside the cohort's own."""
+
+    upstream: Path  # files of a public data set, laid out as their publisher has them
+    gtex: tuple[Path, ...]  # GTEx's tables: looked for in this order, downloaded into the first
+    go: Path | None  # the Gene Ontology is downloaded here; None: it is present, or the user names its files

@@ -1,54 +1,43 @@
-"""Real data by name: pinned addresses, sha256 sums, a mirror folder in place of the network.
+"""Files of public data sets by pinned address and sha256, from the mirror or the network.
 
-`data/reference/registry.csv` lists each file: dataset, path (inside the dataset, as upstream has it),
-n_bytes, sha256, url (pinned to a commit; empty where nobody serves these exact bytes). A mirror is a folder
-that has `<dataset>/<path>`; the environment variable DATA_MIRROR names it.
+`data/reference/registry.csv` lists each file: dataset, path (inside the dataset, as its publisher has it),
+n_bytes, sha256, url (pinned to a commit; empty where nobody serves these exact bytes).
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
-import pooch
-from tqdm.auto import tqdm
 
-from lib.sources import mirror
+from lib.sources import download, mirror
+from lib.sources.http_session import Settings
+from lib.whole_files import fingerprint, whole_file
 
 REGISTRY_CSV = Path(__file__).resolve().parents[2] / "data" / "reference" / "registry.csv"
+SETTINGS = Settings()
 GO_HINT = (
-    "Or take any release of the Gene Ontology, for example "
-    "http://release.geneontology.org/2022-07-01/ontology/go.obo and .../annotations/goa_human.gaf.gz, "
-    "and name the two files as go_obo_file and go_gaf_file in the cohort's TOML. "
+    ", or take any release of the Gene Ontology, for example"
+    " http://release.geneontology.org/2022-07-01/ontology/go.obo and .../annotations/goa_human.gaf.gz,"
+    " and name the two files as go_obo_file and go_gaf_file in the cohort's TOML"
 )
 
 
-def files(dataset: str, registry_csv: Path = REGISTRY_CSV) -> pd.DataFrame:
+def files(dataset: str) -> pd.DataFrame:
     """The registry's rows for one dataset: columns path, n_bytes, sha256, url.
 
-    Raises
-    ------
-    ValueError
-        Unknown dataset; the known ones are named.
+    Raises ValueError for an unknown dataset, naming the known ones.
     """
-    registry_df = pd.read_csv(registry_csv, dtype={"n_bytes": "int64"}, keep_default_na=False)
+    registry_df = pd.read_csv(REGISTRY_CSV, dtype={"n_bytes": "int64"}, keep_default_na=False)
     rows_df = registry_df[registry_df["dataset"] == dataset].drop(columns="dataset").reset_index(drop=True)
     if rows_df.empty:
-        raise ValueError(
-            f"Unknown dataset {dataset!r}; the registry has {sorted(set(registry_df['dataset']))}."
-        )
+        known = sorted(set(registry_df["dataset"]))
+        raise ValueError(f"unknown dataset {dataset!r}: the registry has {known}")
     return rows_df
 
 
-def fetch(
-    dataset: str,
-    dest: str | Path,
-    *,
-    progress: bool = True,
-    registry_csv: Path = REGISTRY_CSV,
-) -> Path:
-    """Bring every file of a dataset to `dest`, checked; files already there and right are left alone.
+def fetch(dataset: str, dest: str | Path) -> Path:
+    """Bring every file of a dataset to `dest`, checked; correct files already there are left alone.
 
     Parameters
     ----------
@@ -58,79 +47,79 @@ def fetch(
     Returns
     -------
     Path
-        `dest`. A file under its final name is always whole: it is checked under another name, then renamed.
+        `dest`. A file under its final name is always complete: it is checked before it is renamed.
 
     Raises
     ------
     FileNotFoundError
         A file has neither mirror nor address, or the mirror folder does not exist.
     RuntimeError
-        The network failed; the message names both ways.
+        A download failed, or brought other bytes; the message names both ways to get the file.
     ValueError
-        A file of the mirror or the network has another sha256.
+        A file of the mirror has another sha256.
     """
-    dest = Path(dest)
-    folder = mirror.folder(dataset)
+    dest, folder = Path(dest), mirror.folder(dataset)
     if folder is not None and not folder.parent.is_dir():
-        raise FileNotFoundError(
-            f"The mirror {folder.parent} (DATA_MIRROR) is not a folder. Correct or unset it."
-        )
-    rows_df = files(dataset, registry_csv)
-    todo_df = rows_df[[not _is_right(dest / row.path, row) for row in rows_df.itertuples()]]
-    with tqdm(
-        total=int(todo_df["n_bytes"].sum()), desc=dataset, unit="B", unit_scale=True, disable=not progress
-    ) as bar:
-        for row in todo_df.itertuples():
-            target = dest / row.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if folder is not None and (folder / row.path).is_file():
-                _from_mirror(folder / row.path, target, row)
-            else:
-                _from_network(dataset, target, row, folder)
-            bar.update(row.n_bytes)
+        raise FileNotFoundError(f"DATA_MIRROR is {folder.parent}, which is not a folder: correct or unset it")
+    rows_df = files(dataset)
+    sha256_of = {dest / path: sha256 for path, sha256 in zip(rows_df["path"], rows_df["sha256"], strict=True)}
+    to_download = []
+    for path, url in zip(rows_df["path"], rows_df["url"], strict=True):
+        target = dest / path
+        if target.is_file() and fingerprint(target) == sha256_of[target]:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if folder is not None and (folder / path).is_file():
+            _from_mirror(folder / path, target, sha256_of[target])
+        elif url:
+            to_download.append(download.File(target, (url,)))
+        else:
+            raise FileNotFoundError(
+                f"{dataset}/{path} has no public address with these exact bytes: {_by_hand(dataset, path)}"
+            )
+    if to_download:
+        _from_network(dataset, dest, to_download, sha256_of)
     return dest
 
 
-def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_right(path: Path, row) -> bool:
-    return path.is_file() and path.stat().st_size == row.n_bytes and sha256(path) == row.sha256
-
-
-def _from_mirror(source: Path, target: Path, row) -> None:
-    found = sha256(source)
-    if found != row.sha256:
+def _from_mirror(source: Path, target: Path, sha256: str) -> None:
+    found = fingerprint(source)
+    if found != sha256:
         raise ValueError(
-            f"{source} has sha256 {found[:12]}… ({source.stat().st_size:,} bytes), the registry has "
-            f"{row.sha256[:12]}… ({row.n_bytes:,} bytes). The copy is damaged or another version; replace it."
+            f"{source} ({source.stat().st_size:,} bytes) has sha256 {found[:12]}…, the registry has"
+            f" {sha256[:12]}…: the copy is damaged or another version; replace it"
         )
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:  # another file system, or links not allowed
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    with whole_file(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another file system, or links not allowed
+            shutil.copyfile(source, temporary)
 
 
-def _from_network(dataset: str, target: Path, row, folder: Path | None) -> None:
-    looked = f"It is not in the mirror ({folder / row.path})." if folder else "No mirror is set."
-    ways = (
-        f"Put a folder with {dataset}/{row.path} in place and set DATA_MIRROR to it. "
-        f"{GO_HINT if dataset == 'go' else ''}{looked}"
-    )
-    if not row.url:
-        raise FileNotFoundError(f"{dataset}/{row.path} has no public address with these exact bytes. {ways}")
+def _from_network(dataset: str, dest: Path, wanted: list[download.File], sha256_of: dict[Path, str]) -> None:
+    def check(path: Path) -> None:
+        found, sha256 = fingerprint(path), sha256_of[path.with_name(path.name.removesuffix(".part"))]
+        if found != sha256:
+            raise ValueError(f"it has sha256 {found[:12]}…, the registry has {sha256[:12]}…")
+
     try:
-        pooch.retrieve(row.url, f"sha256:{row.sha256}", fname=target.name, path=target.parent)
-    except ValueError as error:
-        raise ValueError(f"{row.url} does not have the sha256 of the registry: {error}") from error
-    except OSError as error:  # requests' errors are OSErrors too
+        report_df = download.fetch_all(wanted, check, SETTINGS)
+        failed_df = report_df[report_df["state"].eq("failed")]
+        reason = "; ".join(failed_df["reason"].head(3))
+        failed = failed_df["path"].tolist()
+    except RuntimeError as error:
+        reason, failed = str(error), [str(file.path) for file in wanted]
+    if failed:
+        path = Path(failed[0]).relative_to(dest).as_posix()
         raise RuntimeError(
-            f"Could not download {row.url}: {error}. Either connect to the network and run again, "
-            f"or work without it. {ways}"
-        ) from error
+            f"{len(failed)} of {len(wanted)} files of {dataset} could not be downloaded ({reason}): either"
+            f" connect to the network and run again, or work without it: {_by_hand(dataset, path)}"
+        )
+
+
+def _by_hand(dataset: str, path: str) -> str:
+    """What to do without a network, for one file."""
+    folder = mirror.folder(dataset)
+    looked = f"it is not in the mirror ({folder / path})" if folder else "no mirror is set"
+    hint = GO_HINT if dataset == "go" else ""
+    return f"set DATA_MIRROR to a folder with {dataset}/{path}{hint}; {looked}"

@@ -1,26 +1,20 @@
-"""lib.cohort.gtex_ids, lib.sources.gtex_samples: ids, tissue names, the samples table with its counts."""
-
-import os
-from pathlib import Path
+"""GTEx's ids and tissue names, and the samples table with a count of every step."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from gtex_factory import TISSUES, portal_rows, rna, write_portal
+from gtex_factory import GTEX, TISSUES, needs_gtex, portal_rows, rna, write_portal
 
-import lib
 from lib.cohort import expression
 from lib.cohort.gtex_ids import match_sample_ids, match_tissue
 from lib.cohort.pairing import pair_rna
-from lib.sources.gtex_samples import pathology_indicators, samples_table
+from lib.config import ROOT
+from lib.sources.gtex_samples import SampleChoice, pathology_indicators, samples_table
 from lib.sources.gtex_tables import read_portal, read_sample_attributes, read_subject_phenotypes
 
-MIRROR = Path(os.environ.get("DATA_MIRROR", Path(lib.__file__).parents[2] / "shared" / "data")) / "gtex"
-PORTAL, GCT = MIRROR / "GTExPortal.csv", MIRROR / "GTEx_v8_gene_reads.acmg_59.gct.gz"
-SUBJECTS = MIRROR / "GTEx_Analysis_v8_Annotations_SubjectPhenotypesDS.txt"
-needs_gtex = pytest.mark.skipif(
-    not (PORTAL.is_file() and GCT.is_file()), reason=f"no GTEx tables in {MIRROR}"
-)
+PORTAL, GCT = GTEX / "GTExPortal.csv", GTEX / "GTEx_v8_gene_reads.acmg_59.gct.gz"
+SUBJECTS = GTEX / "GTEx_Analysis_v8_Annotations_SubjectPhenotypesDS.txt"
+REFERENCE = ROOT / "data" / "reference"
 
 
 @pytest.fixture
@@ -28,10 +22,21 @@ def portal_df(tmp_path) -> pd.DataFrame:
     return read_portal(write_portal(tmp_path / "portal.csv", portal_rows()))
 
 
+@pytest.fixture(scope="module")
+def real_df():
+    return read_portal(PORTAL)
+
+
+def chosen(portal_df, rna_ids=None, listed=None, **choice):
+    """The samples table of this choice; of RNA of all samples if none is given."""
+    rna_ids = [rna(s) for s in portal_df["sample_id"]] if rna_ids is None else rna_ids
+    return samples_table(portal_df, rna_ids, choice=SampleChoice(**choice), listed=listed)
+
+
 # -------------------------------------------------------------------------------------- real tables
 @needs_gtex
-def test_real_tables_join_with_the_known_counts():
-    portal_df, rna_ids = read_portal(PORTAL), expression.rna_ids(GCT)
+def test_real_tables_join_with_the_known_counts(real_df):
+    portal_df, rna_ids = real_df, expression.rna_ids(GCT)
     assert (len(portal_df), portal_df["tissue"].nunique(), portal_df["donor"].nunique()) == (25713, 40, 980)
     assert len(rna_ids) == 17382
     table = samples_table(portal_df, rna_ids, subjects_df=read_subject_phenotypes(SUBJECTS))
@@ -40,7 +45,7 @@ def test_real_tables_join_with_the_known_counts():
         "tissue samples in the portal table": 25713,
         "RNA samples in the expression table": 17382,
         "RNA samples whose tissue sample has a slide": 13797,
-        "of these, ids read with 6 for their final 5": 0,
+        "of these, matched by reading a final 5 as 6": 0,
         "slides with RNA": 13797,
     }
     assert table.rna_df["outcome"].value_counts().to_dict() == {
@@ -57,28 +62,25 @@ def test_real_tables_join_with_the_known_counts():
 
 
 @needs_gtex
-def test_real_cohort_of_the_papers_size():
-    portal_df, rna_ids = read_portal(PORTAL), expression.rna_ids(GCT)
-    reference_df = pd.read_csv(Path(lib.__file__).parents[1] / "data" / "reference" / "gtex_tissues.csv")
-    paper = reference_df.loc[reference_df["in_paper"], "tissue"].tolist()
-    table = samples_table(portal_df, rna_ids, tissues=paper, max_slides_per_tissue=46)
+def test_real_cohort_of_the_papers_size(real_df):
+    paper = pd.read_csv(REFERENCE / "gtex_tissues.csv").query("in_paper")["tissue"].tolist()
+    table = chosen(real_df, expression.rna_ids(GCT), tissues=paper, max_slides=46)
     assert table.samples_df["tissue"].nunique() == 39
     assert table.samples_df["tissue"].value_counts().max() == 46
     assert 1600 < len(table.samples_df) < 1794
 
 
 @needs_gtex
-def test_real_duplicates_are_kept_together():
-    gct = MIRROR / "gtex_tpm_heart_brain_liver_180samples.gct.gz"
-    table = samples_table(read_portal(PORTAL), expression.rna_ids(gct))
+def test_real_duplicates_are_kept_together(real_df):
+    table = chosen(real_df, expression.rna_ids(GTEX / "gtex_tpm_heart_brain_liver_180samples.gct.gz"))
     assert (len(table.samples_df), table.samples_df["n_rna"].sum()) == (126, 127)
     twice = table.samples_df[table.samples_df["n_rna"] == 2].iloc[0]
     assert all(name.startswith(twice["sample_id"] + "-") for name in twice["rna_ids"].split("|"))
 
 
 @needs_gtex
-def test_portal_and_phenotypes_agree():
-    portal_df = read_portal(PORTAL).drop_duplicates("donor").set_index("donor")
+def test_portal_and_phenotypes_agree(real_df):
+    portal_df = real_df.drop_duplicates("donor").set_index("donor")
     subjects_df = read_subject_phenotypes(SUBJECTS).set_index("donor")
     both = portal_df.index.intersection(subjects_df.index)
     assert len(both) > 950
@@ -110,11 +112,9 @@ def test_steps_duplicates_and_endings(portal_df):
     assert outcomes[rna("GTEX-1AB0-0005")] == "blood or cell line, no slide"
     assert outcomes[rna("GTEX-9ZZZ-0126")] == "tissue sample not in table"
     steps = table.steps_df.set_index("step")
-    assert steps.loc["RNA samples whose tissue sample has a slide", ["n_left", "n_dropped"]].tolist() == [
-        5,
-        3,
-    ]
-    assert steps.loc["of these, ids read with 6 for their final 5", "n_left"] == 1
+    with_slide = steps.loc["RNA samples whose tissue sample has a slide"]
+    assert with_slide[["n_left", "n_dropped"]].tolist() == [5, 3]
+    assert steps.loc["of these, matched by reading a final 5 as 6", "n_left"] == 1
     assert steps.loc["slides with RNA", "note"].startswith("1 with several")
     assert list(table.samples_df.columns[:4]) == ["sample_id", "slide_id", "tissue", "donor"]
 
@@ -130,13 +130,12 @@ def test_preparing_and_pairing_agree_on_endings(portal_df):
     assert table.samples_df["sample_id"].tolist() == ["GTEX-1AB1-0126", "GTEX-1AB2-0125"]
     pairing_df, counts_df = pair_rna(table.samples_df, rna_ids, "gtex")
     paired_df = table.rna_df[table.rna_df["outcome"].eq("paired")]
-    assert dict(paired_df[["rna_id", "sample_id"]].to_numpy()) == dict(
-        pairing_df[["rna_id", "sample_id"]].to_numpy()
-    )
+    both = (dict(df[["rna_id", "sample_id"]].to_numpy()) for df in (paired_df, pairing_df))
+    assert next(both) == next(both)
     n, steps = counts_df.set_index("step")["n"], table.steps_df.set_index("step")["n_left"]
     assert n["RNA samples paired"] == steps["RNA samples whose tissue sample has a slide"] == 3
     mapped = n["sample ids read with ending 6 instead of 5"]
-    assert mapped == steps["of these, ids read with 6 for their final 5"] == 1
+    assert mapped == steps["of these, matched by reading a final 5 as 6"] == 1
 
 
 def test_an_id_that_exists_is_never_mapped():
@@ -148,31 +147,23 @@ def test_an_id_that_exists_is_never_mapped():
     assert df["ends_mapped"].tolist() == [False, False, True, False]
 
 
-def test_caps_are_nested_and_steady(portal_df):
-    rna_ids = [rna(s) for s in portal_df["sample_id"]]
-    one = set(samples_table(portal_df, rna_ids, max_slides_per_tissue=1).samples_df["sample_id"])
-    two = set(samples_table(portal_df, rna_ids, max_slides_per_tissue=2).samples_df["sample_id"])
-    assert len(one) == 3
-    assert len(two) == 6
+def test_caps_are_nested_and_do_not_depend_on_the_order(portal_df):
+    one = set(chosen(portal_df, max_slides=1).samples_df["sample_id"])
+    two = set(chosen(portal_df, max_slides=2).samples_df["sample_id"])
+    assert (len(one), len(two)) == (3, 6)
     assert one < two
-    backwards = samples_table(portal_df[::-1], rna_ids[::-1], max_slides_per_tissue=2).samples_df
-    assert set(backwards["sample_id"]) == two
-    seeds = [
-        frozenset(samples_table(portal_df, rna_ids, max_slides_per_tissue=1, seed=s).samples_df["sample_id"])
-        for s in range(8)
-    ]
-    assert len(set(seeds)) > 1
-    by_tissue = samples_table(portal_df, rna_ids, max_slides_per_tissue={"brain—cerebellum": 1}).samples_df
+    assert set(chosen(portal_df[::-1], max_slides=2).samples_df["sample_id"]) == two
+    by_tissue = chosen(portal_df, max_slides={"brain—cerebellum": 1}).samples_df
     assert by_tissue["tissue"].value_counts().to_dict() == {TISSUES[0]: 4, TISSUES[1]: 1, TISSUES[2]: 4}
 
 
 def test_tissue_filter_and_minimum(portal_df):
     rna_ids = [rna(s) for s in portal_df["sample_id"]][:-1]  # one skin slide less
-    table = samples_table(portal_df, rna_ids, tissues=["Liver", "Skin—Sun Exposed"], min_slides_per_tissue=4)
+    table = chosen(portal_df, rna_ids, tissues=["Liver", "Skin—Sun Exposed"], min_slides=4)
     assert set(table.samples_df["tissue"]) == {"Liver"}
     assert table.steps_df["n_left"].tolist()[-2:] == [7, 4]
     with pytest.raises(ValueError, match="no slide is left"):
-        samples_table(portal_df, rna_ids, min_slides_per_tissue=100)
+        chosen(portal_df, rna_ids, min_slides=100)
 
 
 def test_covariates(portal_df, tmp_path):
@@ -237,27 +228,22 @@ def test_match_tissue_refuses():
 
 
 def test_every_tissue_of_table6_is_understood():
-    reference = Path(lib.__file__).parents[1] / "data" / "reference"
-    vocabulary = pd.read_csv(reference / "gtex_tissues.csv")["tissue"]
-    for row in pd.read_csv(reference / "paper_table6.csv").itertuples():
+    vocabulary = pd.read_csv(REFERENCE / "gtex_tissues.csv")["tissue"]
+    for row in pd.read_csv(REFERENCE / "paper_table6.csv").itertuples():
         names = [match_tissue(name, vocabulary) for name in row.paper_tissue.split("; ")]
         assert "; ".join(names) == row.tissue
 
 
 def test_empty_join_shows_both_sides(portal_df):
     with pytest.raises(ValueError, match=r"TCGA-AA-0001.*\(4\).*GTEX-1AB0-0126.*\(12\)"):
-        samples_table(portal_df, [f"TCGA-AA-000{i}" for i in range(1, 5)])
+        chosen(portal_df, [f"TCGA-AA-000{i}" for i in range(1, 5)])
 
 
 # ------------------------------------------------------------------------- why a sample is left out
 def test_every_sample_of_the_portal_is_kept_or_has_a_reason(portal_df):
     rna_ids = [rna(s) for s in portal_df["sample_id"]][:-1]
-    table = samples_table(
-        portal_df,
-        rna_ids,
-        tissues=["liver", "Brain—Cerebellum"],
-        max_slides_per_tissue={"Liver": 1, "others": 3},
-    )
+    caps = {"Liver": 1, "others": 3}
+    table = chosen(portal_df, rna_ids, tissues=["liver", "Brain—Cerebellum"], max_slides=caps)
     assert table.samples_df["tissue"].value_counts().to_dict() == {TISSUES[1]: 3, "Liver": 1}
     reasons = table.dropped_df["reason"].value_counts().to_dict()
     assert reasons == {
@@ -270,32 +256,27 @@ def test_every_sample_of_the_portal_is_kept_or_has_a_reason(portal_df):
 
 
 def test_published_list_decides_whatever_the_caps(portal_df):
-    rna_ids = [rna(s) for s in portal_df["sample_id"]]
     listed = ["GTEX-1AB0-0125", "GTEX-1AB1-0126", "GTEX-1AB1-0226", "GTEX-9ZZZ-0126"]
-    table = samples_table(
-        portal_df, rna_ids, listed=listed, max_slides_per_tissue=1, min_slides_per_tissue=100
-    )
+    table = chosen(portal_df, listed=listed, max_slides=1, min_slides=100)
     assert sorted(table.samples_df["sample_id"]) == ["GTEX-1AB0-0126", "GTEX-1AB1-0126", "GTEX-1AB1-0226"]
     note = table.steps_df.set_index("step").loc["slides in the published list", "note"]
     assert note.startswith("1 of 4 listed ids have no slide with RNA (first GTEX-9ZZZ-0126)")
-    assert note.endswith("; 1 ids read with 6 for their final 5")
+    assert note.endswith("; 1 ids matched by reading their final 5 as 6")
 
 
 def test_a_published_list_of_other_samples_shows_both_sides(portal_df):
-    rna_ids = [rna(s) for s in portal_df["sample_id"]]
     listed = [f"GTEX-9ZZ{i}-0126" for i in range(4)]
     with pytest.raises(ValueError, match=r"none of the 4 ids .*GTEX-9ZZ0-0126.*GTEX-1AB0-0126.*\(12\)"):
-        samples_table(portal_df, rna_ids, listed=listed)
+        chosen(portal_df, listed=listed)
 
 
 def test_samples_without_a_required_covariate_are_left_out(portal_df):
     portal_df.loc[portal_df["donor"] == "GTEX-1AB2", "age_bracket"] = ""
-    rna_ids = [rna(s) for s in portal_df["sample_id"]]
-    table = samples_table(portal_df, rna_ids, required=["age_years", "sex"])
+    table = chosen(portal_df, covariates=["age_years", "sex"])
     assert set(table.samples_df["age_years"]) == {55.0}
     assert "GTEX-1AB2" not in set(table.samples_df["donor"])
     last = table.steps_df.iloc[-1]
     assert (last["step"], last["n_dropped"]) == ("slides with all covariates", 3)
     assert last["note"] == "3 without age_years"
-    with pytest.raises(ValueError, match=r"covariates \['rin'\] are not known of these samples"):
-        samples_table(portal_df, rna_ids, required=["rin"])
+    with pytest.raises(ValueError, match=r"covariates \['rin'\] are missing from the samples"):
+        chosen(portal_df, covariates=["rin"])

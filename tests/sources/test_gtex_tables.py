@@ -1,4 +1,4 @@
-"""lib.sources.gtex_tables: the portal's and a release's tables, well-formed and not."""
+"""The readers of the portal's and a release's tables, on good and bad files."""
 
 import gzip
 
@@ -52,7 +52,7 @@ def test_a_packed_portal_table(tmp_path, portal_df):
         (tmp_path / name).write_bytes(whole)
         pd.testing.assert_frame_equal(read_portal(tmp_path / name), portal_df)
         (tmp_path / name).write_bytes(whole[:100])
-        with pytest.raises(ValueError, match=f"{tmp_path / name}: damaged or cut off"):
+        with pytest.raises(ValueError, match=f"{tmp_path / name}: damaged or truncated"):
             read_portal(tmp_path / name)
 
 
@@ -61,7 +61,7 @@ def test_a_packed_portal_table(tmp_path, portal_df):
     [
         ("Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\n".encode("utf-16"), "not UTF-8 text .*spreadsheet"),
         ("Tissue Sample ID,Tissue\nGTEX-1AB0-0126,5 \xb5m\n".encode("latin-1"), "not UTF-8 text .*byte"),
-        (b"", "the file is empty. It should be the GTEx portal's"),
+        (b"", "the file is empty; it should be the GTEx portal's"),
         (b"Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\na,b,c,d\n", "not a table"),
         (
             b"Tissue Sample ID,Tissue\nGTEX-1AB0-0126,Liver\nGTEX-1AB0-0226,\n",
@@ -89,14 +89,14 @@ def test_missing_and_strange_numbers_of_attributes(tmp_path):
     assert df["rin"].fillna(0).tolist() == [6.5, 0]
     assert df["ischaemic_time_min"].fillna(0).tolist() == [0, -40]
     path.write_text("SAMPID\tSMRIN\na\tgood\n")
-    with pytest.raises(ValueError, match=r"x\.txt: column SMRIN: 1 cells are no numbers, first \['good'\]"):
+    with pytest.raises(ValueError, match=r"x\.txt: column SMRIN: 1 cells are not numbers, first \['good'\]"):
         read_sample_attributes(path)
 
 
 def test_bad_annotation_tables(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("SUBJID\tSEX\tAGE\nA\t3\t50-59\n")
-    with pytest.raises(ValueError, match="SEX is 1"):
+    with pytest.raises(ValueError, match="SEX must be 1"):
         read_subject_phenotypes(path)
     with pytest.raises(ValueError, match=r"columns \['SAMPID'\] are missing"):
         read_sample_attributes(path)

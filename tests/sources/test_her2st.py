@@ -1,8 +1,6 @@
-"""Spots as samples: geometry against planted positions, slides as OpenSlide sees them."""
+"""Spots as samples: geometry against known positions, slides as OpenSlide reads them, the her2st import."""
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import openslide
@@ -10,11 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import lib
-from lib.sources import her2st
+from lib.sources import her2st, mirror
+from lib.sources.her2st import Her2stCohort
 
-HER2ST = Path(os.environ.get("DATA_MIRROR") or Path(lib.__file__).parents[2] / "shared/data") / "her2st"
-needs_her2st = pytest.mark.skipif(not HER2ST.exists(), reason=f"no her2st in {HER2ST}")
+HER2ST = mirror.folder("her2st")
+needs_her2st = pytest.mark.skipif(not (HER2ST and HER2ST.is_dir()), reason="DATA_MIRROR has no her2st")
 
 
 def spots(step_x=(290.0, 3.0), step_y=(-2.0, 288.0), jitter=0.0, n=12, seed=0):
@@ -58,11 +56,11 @@ def test_turned_and_mirrored_grids():
     [
         (spots().head(3), "3 spots"),
         (spots().query("y == 5"), "on one line"),
-        (spots(step_y=(0, 500)), "no square grid"),
-        (spots(jitter=400), "no square grid"),
+        (spots(step_y=(0, 500)), "not form a square grid"),
+        (spots(jitter=400), "not form a square grid"),
     ],
 )
-def test_what_is_no_grid_is_refused(spots_df, said):
+def test_spots_that_form_no_grid_are_refused(spots_df, said):
     with pytest.raises(ValueError, match=said):
         her2st.grid_mpp(spots_df)
 
@@ -139,13 +137,10 @@ def upstream(tmp_path):
 
 def test_import_counts_what_it_drops(upstream, tmp_path):
     out = tmp_path / "out"
-    report_df = her2st.import_her2st(
-        upstream, out, region_um=180, splits={"train": ["B1"], "test": ["C2"]}, progress=False
-    )
-    dropped = report_df[
-        ["n_spots", "dropped_no_counts", "dropped_no_label", "dropped_off_slide", "n_samples"]
-    ]
-    assert dropped.to_numpy().tolist() == [[35, 2, 1, 1, 31]] * 2
+    cohort = Her2stCohort(region_um=180, splits={"train": ["B1"], "test": ["C2"]})
+    report_df = her2st.import_her2st(upstream, out, cohort)
+    columns = ["n_spots", "dropped_no_counts", "dropped_no_label", "dropped_off_slide", "n_samples"]
+    assert report_df[columns].to_numpy().tolist() == [[35, 2, 1, 1, 31]] * 2
     assert report_df["mpp"].tolist() == pytest.approx([2.0, 2.0], rel=0.01)
     assert report_df["genes_filled"].tolist() == [1, 1]
     samples_df = pd.read_csv(out / "samples.csv")
@@ -157,20 +152,16 @@ def test_import_counts_what_it_drops(upstream, tmp_path):
 
 
 def test_a_cluster_number_means_something_else_in_each_patient(upstream, tmp_path):
-    her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False)
+    her2st.import_her2st(upstream, tmp_path / "out", Her2stCohort(180))
     samples_df = pd.read_csv(tmp_path / "out/samples.csv").drop_duplicates("cluster").set_index("cluster")
-    assert samples_df["tissue"].to_dict() == {
-        "B:2": "immune",
-        "B:1": "breast glands",
-        "C:2": "cancer",
-        "C:1": "immune",
-    }
+    tissues = {"B:2": "immune", "B:1": "breast glands", "C:2": "cancer", "C:1": "immune"}
+    assert samples_df["tissue"].to_dict() == tissues
     assert samples_df.loc["C:2", "annotation"] == "cancer 1"
     assert "split" not in samples_df
 
 
 def test_expression_is_cpm_of_the_union_of_genes(upstream, tmp_path):
-    her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False)
+    her2st.import_her2st(upstream, tmp_path / "out", Her2stCohort(180))
     cpm_df = pd.read_parquet(tmp_path / "out/expression.parquet")
     samples_df = pd.read_csv(tmp_path / "out/samples.csv")
     assert cpm_df.columns.tolist() == samples_df["sample_id"].tolist()
@@ -184,36 +175,38 @@ def test_expression_is_cpm_of_the_union_of_genes(upstream, tmp_path):
     assert samples_df.set_index("sample_id").loc["C2_6x5", "n_counts"] == counts.sum()
 
 
-def test_import_refuses(upstream, tmp_path):
-    def run(**parameters):
-        her2st.import_her2st(upstream, tmp_path / "out", region_um=180, progress=False, **parameters)
+def test_import_refuses(upstream, tmp_path, monkeypatch):
+    def run(**splits):
+        her2st.import_her2st(upstream, tmp_path / "out", Her2stCohort(180, splits))
 
-    with pytest.raises(FileNotFoundError, match=r"Sections \['Z9'\] have no picture"):
-        run(sections=["Z9"])
-    with pytest.raises(ValueError, match=r"not named: \['C2'\]"):
-        run(splits={"train": ["B1"]})
-    with pytest.raises(ValueError, match=r"Twice: \['B1'\]"):
-        run(splits={"train": ["B1", "C2"], "test": ["B1"]})
-    meaning = tmp_path / "meaning.csv"
-    meaning.write_text("patient,cluster,annotation,coarse\nB,1,a,a\nB,2,b,b\nC,1,c,c\n")
-    with pytest.raises(ValueError, match=r"Section C2: clusters \['2'\] of patient C have no meaning"):
-        run(clusters_csv=meaning)
+    with pytest.raises(ValueError, match=r"\['C2'\] not at all"):
+        run(train=["B1"])
+    with pytest.raises(ValueError, match=r"\['B1'\] are named twice"):
+        run(train=["B1", "C2"], test=["B1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(her2st, "CLUSTERS_CSV", tmp_path / "clusters.csv")
+        her2st.CLUSTERS_CSV.write_text("patient,cluster,annotation,coarse\nB,1,a,a\nB,2,b,b\nC,1,c,c\n")
+        with pytest.raises(ValueError, match=r"section C2: clusters \['2'\] of patient C have no annotation"):
+            run()
     (upstream / "data/ST-imgs/B/B1/B1_HE.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     with pytest.raises(ValueError, match="not a readable JPEG"):
         run()
     (upstream / "data/ST-cnts/B1.tsv.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"B1\.tsv\.gz is missing"):
         run()
-    with pytest.raises(FileNotFoundError, match="fetch the data set first"):
-        her2st.import_her2st(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="fetch the data first"):
+        her2st.import_her2st(tmp_path / "empty", tmp_path / "out", Her2stCohort())
     assert not (tmp_path / "out/samples.csv").exists()
 
 
 @needs_her2st
 @pytest.mark.slow
 def test_real_section(tmp_path):
-    report_df = her2st.import_her2st(HER2ST, tmp_path, sections=["C4"], progress=False)
-    row = report_df.iloc[0]
+    upstream = tmp_path / "C4 alone"
+    (upstream / "data/ST-imgs/C").mkdir(parents=True)
+    for path in ("data/ST-cnts", "data/ST-spotfiles", "data/ST-imgs/C/C4", "res"):
+        (upstream / path).symlink_to(HER2ST / path)
+    row = her2st.import_her2st(upstream, tmp_path, Her2stCohort()).iloc[0]
     assert (row["n_spots"], row["dropped_no_counts"], row["n_samples"], row["genes"]) == (187, 3, 184, 15842)
     assert 0.68 < row["mpp"] < 0.695
     samples_df = pd.read_csv(tmp_path / "samples.csv")

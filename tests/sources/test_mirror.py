@@ -28,4 +28,4 @@ def test_relative_to_the_repository_absolute_or_none(tmp_path, monkeypatch, name
 def test_the_store_and_the_command_look_in_the_same_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_MIRROR", "../shared/data")
     monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
-    assert gtex._folders() == list(Store(Config(cohort="gtex")).gtex_folders)
+    assert gtex._folders() == list(Store(Config(cohort="gtex")).places.gtex)
