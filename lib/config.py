@@ -230,7 +230,7 @@ class Config(BaseModel):
         if self.source == "her2st":
             from lib.sources.her2st import Her2stCohort
 
-            return Her2stCohort(region_um=self.spot_region_um, splits=dict(self.spot_splits))
+            return Her2stCohort(region_um=self.spot_region_um, splits={**self.spot_splits})
         if self.source == "gtex":
             from lib.sources.gtex_cohort import GtexCohort
 

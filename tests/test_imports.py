@@ -31,7 +31,6 @@ def test_light_imports():
         "tifffile",
         "imagecodecs",
         "pydantic",
-        "pooch",
     )
     absent += ("simplejpeg", "matplotlib", "seaborn", "statsmodels", "skimage", "numba", "pyarrow", "timm")
     code = f"""

@@ -22,7 +22,6 @@ SMALLEST_LEVEL_PX = 128
 
 def _page(writer: tifffile.TiffWriter, image: np.ndarray, description: str, tiled: bool) -> None:
     """Append one JPEG page, YCbCr 2 x 2. (`photometric` describes the input, not what is stored.)"""
-    layout = {"tile": (TILE_PX, TILE_PX)} if tiled else {"rowsperstrip": 16}
     writer.write(
         image,
         photometric="rgb",
@@ -33,7 +32,8 @@ def _page(writer: tifffile.TiffWriter, image: np.ndarray, description: str, tile
         metadata=None,
         software=False,
         subfiletype=0,
-        **layout,
+        tile=(TILE_PX, TILE_PX) if tiled else None,
+        rowsperstrip=None if tiled else 16,
     )
 
 

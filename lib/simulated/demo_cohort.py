@@ -25,6 +25,7 @@ from lib.simulated.genes import (
     ALPHABET,
     COVARIATES,
     KINDS,
+    GeneCounts,
     add_covariates,
     gct_bytes,
     plan_genes,
@@ -108,15 +109,8 @@ class DemoCohort:
         (raw / "slides").mkdir(parents=True, exist_ok=True)
         tissues = list(TISSUES)[: self.n_tissues]
         plan_df = plan_samples(tissues, self.slides_per_tissue, seed=self.seed)
-        genes_df = plan_genes(
-            tissues,
-            QUANTITIES,
-            self.n_genes,
-            seed=self.seed,
-            n_direct=self.n_direct,
-            n_markers=self.n_markers,
-            n_covariate=self.n_covariate,
-        )
+        counts = GeneCounts(self.n_genes, self.n_direct, self.n_markers, self.n_covariate)
+        genes_df = plan_genes(tissues, QUANTITIES, counts, self.seed)
         tpm_df = simulate_expression(plan_df, genes_df, self.seed)
         n_drawn = _draw_slides(plan_df, raw / "slides", self)
         write_bytes(raw / "expression.gct.gz", gct_bytes(tpm_df, genes_df["symbol"]))
@@ -186,9 +180,8 @@ def _read_table(path: Path, key: str, needed: list[str]) -> pd.DataFrame:
     table_df = pd.read_csv(
         path, keep_default_na=False, na_values={name: [""] for name in (*QUANTITIES, "effect")}
     )
-    missing = [name for name in [key, *needed] if name not in table_df]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table_df)}")
+    if missing := [name for name in [key, *needed] if name not in table_df]:
+        raise ValueError(f"{path}: columns {missing} are missing; it has {list(table_df.columns)}")
     require_unique(table_df[key], f"{path}: {key}")
     return table_df.set_index(key)
 

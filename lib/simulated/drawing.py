@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] (missing in the stub)
 
 MPP = 0.4942  # GTEx slides: 20x
 COARSE = 4  # structure is laid out at MPP * COARSE, about 2 um per pixel
@@ -56,8 +56,8 @@ def noise(rng: np.random.Generator, n: int, wavelength: float) -> np.ndarray:
     m = max(4, int(np.ceil(2.5 * n / wavelength)) + 3)
     small = Image.fromarray(rng.standard_normal((m, m), np.float32))
     step = wavelength / 2.5
-    box = (1.0, 1.0, 1.0 + n / step, 1.0 + n / step)
-    box = tuple(min(edge, m - 1.0) for edge in box)
+    near, far = min(1.0, m - 1.0), min(1.0 + n / step, m - 1.0)
+    box = (near, near, far, far)
     return np.asarray(small.resize((n, n), Image.Resampling.BICUBIC, box=box)) * 1.35
 
 
@@ -127,7 +127,7 @@ def contour(field: Field, distance: np.ndarray, level: float, spacing: float, wi
 
     Lattice points whose distance is within `width` of the level are moved onto the line along the gradient.
     """
-    slope_y, slope_x = np.gradient(ndimage.gaussian_filter(distance, 1.0), MPP * COARSE)
+    slope_y, slope_x = slopes(ndimage.gaussian_filter(distance, 1.0), MPP * COARSE)
     points = scatter(field, spacing)
     value = look_up(distance, points)
     near = np.abs(value - level) < width
@@ -135,6 +135,12 @@ def contour(field: Field, distance: np.ndarray, level: float, spacing: float, wi
     gradient = np.stack([look_up(slope_x, points), look_up(slope_y, points)], 1)
     steep = np.maximum((gradient**2).sum(axis=1), 0.1)
     return thin(points + gradient * ((level - value) / steep)[:, None], 0.42 * spacing)
+
+
+def slopes(coarse: np.ndarray, pitch: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slope of a coarse map along y and along x."""
+    along_y, along_x = (np.asarray(slope) for slope in np.gradient(coarse, pitch))
+    return along_y, along_x
 
 
 def thin(points: np.ndarray, closest: float) -> np.ndarray:
@@ -145,7 +151,7 @@ def thin(points: np.ndarray, closest: float) -> np.ndarray:
 
 def directions(field: Field, coarse: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Angle of the level line of a coarse map through each point."""
-    slope_y, slope_x = np.gradient(ndimage.gaussian_filter(coarse, 1.5))
+    slope_y, slope_x = slopes(ndimage.gaussian_filter(coarse, 1.5), 1.0)
     return np.arctan2(look_up(slope_y, points), look_up(slope_x, points)) + np.pi / 2
 
 
@@ -222,7 +228,7 @@ def ridge(field: Field, wavelength: float) -> np.ndarray:
     """About the distance (coarse, um) to a random winding line: smooth noise over its own slope."""
     pitch = MPP * COARSE
     values = ndimage.gaussian_filter(noise(field.rng, len(field.x), wavelength / pitch), 1.0)
-    slope_y, slope_x = np.gradient(values, pitch)
+    slope_y, slope_x = slopes(values, pitch)
     return np.abs(values) / np.sqrt(slope_x**2 + slope_y**2 + (0.25 * 6 / wavelength) ** 2)
 
 

@@ -8,6 +8,7 @@ technical covariate (covariate) or nothing (null); reads are then counted, so lo
 import gzip
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -62,39 +63,49 @@ def add_covariates(plan_df: pd.DataFrame, donor_delay: np.ndarray, rng: np.rando
     plan_df["rin"] = np.clip(mean + sd * (-0.3 * delay + 0.95 * rng.standard_normal(n)), 4, 10).round(1)
 
 
+class GeneCounts(NamedTuple):
+    """
+    How many genes of each kind: `direct` per quantity, `markers` per tissue, `covariate` in all; the rest of
+    `total` are null. `null_groups`: shares of their levels; `null_differ`: share that differs between
+    tissues.
+    """
+
+    total: int
+    direct: int
+    markers: int
+    covariate: int
+    null_groups: Mapping[str, float] = NULL_GROUPS
+    null_differ: float = 0.0
+
+
 def plan_genes(
-    tissues: Sequence[str],
-    quantities: Sequence[str],
-    n_genes: int,
-    *,
-    seed: int,
-    n_direct: int,
-    n_markers: int,
-    n_covariate: int,
-    null_groups: Mapping[str, float] = NULL_GROUPS,
-    null_differs: float = 0.0,
+    tissues: Sequence[str], quantities: Sequence[str], counts: GeneCounts, seed: int
 ) -> pd.DataFrame:
     """
     One row per gene (index gene): the truth, and base (log2), sd and per-tissue shifts the simulation needs.
 
-    There are `n_direct` genes per quantity, `n_markers` per tissue and `n_covariate`; the rest are null, with
-    levels by `null_groups`, and a share `null_differs` of them differs between tissues.
     Invented genes are called SYN0001 and carry ids from ENSG00000900001 on, a range no real gene uses.
+
+    Raises
+    ------
+    ValueError
+        More planted genes than genes.
     """
     rng = np.random.default_rng([seed, 2])
-    n_null = n_genes - n_direct * len(quantities) - n_markers * len(tissues) - n_covariate
+    n_genes = counts.total
+    n_null = n_genes - counts.direct * len(quantities) - counts.markers * len(tissues) - counts.covariate
     if n_null < 0:
         raise ValueError(
             f"n_genes = {n_genes} is too few for {n_genes - n_null} planted genes in {len(tissues)} tissues"
         )
-    blocks = [_driven(rng, "direct", "quantity", name, n_direct) for name in quantities]
-    shares = np.array_split(np.arange(n_covariate), len(COVARIATES))
+    blocks = [_driven(rng, "direct", "quantity", name, counts.direct) for name in quantities]
+    shares = np.array_split(np.arange(counts.covariate), len(COVARIATES))
     blocks += [
         _driven(rng, "covariate", "covariate", name, len(share))
         for name, share in zip(COVARIATES, shares, strict=True)
     ]
-    blocks += [_markers(rng, tissue, n_markers) for tissue in tissues]
-    blocks.append(_nulls(rng, n_null, null_groups, null_differs))
+    blocks += [_markers(rng, tissue, counts.markers) for tissue in tissues]
+    blocks.append(_nulls(rng, n_null, counts.null_groups, counts.null_differ))
     genes_df = pd.concat(blocks, ignore_index=True).iloc[rng.permutation(n_genes)].reset_index(drop=True)
     genes_df[["quantity", "covariate", "tissue"]] = genes_df[["quantity", "covariate", "tissue"]].fillna("")
     invented = genes_df["symbol"].isna()

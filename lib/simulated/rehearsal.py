@@ -25,6 +25,7 @@ from lib.simulated.demo_cohort import write_truth
 from lib.simulated.genes import (
     COVARIATES,
     READS_PER_TPM,
+    GeneCounts,
     add_covariates,
     counted_tpm,
     drivers,
@@ -48,7 +49,7 @@ SPREAD_LOG_SD = 0.5  # between tissues, of the factor by which everything in a t
 # Of all genes, one in so many is a marker of each tissue, direct for each quantity, driven by each covariate.
 GENES_PER_MARKER, GENES_PER_DIRECT, GENES_PER_COVARIATE = 2250, 1800, 1800
 # Null genes about as in GTEx: nearly half are silent or hardly counted, and most differ between tissues.
-NULL_GROUPS, NULL_DIFFERS = {"silent": 0.12, "rare": 0.28, "low": 0.25, "expressed": 0.35}, 0.6
+NULL_GROUPS, NULL_DIFFER = {"silent": 0.12, "rare": 0.28, "low": 0.25, "expressed": 0.35}, 0.6
 # Of a convolution's channels in the first and in the last layer: tissue markers, followers of a quantity or
 # covariate; the others differ weakly between tissues.
 MARKER_SHARE, FOLLOWER_SHARE, DEAD_SHARE = (0.03, 0.50), (0.06, 0.03), 0.005
@@ -90,17 +91,15 @@ def write_cohort(
     """
     portal_df = read_portal(gtex_fetch.portal(PORTAL_FILE, folders))
     plan_df = plan_samples(portal_df, paper_tissues(portal_df), n_samples, np.random.default_rng([seed, 1]))
-    genes_df = plan_genes(
-        sorted(plan_df["tissue"].unique()),
-        QUANTITIES,
-        n_genes,
-        seed=seed,
-        n_direct=max(1, n_genes // GENES_PER_DIRECT),
-        n_markers=max(1, n_genes // GENES_PER_MARKER),
-        n_covariate=len(COVARIATES) * max(1, n_genes // GENES_PER_COVARIATE),
+    counts = GeneCounts(
+        total=n_genes,
+        direct=max(1, n_genes // GENES_PER_DIRECT),
+        markers=max(1, n_genes // GENES_PER_MARKER),
+        covariate=len(COVARIATES) * max(1, n_genes // GENES_PER_COVARIATE),
         null_groups=NULL_GROUPS,
-        null_differs=NULL_DIFFERS,
+        null_differ=NULL_DIFFER,
     )
+    genes_df = plan_genes(sorted(plan_df["tissue"].unique()), QUANTITIES, counts, seed)
     genes_df, n_known = with_known_ids(genes_df, gtex_fetch.find(GENES_FILE, folders))
     features_df = draw_features(
         models.feature_table(architecture), plan_df[plan_df["split"] != "train"], seed

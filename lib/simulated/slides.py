@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] (missing in the stub)
 
 from lib.simulated.drawing import COARSE, MPP, Field, enlarge, grain, look_up, noise, soft, stamp, stripes
 from lib.simulated.tissues import TISSUES

@@ -142,7 +142,7 @@ def _keep_complete(filters: _Filters, required: list[str]) -> None:
         raise ValueError(
             f"covariates {absent} are missing from the samples, which have {list(filters.df.columns)}"
         )
-    lacks_df = filters.df[required].isna() | filters.df[required].eq("")
+    lacks_df = filters.df[required].isna() | (filters.df[required] == "")
     note = ", ".join(f"{n} without {name}" for name, n in lacks_df.sum().items() if n)
     filters.keep(~lacks_df.any(axis=1), "with all covariates", note)
 
@@ -163,7 +163,7 @@ def within_cap(samples_df: pd.DataFrame, cap: int | Mapping[str, int]) -> pd.Ser
     gives a subset of a larger one, and added samples do not reshuffle the others.
     """
     digest = samples_df["sample_id"].map(lambda s: hashlib.sha256(f"0:{s}".encode()).hexdigest())
-    rank = digest.groupby(samples_df["tissue"]).rank(method="first")
+    rank = digest.groupby(samples_df["tissue"]).rank(method="first").astype(float)
     if not isinstance(cap, Mapping):
         return rank <= cap
     caps = {match_tissue(tissue, samples_df["tissue"]): n for tissue, n in cap.items() if tissue != OTHERS}

@@ -5,7 +5,6 @@ are general: `grid_mpp` measures µm/px from the spot pitch, `write_pyramid` tur
 `spot_samples` gives the region of each spot.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,7 +289,7 @@ def _section(
     label = (
         labels_df["label"].astype(str).set_axis(labels_df["x"].astype(str) + "x" + labels_df["y"].astype(str))
     )
-    patient = re.match(r"[A-Za-z]+", section)[0]
+    patient = section.rstrip("0123456789")
     number = key.map(label)
     meaning_df = clusters_df.loc[clusters_df.index.get_level_values("patient") == patient].droplevel(
         "patient"

@@ -190,9 +190,7 @@ def test_gct_is_what_its_header_says_and_pairs_with_the_samples(small):
 @pytest.fixture(scope="module")
 def full_tables():
     plan_df = demo_cohort.plan_samples(list(TISSUES), 30, seed=0)
-    genes_df = planted.plan_genes(
-        list(TISSUES), QUANTITIES, 3000, seed=0, n_direct=30, n_markers=25, n_covariate=60
-    )
+    genes_df = planted.plan_genes(list(TISSUES), QUANTITIES, planted.GeneCounts(3000, 30, 25, 60), 0)
     tpm_df = planted.simulate_expression(plan_df, genes_df, 0)
     tpm_df = tpm_df.loc[:, ~tpm_df.columns.str[:15].duplicated()]
     tpm_df.columns = tpm_df.columns.str[:15]
@@ -254,9 +252,7 @@ def test_markers_belong_to_one_tissue_with_unequal_variances_and_thresholds_have
 
 
 def test_counting_noise_is_larger_for_low_genes():
-    genes_df = planted.plan_genes(
-        list(TISSUES), QUANTITIES, 1500, seed=1, n_direct=1, n_markers=1, n_covariate=2
-    )
+    genes_df = planted.plan_genes(list(TISSUES), QUANTITIES, planted.GeneCounts(1500, 1, 1, 2), 1)
     genes_df = genes_df[genes_df["kind"] == "null"]
     genes_df["sd"] = np.where(genes_df["sd"] > 0, 1e-6, 0)
     plan_df = demo_cohort.plan_samples(list(TISSUES), 12, seed=1)
@@ -281,7 +277,7 @@ def test_read_truth_gives_both_tables(small):
     [
         (",marker,", ",markre,", "markre"),
         (",direct,nuclear_size,", ",direct,,", "has no quantity"),
-        ("gene,symbol,kind", "gene,symbol,sort", "lacks the columns kind"),
+        ("gene,symbol,kind", "gene,symbol,sort", r"columns \['kind'\] are missing"),
     ],
 )
 def test_read_truth_refuses_a_spoilt_table(small, tmp_path, old, new, message):
