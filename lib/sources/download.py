@@ -8,9 +8,9 @@ A body takes its final name when it has the promised length and passes the check
 
 import errno
 import os
-import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -22,7 +22,14 @@ from tqdm.auto import tqdm
 from urllib3.exceptions import MaxRetryError
 
 from lib import work_records
-from lib.sources.http_session import NETWORK_ERRORS, DownloadError, Session, Settings
+from lib.sources.http_session import (
+    NETWORK_ERRORS,
+    DownloadError,
+    Session,
+    Settings,
+    body_range,
+    validator_of,
+)
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CHUNK_BYTES, PROBE_BYTES, N_PROBES, SPARE_BYTES = 1 << 18, 1 << 20, 6, 1e9
@@ -76,11 +83,7 @@ class _BodyError(Exception):
 
 
 def fetch_all(
-    files: Sequence[File],
-    check: Check | None = None,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
-    assumed_bytes: float = 0.0,
-    progress: bool = True,
+    files: Sequence[File], check: Check, settings: Settings, assumed_bytes: float = 0.0
 ) -> pd.DataFrame:
     """Fetch `files`, several at a time; those already present and whole are left alone.
 
@@ -90,7 +93,7 @@ def fetch_all(
 
     Parameters
     ----------
-    check : called with the path of a complete body; raises ValueError when it is not what it should be.
+    check : called with the path of a complete body; raises ValueError when it is not the wanted file.
     assumed_bytes : size of a file where the server does not tell.
 
     Returns
@@ -105,8 +108,7 @@ def fetch_all(
     """
     _check_arguments(files, settings)
     expected = estimate(files, settings, assumed_bytes)
-    if progress:
-        print(expected)
+    print(expected)
     needed = expected.bytes_to_fetch + SPARE_BYTES
     if expected.bytes_to_fetch and expected.bytes_free < needed:
         raise RuntimeError(
@@ -118,7 +120,7 @@ def fetch_all(
         folder.mkdir(parents=True, exist_ok=True)
     rows: dict[int, dict[str, Any]] = {}
     total = expected.bytes_to_fetch or None
-    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="download") as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:
         session = Session(settings, bar)
         with ThreadPoolExecutor(settings.n_parallel) as pool:
             waiting = {pool.submit(_row, file, check, session): i for i, file in enumerate(files)}
@@ -175,11 +177,11 @@ def _probe(file: File, session: Session) -> tuple[int, float]:
             if response.ok and not response.headers.get("Content-Type", "").startswith("text/html"):
                 n_bytes = len(response.raw.read(PROBE_BYTES))
                 seconds = max(time.monotonic() - started, 1e-3)
-                return _range_of(response)[1] or 0, n_bytes / seconds
+                return body_range(response)[1] or 0, n_bytes / seconds
     return 0, 0.0
 
 
-def _row(file: File, check: Check | None, session: Session) -> dict[str, Any]:
+def _row(file: File, check: Check, session: Session) -> dict[str, Any]:
     """The row of `fetch_all` for one file; OSError for a full disk, where no later file fares better."""
     try:
         return fetch(file, check, session)
@@ -211,13 +213,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_arguments(files: Sequence[File], settings: Settings) -> None:
-    seen: set[Path] = set()
-    for file in files:
-        if file.path in seen:
-            raise ValueError(f"{file.path} occurs twice in the list of downloads: name each file once")
-        if not file.urls:
-            raise ValueError(f"{file.path} has no address in the list of downloads")
-        seen.add(file.path)
+    (path, n), *_ = Counter(file.path for file in files).most_common(1) or [(None, 0)]
+    if n > 1:
+        raise ValueError(f"{path} occurs {n} times in the list of downloads: name each file once")
     if not 1 <= settings.n_parallel <= 16 or settings.interval_s < 0 or settings.n_retries < 0:
         raise ValueError(f"{settings}: n_parallel must be 1 to 16, interval_s and n_retries at least 0")
 
@@ -225,13 +223,12 @@ def _check_arguments(files: Sequence[File], settings: Settings) -> None:
 # ------------------------------------------------------------------------------------------------ one file
 
 
-def fetch(file: File, check: Check | None, session: Session) -> dict[str, Any]:
+def fetch(file: File, check: Check, session: Session) -> dict[str, Any]:
     """Fetch one file; returns its row of `fetch_all`, raises DownloadError when it cannot be had."""
     row = {"path": str(file.path), "state": "present", "url": "", "reason": ""}
     if file.path.is_file():
         try:
-            if check is not None:
-                check(file.path)
+            check(file.path)
             return row | {"n_bytes": _size(file.path)}
         except ValueError:  # an incomplete copy from elsewhere: set aside, never deleted, and fetched again
             os.replace(file.path, file.path.with_name(file.path.name + ".unusable"))
@@ -247,7 +244,7 @@ def fetch(file: File, check: Check | None, session: Session) -> dict[str, Any]:
     raise DownloadError("not on the server: " + "; ".join(missing))
 
 
-def _fetch_url(url: str, path: Path, check: Check | None, session: Session) -> None:
+def _fetch_url(url: str, path: Path, check: Check, session: Session) -> None:
     """Requests until the file is whole and under its name. Only requests in a row that bring no new byte
     count as failures, beside those that `Session.get` repeats itself.
     """
@@ -255,9 +252,8 @@ def _fetch_url(url: str, path: Path, check: Check | None, session: Session) -> N
     retry, largest, n_unusable = session.retry, _size(part), 0
     while True:
         try:
-            _attempt(url, part, session, checked=check is not None)
-            if check is not None:
-                check(part)
+            _attempt(url, part, session)
+            check(part)
             os.replace(part, path)
             work_records.remove(part)
             return
@@ -271,15 +267,14 @@ def _fetch_url(url: str, path: Path, check: Check | None, session: Session) -> N
         try:
             retry = retry.increment("GET", url, error=failure)
         except MaxRetryError as error:
-            raise DownloadError(
-                f"{url}: gave up after {session.settings.n_retries} retries: {failure}"
-            ) from error
+            n_retries = session.settings.n_retries
+            raise DownloadError(f"{url}: gave up after {n_retries} retries: {failure}") from error
         if n_unusable > 1:
             raise DownloadError(f"{url}: {failure}, twice")
         session.sleep(retry.get_backoff_time())
 
 
-def _attempt(url: str, part: Path, session: Session, checked: bool) -> None:
+def _attempt(url: str, part: Path, session: Session) -> None:
     """One request. Afterwards `part` is complete, or an exception says why not."""
     record = work_records.read(part)
     state = record["outcome"] if record.get("made_for") == {"url": url} else {}
@@ -292,16 +287,14 @@ def _attempt(url: str, part: Path, session: Session, checked: bool) -> None:
             _discard(part)
             raise _BodyError("the server refused the range")
         _require_file(response, url, part)
-        start, total = _range_of(response)
+        start, total = body_range(response)
         if start not in (0, begin) or (start and total != (state["total"] or total)):
             _discard(part)
             raise _BodyError(f"the server sent another range ({response.headers.get('Content-Range')})")
         with open(part, "r+b" if start else "wb") as out:
             out.seek(start)
-            work_records.write(part, {"url": url}, total=total, validator=_validator(response))
+            work_records.write(part, {"url": url}, total=total, validator=validator_of(response))
             _copy(response, out, session)
-        if total is None and not response.raw.chunked and not checked:
-            raise _BodyError("the server gave no length, so a truncated file could not be recognised")
     size = _size(part)
     if total is not None and size > total:
         _discard(part)
@@ -334,24 +327,9 @@ def _copy(response: requests.Response, out: BinaryIO, session: Session) -> None:
         session.sleep(0)
 
 
-def _range_of(response: requests.Response) -> tuple[int, int | None]:
-    """First byte that the body holds (-1 when unreadable), and the whole file's length (None: not told)."""
-    if response.status_code != 206:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdigit() else None
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    return (int(found[1]), int(found[2])) if found else (-1, None)
-
-
 def _web_page(body: bytes) -> _BodyError:
     title = body.decode("utf-8", "replace").partition("<title>")[2].partition("</title>")[0].strip()
     return _BodyError(f"the server sent a web page{f' ({title!r})' if title else ''} instead of the file")
-
-
-def _validator(response: requests.Response) -> str:
-    etag = response.headers.get("ETag", "")
-    # a weak ETag says "looks the same", which is not enough to join two halves (RFC 9110, 13.1.5)
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
 def partial_path(path: Path) -> Path:

@@ -5,14 +5,14 @@ The portal's histology table has no download address of its own; its page is fil
 """
 
 import csv
-import gzip
-import zlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
+from lib.cohort.gzip_files import open_bytes
 from lib.sources import download
 from lib.sources.http_session import NETWORK_ERRORS, DownloadError, Session, Settings
 from lib.whole_files import whole_file
@@ -87,7 +87,7 @@ def table(url: str, folders: Sequence[Path]) -> Path:
     Raises
     ------
     RuntimeError
-        It is in none of the folders and cannot be fetched; the message says where it was looked for, the
+        It is in none of the folders and cannot be downloaded; the message says where it was looked for, the
         address, and what to do.
     ValueError
         The file of that name in a folder is something else, for example an error page.
@@ -179,23 +179,14 @@ def _portal_row(record: dict) -> list[str]:
 # ------------------------------------------------------- whether a downloaded table is what its name says
 
 
-def _has_column(name: str) -> Callable[[str], bool]:
-    return lambda head: name in head.partition("\n")[0].rstrip("\r").split("\t")
-
-
-def _is_gtf(head: str) -> bool:
-    lines = (line for line in head.split("\n") if line and not line.startswith("#"))
-    return next(lines, "").count("\t") == 8
-
-
-# Part of a file's name, without .gz -> what its text begins with, and a test of that.
-KINDS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    ".gct": ("the line #1.2", lambda head: head.startswith("#1.2")),
-    "attributes": ("a header with the column SAMPID", _has_column("SAMPID")),
-    "phenotypes": ("a header with the column SUBJID", _has_column("SUBJID")),
-    ".gtf": ("lines of nine tab-separated columns", _is_gtf),
-    ".obo": ("format-version", lambda head: head.startswith("format-version")),
-    ".gaf": ("!gaf", lambda head: head.startswith("!gaf")),
+# Part of a file's name, without .gz -> what its text begins with, in words and as a pattern.
+KINDS = {
+    ".gct": ("the line #1.2", r"#1\.2"),
+    "attributes": ("a header with the column SAMPID", r"(.*\t)?SAMPID\s"),
+    "phenotypes": ("a header with the column SUBJID", r"(.*\t)?SUBJID\s"),
+    ".gtf": ("lines of nine tab-separated columns", r"(#.*\n|\n)*[^#\t\n][^\t\n]*(\t[^\t\n]*){8}\n"),
+    ".obo": ("format-version", "format-version"),
+    ".gaf": ("!gaf", "!gaf"),
 }
 
 
@@ -210,17 +201,12 @@ def check_table(path: Path) -> None:
         start = file.read(40)
     if not start:
         raise ValueError("it is empty")
-    zipped = start[:2] == b"\x1f\x8b"
-    if name.endswith(".gz") and not zipped:
+    if name.endswith(".gz") and not start.startswith(b"\x1f\x8b"):
         raise ValueError(f"it is not gzip; it begins with {start.decode('utf-8', 'replace')!r}")
-    try:
-        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
-            head = file.read(1 << 16)
-            while path.name.endswith(".part") and file.read(1 << 20):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"the gzip is damaged or truncated ({error})") from error
-    text = head.decode("utf-8", "replace").removeprefix("\ufeff")
-    for part, (expected, holds) in KINDS.items():
-        if part in name.removesuffix(".gz") and not holds(text):
+    with open_bytes(path) as file:
+        text = file.read(1 << 16).decode("utf-8", "replace").removeprefix("\ufeff")
+        while path.name.endswith(".part") and file.read(1 << 20):
+            pass
+    for part, (expected, pattern) in KINDS.items():
+        if part in name.removesuffix(".gz") and not re.match(pattern, text):
             raise ValueError(f"it should begin with {expected}; it begins with {text[:40]!r}")

@@ -1,8 +1,7 @@
 """Readers of the GTEx portal's and releases' tables; the frames have this project's column names."""
 
-import gzip
+import io
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +9,16 @@ from typing import TextIO
 
 import pandas as pd
 
+from lib.cohort.gzip_files import open_bytes
+
 TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
 GTF_ATTRIBUTE = re.compile(r'(\w+) "([^"]*)"')
 HARDY = {
-    0: "Ventilator case",
-    1: "Fast death - violent",
-    2: "Fast death - natural causes",
-    3: "Intermediate death",
-    4: "Slow death",
+    "0": "Ventilator case",
+    "1": "Fast death - violent",
+    "2": "Fast death - natural causes",
+    "3": "Intermediate death",
+    "4": "Slow death",
 }
 # our column -> spellings in the portal's CSV export and API, compared without case, blanks and punctuation
 PORTAL_COLUMNS = {
@@ -103,15 +104,10 @@ def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
     require_unique(raw_df["SUBJID"], f"{path}: SUBJID")
     if not raw_df["SEX"].isin(["1", "2"]).all():
         raise ValueError(f"{path}: SEX must be 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}")
-    hardy = raw_df["DTHHRDY"].map({str(k): v for k, v in HARDY.items()}) if "DTHHRDY" in raw_df else ""
-    return pd.DataFrame(
-        {
-            "donor": raw_df["SUBJID"],
-            "sex": raw_df["SEX"].map({"1": "male", "2": "female"}),
-            "age_bracket": raw_df["AGE"],
-            "hardy_scale": hardy,
-        }
-    ).fillna("")
+    subjects_df = raw_df[["SUBJID", "SEX", "AGE"]].set_axis(["donor", "sex", "age_bracket"], axis=1)
+    subjects_df["sex"] = subjects_df["sex"].map({"1": "male", "2": "female"})
+    subjects_df["hardy_scale"] = raw_df["DTHHRDY"].map(HARDY) if "DTHHRDY" in raw_df else ""
+    return subjects_df.fillna("")
 
 
 def read_gene_models(path: str | Path) -> pd.DataFrame:
@@ -128,11 +124,11 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
     genes = [dict(GTF_ATTRIBUTE.findall(text)) for text in attributes]
     if not genes or "gene_id" not in genes[0]:
         raise ValueError(f"{path}: not a GTF of genes: {len(genes)} lines describe a gene")
-    biotypes = [gene.get("gene_type") or gene.get("gene_biotype", "") for gene in genes]
-    names = [gene.get("gene_name", "") for gene in genes]
-    genes_df = pd.DataFrame(
-        {"gene_id": [gene["gene_id"] for gene in genes], "gene_name": names, "gene_biotype": biotypes}
+    rows = (
+        (gene["gene_id"], gene.get("gene_name", ""), gene.get("gene_type") or gene.get("gene_biotype", ""))
+        for gene in genes
     )
+    genes_df = pd.DataFrame(rows, columns=["gene_id", "gene_name", "gene_biotype"])
     require_unique(genes_df["gene_id"], f"{path}: gene ids")
     return genes_df
 
@@ -160,19 +156,15 @@ def read_text_table(path: str | Path, what: str) -> pd.DataFrame:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     """The text of a file, plain or gzipped; ValueError naming it where it is truncated or not UTF-8."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    opener = gzip.open if zipped else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as text:
-            yield text
+        with open_bytes(path) as file:
+            # the stub of TextIOWrapper asks for a narrower class than it needs
+            yield io.TextIOWrapper(file, encoding="utf-8-sig")  # pyright: ignore[reportArgumentType]
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), perhaps saved by a spreadsheet:"
             " use the file as downloaded, or save it as CSV UTF-8"
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated ({error}); download it again") from error
 
 
 def _numbers(column: pd.Series, what: str) -> pd.Series:

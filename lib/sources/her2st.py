@@ -39,10 +39,7 @@ class Grid(NamedTuple):
     n_outliers: int  # spots left out of the fit
 
 
-# ----------------------------------------------------------------------------------------- the general part
-
-
-def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
+def grid_mpp(spots_df: pd.DataFrame) -> Grid:
     """µm/px from the known distance between spots: an affine fit of pixel on array positions.
 
     Spots further from their fitted place than 4 robust standard deviations are left out and the fit repeated,
@@ -51,7 +48,6 @@ def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
     Parameters
     ----------
     spots_df : columns x, y (array position, in steps of one pitch) and pixel_x, pixel_y (level-0 px).
-    pitch_um : distance of neighbours along array x and y.
 
     Raises
     ------
@@ -82,7 +78,9 @@ def grid_mpp(spots_df: pd.DataFrame, pitch_um: float = SPOT_PITCH_UM) -> Grid:
         )
     rotation = float(np.degrees(np.arctan2(steps[0, 1], steps[0, 0])))
     n_outliers = int((~used).sum())
-    return Grid(pitch_um / pitch, float(pitch_x), float(pitch_y), rotation, residual, len(array), n_outliers)
+    return Grid(
+        SPOT_PITCH_UM / pitch, float(pitch_x), float(pitch_y), rotation, residual, len(array), n_outliers
+    )
 
 
 def spot_samples(
@@ -110,17 +108,18 @@ def spot_samples(
     edge = round(region_um / mpp)
     if edge < 1:
         raise ValueError(f"region_um = {region_um} is under one pixel ({mpp:.3f} µm) of slide {slide_id}")
-    further = [c for c in spots_df if c not in ("sample_id", "donor", "tissue", "pixel_x", "pixel_y")]
-    rows_df = pd.DataFrame({"sample_id": spots_df["sample_id"].to_numpy()})
-    rows_df["slide_id"] = slide_id
-    rows_df["donor"] = spots_df["donor"].to_numpy()
-    rows_df["tissue"] = spots_df["tissue"].to_numpy()
-    rows_df["mpp"] = round(mpp, 5)
-    rows_df["l0_x"] = np.rint(spots_df["pixel_x"].to_numpy(float) - edge / 2).astype(int)
-    rows_df["l0_y"] = np.rint(spots_df["pixel_y"].to_numpy(float) - edge / 2).astype(int)
-    rows_df["l0_width"] = rows_df["l0_height"] = edge
-    for column in further:
-        rows_df[column] = spots_df[column].to_numpy()
+    rows_df = spots_df[["sample_id"]].assign(
+        slide_id=slide_id,
+        donor=spots_df["donor"],
+        tissue=spots_df["tissue"],
+        mpp=round(mpp, 5),
+        l0_x=np.rint(spots_df["pixel_x"] - edge / 2).astype(int),
+        l0_y=np.rint(spots_df["pixel_y"] - edge / 2).astype(int),
+        l0_width=edge,
+        l0_height=edge,
+    )
+    further = spots_df.columns.difference([*rows_df.columns, "pixel_x", "pixel_y"], sort=False)
+    rows_df = rows_df.join(spots_df[further])
     inside = (rows_df["l0_x"] >= 0) & (rows_df["l0_y"] >= 0)
     inside &= (rows_df["l0_x"] + edge <= l0_width) & (rows_df["l0_y"] + edge <= l0_height)
     return rows_df[inside].reset_index(drop=True)
@@ -159,9 +158,6 @@ def write_pyramid(image: np.ndarray, path: str | Path, mpp: float) -> None:
             level, level_mpp = level.reduce(2), level_mpp * 2
 
 
-# ------------------------------------------------------------------------------------------------- her2st
-
-
 @dataclass(frozen=True)
 class Her2stCohort:
     """A cohort of spots from HER2-positive breast cancer sections.
@@ -188,8 +184,8 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
 
     Parameters
     ----------
-    source_dir : laid out as github almaan/her2st (data/ST-cnts, data/ST-imgs, data/ST-spotfiles,
-        res/ST-cluster); every section with a picture is imported.
+    source_dir : files of github almaan/her2st, as `pinned_files` fetches and checks them (data/ST-cnts,
+        data/ST-imgs, data/ST-spotfiles, res/ST-cluster); every section with a picture is imported.
     out_dir : receives slides/<section>.tiff, samples.csv, expression.parquet, import_report.csv.
 
     Returns
@@ -201,7 +197,7 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
     Raises
     ------
     FileNotFoundError, ValueError
-        A file is missing; a table lacks a column; a cluster without an annotation; splits that do not fit.
+        A file is missing; a cluster has no annotation; splits that do not fit; spots that form no grid.
 
     Notes
     -----
@@ -210,7 +206,9 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
     cluster number means something else in each patient (`CLUSTERS_CSV`).
     """
     source_dir, out_dir = Path(source_dir), Path(out_dir)
-    pictures = _pictures(source_dir)
+    pictures = {path.parent.name: path for path in sorted(source_dir.glob("data/ST-imgs/*/*/*.jp*g"))}
+    if not pictures:
+        raise FileNotFoundError(f"no section pictures in {source_dir / 'data/ST-imgs'}: fetch the data first")
     split_of = _split_of(cohort.splits, list(pictures))
     clusters_df = pd.read_csv(CLUSTERS_CSV, comment="#", dtype=str).set_index(["patient", "cluster"])
     (out_dir / "slides").mkdir(parents=True, exist_ok=True)
@@ -243,20 +241,6 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
     return report_df
 
 
-def _pictures(source_dir: Path) -> dict[str, Path]:
-    """Section -> its JPEG, in alphabetical order."""
-    found: dict[str, Path] = {}
-    for path in sorted(source_dir.glob("data/ST-imgs/*/*/*.jp*g")):
-        section = path.parent.name
-        if section in found:
-            names = f"{found[section].name} and {path.name}"
-            raise ValueError(f"section {section} has two pictures, {names}: keep one")
-        found[section] = path
-    if not found:
-        raise FileNotFoundError(f"no section pictures in {source_dir / 'data/ST-imgs'}: fetch the data first")
-    return found
-
-
 def _split_of(splits: Mapping[str, Sequence[str]], sections: list[str]) -> dict[str, str]:
     if not splits:
         return {}
@@ -272,30 +256,19 @@ def _split_of(splits: Mapping[str, Sequence[str]], sections: list[str]) -> dict[
 
 def _section(
     source_dir: Path, section: str, clusters_df: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Spots under tissue with their annotation, counts (genes x sample_id), numbers of spots dropped."""
-    spots_df = _table(
-        source_dir / f"data/ST-spotfiles/{section}_selection.tsv", ["x", "y", "pixel_x", "pixel_y"]
-    )
+    spots_df = pd.read_csv(source_dir / f"data/ST-spotfiles/{section}_selection.tsv", sep="\t")
+    counts_df = pd.read_csv(source_dir / f"data/ST-cnts/{section}.tsv.gz", sep="\t", index_col=0)
+    labels_path = source_dir / f"res/ST-cluster/lbl/{section}-cluster-annotation.tsv.gz"
+    labels_df = pd.read_csv(labels_path, sep="\t")
     if "selected" in spots_df:
         spots_df = spots_df[spots_df["selected"] == 1]
     spots_df = spots_df[["x", "y", "pixel_x", "pixel_y"]].reset_index(drop=True)
-    key = spots_df["x"].astype(str) + "x" + spots_df["y"].astype(str)
-    counts_df = pd.read_csv(_there(source_dir / f"data/ST-cnts/{section}.tsv.gz"), sep="\t", index_col=0)
-    _refuse_repeats(counts_df.index, counts_df.columns, key, section)
-    labels_df = _table(
-        source_dir / f"res/ST-cluster/lbl/{section}-cluster-annotation.tsv.gz", ["x", "y", "label"]
-    )
-    label = (
-        labels_df["label"].astype(str).set_axis(labels_df["x"].astype(str) + "x" + labels_df["y"].astype(str))
-    )
-    patient = section.rstrip("0123456789")
-    number = key.map(label)
-    meaning_df = clusters_df.loc[clusters_df.index.get_level_values("patient") == patient].droplevel(
-        "patient"
-    )
-    unknown = sorted(set(number.dropna()) - set(meaning_df.index))
-    if unknown:
+    key, patient = _spot_keys(spots_df), section.rstrip("0123456789")
+    cluster = key.map(labels_df["label"].astype(str).set_axis(_spot_keys(labels_df)))
+    annotations_df = clusters_df.xs(patient, level="patient")
+    if unknown := sorted(set(cluster.dropna()) - set(annotations_df.index)):
         raise ValueError(
             f"section {section}: clusters {unknown} of patient {patient} have no annotation in {CLUSTERS_CSV}"
         )
@@ -304,46 +277,25 @@ def _section(
     spots_df = spots_df.assign(
         sample_id=section + "_" + key,
         donor=patient,
-        tissue=number.map(meaning_df["coarse"]),
-        cluster=patient + ":" + number,
-        annotation=number.map(meaning_df["annotation"]),
+        tissue=cluster.map(annotations_df["coarse"]),
+        cluster=patient + ":" + cluster,
+        annotation=cluster.map(annotations_df["annotation"]),
         n_counts=key.map(totals).fillna(0).astype(int),
     )
-    counts_df = (
-        counts_df[totals > 0]
-        .T.rename_axis("gene")
-        .rename_axis(None, axis=1)
-        .add_prefix(f"{section}_", axis=1)
-    )
+    counts_df = counts_df[totals > 0].T.rename_axis("gene").rename_axis(None, axis=1)
     report = {
         "section": section,
         "n_listed": len(spots_df),
         "dropped_no_counts": int((~has_counts).sum()),
-        "dropped_no_label": int((has_counts & number.isna()).sum()),
+        "dropped_no_label": int((has_counts & cluster.isna()).sum()),
         "genes": len(counts_df),
     }
-    return spots_df, counts_df, report
+    return spots_df, counts_df.add_prefix(f"{section}_", axis=1), report
 
 
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: fetch the data again")
-    return path
-
-
-def _table(path: Path, columns: list[str]) -> pd.DataFrame:
-    table_df = pd.read_csv(_there(path), sep="\t")
-    absent = [c for c in columns if c not in table_df]
-    if absent:
-        raise ValueError(f"{path}: columns {absent} are missing; it has {list(table_df.columns)}")
-    return table_df
-
-
-def _refuse_repeats(spots: pd.Index, genes: pd.Index, key: pd.Series, section: str) -> None:
-    for what, ids in (("spots of the counts", spots), ("genes", genes), ("spot positions", pd.Index(key))):
-        if ids.has_duplicates:
-            repeated = list(ids[ids.duplicated()].unique())
-            raise ValueError(f"section {section}: {len(repeated)} duplicate {what}, first {repeated[:3]}")
+def _spot_keys(spots_df: pd.DataFrame) -> pd.Series:
+    """Array positions as the counts name them: 10x13."""
+    return spots_df["x"].astype(str) + "x" + spots_df["y"].astype(str)
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -352,7 +304,5 @@ def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable JPEG ({error}); fetch it again") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -1,5 +1,6 @@
 """One polite HTTP session for all requests of a download: retries, a request clock, a stop sign."""
 
+import re
 import threading
 import time
 from typing import Any, NamedTuple
@@ -97,3 +98,19 @@ class _Retry(Retry):
         asked = self.get_retry_after(response) if response is not None else None
         self.session.sleep(min(asked or self.get_backoff_time(), LONGEST_WAIT_S))
         self.session.wait_for_turn()
+
+
+def body_range(response: requests.Response) -> tuple[int, int | None]:
+    """First byte that the body holds (-1 when unreadable), and the whole file's length (None: not told)."""
+    if response.status_code != 206:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    return (int(found[1]), int(found[2])) if found else (-1, None)
+
+
+def validator_of(response: requests.Response) -> str:
+    """The header by which a later request recognises the same file: ETag or date; "" where there is none."""
+    etag = response.headers.get("ETag", "")
+    # a weak ETag says "looks the same", which is not enough to join two halves (RFC 9110, 13.1.5)
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")

