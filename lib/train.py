@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 
 from lib.config import Config, parse_setting
-from lib.network import checkpoints, training, training_step
+from lib.network import checkpoints, devices, training
 from lib.store import Store
 from lib.tiles.stored import labelled_tiles
 
@@ -38,7 +38,7 @@ def train(config: Config, restart: bool = False) -> None:
     Raises StaleArtefactError where samples or tiles are missing or stale (the notebook to run is named).
     """
     store, recipe = Store(config), config.recipe
-    with training_step.process_group() as rank:
+    with devices.process_group() as rank:
         samples_df, tiles_df = store.load("samples"), store.load("tiles")
         class_names = sorted(samples_df.loc[samples_df["split"] == "train", "tissue"].unique())
         labelled_df = labelled_tiles(tiles_df, samples_df, store.stack_files(tiles_df), class_names)

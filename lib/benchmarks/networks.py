@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from lib.benchmarks.timing import COLUMNS, row, timed
 from lib.features import quantify
-from lib.network import models, training_step
+from lib.network import devices, models, training_step
 from lib.network.batches import TileLoader
 from lib.network.recipe import Recipe
 from lib.whole_files import whole_file
@@ -90,7 +90,7 @@ def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = 
     ValueError
         A GPU where torch sees none.
     """
-    training_step.choose_device(device)
+    devices.choose_device(device)
     size = size or (QUICK if quick else ON_CPU if device == "cpu" else Size())
     rows: list[dict] = []
     for measure, names in ((quantification_row, size.quantified), (training_row, size.trained)):
@@ -135,8 +135,7 @@ def quantification_row(case: Case) -> dict:
             _run_batches(lambda: quantify_batch(tiles), case)
 
         # The bare passes must run without the hooks that the context above has set.
-        bare_model = _network(case.architecture, case.size).eval()
-        bare_model.to(torch.device(device), memory_format=torch.channels_last)
+        bare_model = devices.move(_network(case.architecture, case.size).eval(), torch.device(device))
 
         def bare() -> None:
             with torch.inference_mode(), quantify.precision(device, precision):

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lib.features import slide_sums
-from lib.network import models, training_step
+from lib.network import devices, models
 from lib.network.weights import fingerprint
 from lib.tiles.stored import StoredTiles
 
@@ -96,7 +96,7 @@ def tile_quantifier(
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
         remedy = f"try {max(1, len(tiles) // 2)} (inference_batch of a run, batch_size of quantify_samples), "
         remedy += "or bfloat16 (feature_precision, dtype)"
-        explained = training_step.out_of_memory_explained(len(tiles), tiles.shape[1], device, remedy)
+        explained = devices.out_of_memory_explained(len(tiles), tiles.shape[1], device, remedy)
         with explained, torch.inference_mode(), precision(device, dtype):
             sums_t = torch.empty((len(tiles), int(ends[-1])), device=device)
             model(models.normalise(tiles_t.to(device), mean, sd))

@@ -88,7 +88,7 @@ def _merged(
 ) -> tuple[pd.DataFrame, int]:
     """Split, donor, tissue, predicted, known and correct, after merging; and the number of classes."""
     missing = [name for name in ("split", "donor", "tissue", "predicted") if name not in predictions_df]
-    if missing or predictions_df["tissue"].isna().any():
+    if missing or bool(predictions_df["tissue"].isna().any()):
         raise ValueError(
             f"the {level} frame lacks {missing or 'the true tissue of some rows'}: join samples first"
         )
@@ -160,7 +160,7 @@ def confusion(predicted: Sequence[str], truth: Sequence[str], classes: Sequence[
     counts_df = pd.crosstab(
         np.asarray(truth), np.asarray(predicted), rownames=["tissue"], colnames=["predicted"]
     )
-    return counts_df.reindex(index=classes, columns=classes, fill_value=0)
+    return counts_df.reindex(index=list(classes), columns=list(classes), fill_value=0)
 
 
 def majority_baseline(train_tissues: Sequence[str], truth: Sequence[str]) -> tuple[str, float]:

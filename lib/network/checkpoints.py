@@ -13,17 +13,20 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pandas.util import hash_pandas_object
 from torch import nn
 
 from lib import work_records
 from lib.whole_files import whole_file
 
+History = list[dict[str, Any]]  # one per epoch: epoch (from 1), validation_accuracy and more
+
 
 def fingerprint(tiles_df: pd.DataFrame) -> str:
     """sha256 of which tiles carry which label, in order; the folder of the tile stacks does not matter."""
-    names = tiles_df["file"].astype(str).map(lambda file: Path(file).name)
-    rows = pd.DataFrame({"file": names, "index": tiles_df["stack_index"], "label": tiles_df["label"]})
-    return hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()
+    names = [Path(str(file)).name for file in tiles_df["file"]]
+    rows_df = tiles_df[["stack_index", "label"]].assign(file=names)
+    return hashlib.sha256(hash_pandas_object(rows_df, index=False).to_numpy().tobytes()).hexdigest()
 
 
 def require_same_run(run_dir: Path, made_for: dict[str, Any]) -> None:
@@ -73,8 +76,8 @@ def discard_longer(run_dir: Path, epochs: int) -> None:
             discard(run_dir, f"it has {history[-1]['epoch']} finished epochs, more than {epochs}")
 
 
-def resume(run_dir: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """Load weights and momentum of the last finished epoch, if any; returns one dict per epoch so far."""
+def resume(run_dir: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> History:
+    """Load weights and momentum of the last finished epoch, if any; returns the history so far."""
     last = run_dir / "last.pt"
     if not last.exists():
         return []
@@ -88,8 +91,7 @@ def keep(
     run_dir: Path,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-    about: dict[str, Any],
+    history: History,
     made_for: dict[str, Any],
 ) -> None:
     """Write `best.pt` if the newest epoch beats all before it, then `last.pt` and its record.
@@ -98,16 +100,16 @@ def keep(
 
     Parameters
     ----------
-    history : one dict per epoch, with epoch and validation_accuracy
-    about : architecture, weights, class_names, input_px; kept in `best.pt`
-    made_for : as in `require_same_run`
+    history : with epoch and validation_accuracy
+    made_for : as in `require_same_run`; architecture, weights, class_names and input_px go into `best.pt`
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     now, before = history[-1], [row["validation_accuracy"] for row in history[:-1]]
     if now["validation_accuracy"] > max(before, default=-math.inf):
-        best = {"epoch": now["epoch"], "validation_accuracy": now["validation_accuracy"]}
-        _save({"state_dict": state, **about, **best}, run_dir / "best.pt")
+        facts = {name: made_for[name] for name in ("architecture", "weights", "class_names", "input_px")}
+        facts |= {name: now[name] for name in ("epoch", "validation_accuracy")}
+        _save({"state_dict": state, **facts}, run_dir / "best.pt")
     last = run_dir / "last.pt"
     _save({"state_dict": state, "optimiser": optimiser.state_dict(), "history": history}, last)
     work_records.write(last, made_for, epochs=len(history))

@@ -1,12 +1,13 @@
-"""Networks side by side: Tables 1 to 4 of one cohort, and what is left of each against its null networks.
+"""Networks side by side: Tables 1 to 4 of one cohort, and what each has learned beyond its null networks.
 
-A network is named by its architecture (with the weights it began with, if any: "resnet34 (imagenet)") and
-its kind: "trained", "pretrained only" (weights from elsewhere, not trained here), or one of the null networks
-"untrained" and "shuffled" (METHOD section 11). Tables have these two as their first columns, architectures in
-the order of Table 1, trained first.
+A network is named by its architecture (with its initial weights, if any: "resnet34 (imagenet)") and its kind:
+"trained", "pretrained only" (weights from elsewhere, not trained here), or one of the null networks
+"untrained" and "shuffled" (notebooks/README.md, section 11). Tables begin with these two columns, in the
+order of Table 1, trained first.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,7 +24,7 @@ Name = tuple[str, str]  # architecture, kind
 def size_table(architectures: Sequence[str] = ARCHITECTURES, n_classes: int = 39) -> pd.DataFrame:
     """Table 1, computed: architecture, n_features, n_parameters (trainable, with `n_classes` outputs).
 
-    Nothing is allocated: the networks are built on the meta device.
+    The networks are built on the meta device, so nothing is allocated.
     """
     rows = []
     for architecture in architectures:
@@ -40,29 +41,26 @@ def accuracy_table(accuracies: Mapping[Name, pd.DataFrame], level: str) -> pd.Da
 
     Parameters
     ----------
-    accuracies : of each network the frame of `classify.accuracy_table` (level, split, accuracy, low, high,
+    accuracies : for each network the frame of `accuracy.accuracy_table` (level, split, accuracy, low, high,
         macro_accuracy; fractions)
 
     Returns
     -------
-    DataFrame: architecture, network, validation_accuracy_percent, test_accuracy_percent, and of the test set
-    the 95 % interval over donors (test_low_percent, test_high_percent) and test_macro_percent.
+    DataFrame: architecture, network, validation_accuracy_percent, test_accuracy_percent, and for the test set
+    the 95 % interval over donors (test_low_percent, test_high_percent) and test_macro_percent. A set without
+    samples of known tissue has no accuracy.
     """
     rows = []
     for name, accuracy_df in accuracies.items():
-        of_split = accuracy_df[accuracy_df["level"] == level].set_index("split")
-        row = dict(zip(KEYS, name, strict=True))
-        for split in ("validation", "test"):
-            row[f"{split}_accuracy_percent"] = _percent(of_split, split, "accuracy")
-        row |= {f"test_{end}_percent": _percent(of_split, "test", end) for end in ("low", "high")}
-        row["test_macro_percent"] = _percent(of_split, "test", "macro_accuracy")
-        rows.append(row)
+        of_level = accuracy_df.loc[accuracy_df["level"] == level].set_index("split")
+        percent = (
+            100 * of_level.reindex(["validation", "test"])[["accuracy", "low", "high", "macro_accuracy"]]
+        )
+        validation, test = percent.to_numpy(float)
+        columns = ("test_accuracy_percent", "test_low_percent", "test_high_percent", "test_macro_percent")
+        row = {"validation_accuracy_percent": validation[0], **dict(zip(columns, test, strict=True))}
+        rows.append(_keys(name) | row)
     return _ordered(rows)
-
-
-def _percent(of_split: pd.DataFrame, split: str, column: str) -> float:
-    """A set without samples of known tissue has no row, and no accuracy."""
-    return 100 * float(of_split.loc[split, column]) if split in of_split.index else float("nan")
 
 
 def pair_table(pairs: Mapping[Name, pd.DataFrame], r_threshold: float, e_threshold: float) -> pd.DataFrame:
@@ -70,8 +68,8 @@ def pair_table(pairs: Mapping[Name, pd.DataFrame], r_threshold: float, e_thresho
 
     Parameters
     ----------
-    pairs : of each network the pairs kept (gene, feature, tissue, r, max_median_log2), from an |r| at or
-        below `r_threshold` on
+    pairs : for each network its pairs (gene, feature, tissue, r, max_median_log2), from an |r| at or below
+        `r_threshold` upwards
 
     Returns
     -------
@@ -80,48 +78,45 @@ def pair_table(pairs: Mapping[Name, pd.DataFrame], r_threshold: float, e_thresho
     rows = []
     for name, pairs_df in pairs.items():
         counts = threshold_table(pairs_df, [(r_threshold, e_threshold)]).iloc[0]
-        row = dict(zip(KEYS, name, strict=True))
-        rows.append(
-            row | {f"n_{what}": int(counts[what]) for what in ("pairs", "genes", "features", "tissues")}
-        )
+        columns = [f"n_{what}" for what in ("pairs", "genes", "features", "tissues")]
+        counted = counts[["pairs", "genes", "features", "tissues"]].to_numpy(int)
+        rows.append(_keys(name) | dict(zip(columns, counted, strict=True)))
     return _ordered(rows)
 
 
 def learned_table(
     significance: Mapping[Name, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], q_threshold: float
 ) -> pd.DataFrame:
-    """What the counts are worth: survivors of the within-tissue test, and reproducibility, of each network.
+    """Pairs and genes of each network that are significant within tissues, and its reproducibility.
 
     Parameters
     ----------
-    significance : of each network the frames `pairs_significance` (q_within_tissue), `gene_significance` (q)
+    significance : for each network the frames `pairs_significance` (q_within_tissue), `gene_significance` (q)
         and `reproducibility` (row reproducibility_r; columns raw and, where it could be computed, within
         tissues)
 
     Returns
     -------
     DataFrame: architecture, network, pairs_over_threshold, pairs_within_tissue (of these, q at or below the
-    threshold), genes_tested, genes_within_tissue (following any feature within tissues at that q),
+    threshold), genes_tested, genes_within_tissue (that follow any feature within tissues at that q),
     r_reproducibility and r_reproducibility_within (validation against test, all pairs).
     """
     rows = []
     for name, (pairs_df, genes_df, reproducibility_df) in significance.items():
-        returned = reproducibility_df.loc["reproducibility_r"]
-        row = dict(zip(KEYS, name, strict=True))
-        row["pairs_over_threshold"] = len(pairs_df)
+        of_r = reproducibility_df.reindex(columns=["raw", "within tissues"]).loc["reproducibility_r"]
+        raw, within = of_r.to_numpy(float)
+        row = {"pairs_over_threshold": len(pairs_df)}
         row["pairs_within_tissue"] = int((pairs_df["q_within_tissue"] <= q_threshold).sum())
         row["genes_tested"] = len(genes_df)
         row["genes_within_tissue"] = int((genes_df["q"] <= q_threshold).sum())
-        row["r_reproducibility"] = float(returned["raw"])
-        row["r_reproducibility_within"] = float(returned.get("within tissues", float("nan")))
-        rows.append(row)
+        rows.append(_keys(name) | row | {"r_reproducibility": raw, "r_reproducibility_within": within})
     return _ordered(rows)
 
 
 def one_table(
     accuracies: Mapping[str, pd.DataFrame], pairs_df: pd.DataFrame, learned_df: pd.DataFrame
 ) -> pd.DataFrame:
-    """Everything of each network in one row: Tables 2 to 4 and what the counts are worth.
+    """All of these in one row for each network.
 
     Parameters
     ----------
@@ -130,27 +125,29 @@ def one_table(
 
     Returns
     -------
-    DataFrame: architecture, network; of each level <level>_validation_percent and <level>_test_percent;
+    DataFrame: architecture, network; for each level <level>_validation_percent and <level>_test_percent;
     slide_test_low_percent and slide_test_high_percent; then the columns of `pairs_df` and `learned_df`.
     """
-    table = pairs_df[KEYS]
+    table_df = pairs_df[KEYS]
     for level, accuracy_df in accuracies.items():
-        columns = {
-            f"{split}_accuracy_percent": f"{level}_{split}_percent" for split in ("validation", "test")
-        }
-        if level == "slide":
-            columns |= {f"test_{end}_percent": f"slide_test_{end}_percent" for end in ("low", "high")}
-        of_level = accuracy_df[[*KEYS, *columns]].rename(columns=columns)
-        table = table.merge(of_level, on=KEYS, validate="one_to_one")
+        ends = ("low", "high") if level == "slide" else ()
+        names = {f"{split}_accuracy_percent": f"{level}_{split}_percent" for split in ("validation", "test")}
+        names |= {f"test_{end}_percent": f"{level}_test_{end}_percent" for end in ends}
+        of_level = accuracy_df[[*KEYS, *names]].rename(columns=names)
+        table_df = table_df.merge(of_level, on=KEYS, validate="one_to_one")
     for other_df in (pairs_df, learned_df):
-        table = table.merge(other_df, on=KEYS, validate="one_to_one")
-    return table
+        table_df = table_df.merge(other_df, on=KEYS, validate="one_to_one")
+    return table_df
 
 
-def _ordered(rows: Sequence[dict]) -> pd.DataFrame:
+def _keys(name: Name) -> dict[str, Any]:
+    return dict(zip(KEYS, name, strict=True))
+
+
+def _ordered(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows in the order of Table 1 (other encoders after it, by name), trained before its null networks."""
     if not rows:
-        raise ValueError("there is no network to compare: run one to its end first")
+        raise ValueError("there is no network to compare: finish at least one first")
     place = {name: i for i, name in enumerate(ARCHITECTURES)}
 
     def key(row: dict) -> tuple:

@@ -1,6 +1,7 @@
 """Networks by name, without trained weights of our own: the thirteen of Table 1, timm's, torchvision's."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torchvision
@@ -18,16 +19,18 @@ def construct(architecture: str, n_classes: int, input_px: int, pretrained: bool
     on it.
     """
     source, _, name = architecture.rpartition(":")
+    size: dict[str, Any] = {}
     if source == "timm":
-        timm = import_timm()
-        fixed = timm.get_pretrained_cfg(name).fixed_input_size if timm.is_model_pretrained(name) else False
-        size = {"img_size": input_px} if fixed else {}
-        return timm.create_model(name, pretrained=pretrained, num_classes=n_classes, **size)
+        settings = timm_settings(name)
+        if settings and settings.fixed_input_size:
+            size = {"img_size": input_px}
+        return import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **size)
     if name == "inception_v3" and not source:
         return inception_v3(n_classes)
     if name in ("vgg16_1fc", "vgg16_avg1fc"):
         return _vgg16_one_linear(n_classes, average=name == "vgg16_avg1fc")
-    size = {"image_size": input_px} if name.startswith("vit_") else {}
+    if name.startswith("vit_"):
+        size = {"image_size": input_px}
     return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **size)
 
 
@@ -95,13 +98,18 @@ def last_layer(architecture: str) -> set[str]:
 
 def default_px(architecture: str) -> int:
     """Input edge at which an encoder's layers are looked up: 224 px, or what timm states for it."""
-    if not architecture.startswith("timm:"):
-        return 224
-    timm, name = import_timm(), architecture.removeprefix("timm:")
-    return timm.get_pretrained_cfg(name).input_size[-1] if timm.is_model_pretrained(name) else 224
+    source, _, name = architecture.rpartition(":")
+    settings = timm_settings(name) if source == "timm" else None
+    return settings.input_size[-1] if settings else 224
 
 
-def import_timm():
+def timm_settings(name: str) -> Any:
+    """What timm states of a model's weights (input_size, mean, std and more); None where it has none."""
+    timm = import_timm()
+    return timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
+
+
+def import_timm() -> Any:
     """The module timm; RuntimeError where it is not installed."""
     try:
         import timm

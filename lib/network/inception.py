@@ -3,14 +3,14 @@
 torchvision's Inception v3 (Szegedy et al. 2016) calls its ReLUs and most of its pools as functions, so
 module hooks miss 25,408 of the 27,712 features of Table 1, and guided backpropagation by hooks equals the
 plain gradient. Here the same blocks call modules instead, in the same order: outputs and state_dict are
-those of torchvision to the bit.
+bit-identical to torchvision's.
 """
 
 import torch
 from torch import nn
 from torchvision.models import inception as tv
 
-AUX_MAP_PX = 17  # side of the map the auxiliary head was made for (299 px input)
+AUX_MAP_PX = 17  # edge of the map the auxiliary head was designed for (299 px input)
 
 
 class ConvBlock(tv.BasicConv2d):
@@ -94,10 +94,9 @@ class BlockE(tv.InceptionE):
 
 
 class AuxiliaryHead(tv.InceptionAux):
-    """The auxiliary classifier; on inputs under 299 px its map is first pooled to the 5 x 5 its convolution
-    needs.
+    """The auxiliary classifier; for inputs under 299 px its map is pooled to the 5 x 5 its convolution needs.
 
-    torchvision's own fails in training on any input smaller than about 291 px.
+    torchvision's own fails in training on inputs smaller than about 291 px.
     """
 
     def __init__(self, in_channels: int, num_classes: int, conv_block=ConvBlock):
@@ -118,11 +117,11 @@ def inception_v3(n_classes: int) -> nn.Module:
 
 
 def fold_input_transform(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of the ImageNet Inception v3, changed to take ImageNet-normalised input directly.
+    """State dict of the ImageNet Inception v3, changed to take ImageNet-normalised input.
 
     Those weights expect pixels scaled to [-1, 1]; torchvision rescales at run time (`transform_input`), a
-    switch a saved state dict does not carry. The first convolution has no padding and a batch norm behind
-    it, so the rescaling x_c -> a_c x_c + b_c goes into them exactly: weights times a_c, running mean minus
+    switch that a saved state dict lacks. The first convolution has no padding and is followed by batch norm,
+    so the rescaling x_c -> a_c x_c + b_c folds into them exactly: weights times a_c, running mean minus
     sum(w_c b_c).
     """
     mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

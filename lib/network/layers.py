@@ -1,7 +1,7 @@
-"""Which calls of which modules make a network's layers, and a callback for each as a forward pass runs.
+"""Which module calls are a network's layers, and a callback for each of them during a forward pass.
 
 A layer is one call of one module: a ReLU used twice in a residual block is two layers. `trace` finds the
-calls by running the network once; `watch` hooks them in a later pass and hands each output over at once,
+calls by running the network once; `watch` hooks them in a later pass and delivers each output at once,
 before an in-place operation downstream overwrites it.
 """
 
@@ -22,12 +22,13 @@ class Call(NamedTuple):
     kind: str  # class name of the module
     n_channels: int
     channel_axis: int  # 1: maps [B, C, H, W]; -1: maps [B, H, W, C] or tokens [B, T, C]
-    non_negative: bool  # True when no value can be below 0, whatever weights and input
+    non_negative: bool  # True when no value can be below 0, for any weights and input
     is_leaf: bool  # the module has no children
-    is_new: bool  # no earlier call gave this output, it is not the module's own input, nor that rearranged
+    is_new: bool  # the output is not that of an earlier call, nor the module's own input, even rearranged
 
 
-# Modules that only rearrange their input, and attention weights, which sum to a constant: no layers.
+N_IMAGES = 2  # batch size of a tracing pass; outputs of another first size (attention windows) are not layers
+# Modules that only rearrange their input, and attention weights, which sum to a constant, are not layers.
 _NOT_NEW = {"Identity", "Dropout", "Permute", "Flatten", "Softmax"}
 
 
@@ -39,27 +40,23 @@ class Layer(NamedTuple):
     call: Call
 
 
-def trace(model: nn.Module, input_px: int, n_images: int = 2) -> list[Call]:
+def trace(model: nn.Module, input_px: int) -> list[Call]:
     """Every module call of an eval-mode forward pass whose output is a map or a list of tokens.
 
     Parameters
     ----------
-    model : nn.Module
-        On any device; on "meta" nothing is computed. Left in eval mode.
-    input_px : int
-        Side of the square input.
-    n_images : int
-        Batch size of the pass; outputs with another first size (attention windows) are no layers.
+    model : on any device; on "meta" nothing is computed. It is left in eval mode.
+    input_px : edge of the square input
 
     Raises
     ------
     RuntimeError, AssertionError, ValueError
-        Whatever the network raises on an input of this size.
+        Those of the network itself, for an input of this size.
     """
     calls: list[Call] = []
     counts: dict[str, int] = {}
-    seen: list[torch.Tensor] = []  # kept alive, so that an id() is never used twice
-    given: set[tuple[int, int]] = set()  # (id, version) of tensors already given out
+    seen: list[torch.Tensor] = []  # kept alive, so that an id() is never reused
+    given: set[tuple[int, int]] = set()  # (id, version) of earlier outputs
     entered: list[set[tuple[int, int]]] = []  # stack: (id, version) of the inputs of the running modules
 
     def before(module, inputs):
@@ -68,7 +65,7 @@ def trace(model: nn.Module, input_px: int, n_images: int = 2) -> list[Call]:
     def after(name, module, inputs, output):
         mine = entered.pop()
         kind = type(module).__name__
-        axis = _channel_axis(output, n_images, kind)
+        axis = _channel_axis(output, kind)
         if axis is None:
             return
         key = (id(output), output._version)
@@ -83,16 +80,13 @@ def trace(model: nn.Module, input_px: int, n_images: int = 2) -> list[Call]:
 
     model.eval()
     parameter = next(model.parameters())
-    images_t = torch.zeros((n_images, 3, input_px, input_px), device=parameter.device, dtype=parameter.dtype)
+    images_t = torch.zeros((N_IMAGES, 3, input_px, input_px), device=parameter.device, dtype=parameter.dtype)
     with ExitStack() as stack, torch.no_grad():
         for name, module in model.named_modules():
-            if name:  # the network itself is no layer
-                handles = (
-                    module.register_forward_pre_hook(before),
-                    module.register_forward_hook(lambda *args, name=name: after(name, *args)),
-                )
-                for handle in handles:
-                    stack.callback(handle.remove)
+            if name:  # the network itself is not a layer
+                stack.callback(module.register_forward_pre_hook(before).remove)
+                hook = module.register_forward_hook(lambda *args, name=name: after(name, *args))
+                stack.callback(hook.remove)
         signs = stack.enter_context(_Signs())
         model(images_t)
     return calls
@@ -191,15 +185,15 @@ def chain_layers(calls: Sequence[Call], architecture: str) -> list[Layer]:
     return layers
 
 
-def _channel_axis(output: object, n_images: int, kind: str) -> int | None:
+def _channel_axis(output: object, kind: str) -> int | None:
     """Axis of the channels of a map or token output; None for anything else (vectors, attention windows)."""
     if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return None
     shape = tuple(output.shape)
-    if len(shape) == 3 and shape[0] == n_images:
-        return -1  # tokens [B, T, C]
-    if len(shape) != 4 or shape[0] != n_images:
+    if len(shape) not in (3, 4) or shape[0] != N_IMAGES:
         return None
+    if len(shape) == 3:
+        return -1  # tokens [B, T, C]
     channels_first, channels_last = shape[2] == shape[3], shape[1] == shape[2]  # square images, square maps
     if channels_first and channels_last:
         return -1 if kind in ("Linear", "LayerNorm") else 1
@@ -208,17 +202,10 @@ def _channel_axis(output: object, n_images: int, kind: str) -> int | None:
 
 # Operations that give values >= 0 for any input, and those that keep the sign when every input is >= 0.
 _MAKE = {"relu", "sigmoid", "hardsigmoid", "_softmax", "abs", "square", "exp"}
-_KEEP = {
-    "max_pool2d_with_indices",
-    "avg_pool2d",
-    "_adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-    "mean",
-    "sum",
-}
-_KEEP |= {"cat", "stack", "add", "mul", "view", "_unsafe_view", "reshape", "permute", "transpose", "clone"}
-_KEEP |= {"slice", "expand", "alias", "detach", "_to_copy", "unsqueeze", "squeeze", "_reshape_alias", "roll"}
-_KEEP |= {"select"}
+_KEEP = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean"}
+_KEEP |= {"sum", "cat", "stack", "add", "mul", "view", "_unsafe_view", "reshape", "permute", "transpose"}
+_KEEP |= {"clone", "slice", "expand", "alias", "detach", "_to_copy", "unsqueeze", "squeeze", "_reshape_alias"}
+_KEEP |= {"roll", "select"}
 
 
 class _Signs(TorchDispatchMode):

@@ -9,23 +9,22 @@ from contextlib import contextmanager
 from functools import lru_cache
 from os import PathLike
 
-import numpy as np
 import pandas as pd
 import torch
 import torchvision
 from torch import nn
 
 from lib.network.architectures import ARCHITECTURES, MINIMUM_PX, check_name, check_px
-from lib.network.construction import construct, default_px, import_timm, skeleton
+from lib.network.construction import construct, default_px, import_timm, skeleton, timm_settings
 from lib.network.layers import Layer, chain_layers, numbered_layers, trace, watch
 from lib.network.weights import load_weights, read_weights
 
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Sides of input, in px, at which other encoders are tried.
+# Input edges, in px, at which other encoders are tried.
 TRIED_PX = (8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512)
-# torchvision's weights of these expect pixels scaled to [-1, 1]: with them it turns `transform_input` on,
-# which undoes ImageNet's normalisation. A network built here never has that switch and is given such input.
+# torchvision's weights of these expect pixels scaled to [-1, 1]; its switch `transform_input` rescales
+# ImageNet-normalised input for them. Networks built here never have that switch and are given such input.
 RESCALED = ("googlenet", "inception_v3")
 
 
@@ -45,35 +44,30 @@ def check_architecture(architecture: str) -> None:
 
 @lru_cache(maxsize=64)
 def minimum_input_px(architecture: str) -> int:
-    """Smallest side of a square input, in px, that the architecture takes.
-
-    Known for the thirteen (Table 1); for a timm or torchvision encoder the first of `TRIED_PX` that runs.
-    """
+    """Smallest square input, in px, that the architecture accepts; for encoders the first of `TRIED_PX`."""
     check_architecture(architecture)
     if architecture in MINIMUM_PX:
         return MINIMUM_PX[architecture]
     for input_px in TRIED_PX:
         if _runs(architecture, input_px):
             return input_px
-    raise ValueError(f"{architecture} takes no square RGB input from 8 to 512 px: it cannot be used here.")
+    raise ValueError(f"{architecture} accepts no square RGB input from 8 to 512 px: choose another encoder")
 
 
 def check_input_px(architecture: str, input_px: int, training: bool = False) -> None:
-    """ValueError unless the network takes square inputs of `input_px`, naming the minimum or sizes that fit.
+    """ValueError, naming sizes that fit, unless the network accepts square inputs of `input_px`.
 
-    With `training` it must take them in training mode too (auxiliary heads may need more than the network).
+    With `training` it must accept them in training mode too (an auxiliary head may need larger ones).
     """
     check_px(architecture, input_px, minimum_input_px(architecture))
     if architecture in MINIMUM_PX or _runs(architecture, input_px, training):
         return
-    fit = [
-        px for px in sorted(TRIED_PX, key=lambda px: abs(px - input_px)) if _runs(architecture, px, training)
-    ]
-    how = " in training" if training else ""
+    nearest = sorted(TRIED_PX, key=lambda px: abs(px - input_px))
+    fit = [str(px) for px in nearest if _runs(architecture, px, training)]
     raise ValueError(
-        f"{architecture} takes no input of {input_px} px{how}; of the sizes tried it takes, nearest first, "
-        f"{', '.join(map(str, fit[:3])) or 'none'}. Make tiles with another input_px or choose another "
-        "architecture."
+        f"{architecture} accepts no input of {input_px} px{' in training' if training else ''}; of the sizes "
+        f"tried it accepts, nearest first: {', '.join(fit[:3]) or 'none'}; cut tiles with another input_px, "
+        "or choose another architecture"
     )
 
 
@@ -145,23 +139,19 @@ def load(path: str | PathLike, architecture: str) -> tuple[nn.Module, list[str]]
 
 
 def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and sd the input is normalised with, of pixels in 0 to 1: what torchvision or timm state for
-    their weights; ImageNet's for the thirteen and for "", a network of one's own.
+    """Mean and sd by which pixels in 0 to 1 are normalised: those of torchvision's or timm's weights, and
+    ImageNet's for the thirteen and for "", a network of one's own.
     """
-    if not architecture:
-        return IMAGENET_MEAN, IMAGENET_SD
-    check_architecture(architecture)
+    if architecture:
+        check_architecture(architecture)
     source, _, name = architecture.rpartition(":")
     if source == "torchvision":
         if name in RESCALED:
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        stated = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        stated = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
         return tuple(stated.mean), tuple(stated.std)
-    if source != "timm":
-        return IMAGENET_MEAN, IMAGENET_SD
-    timm = import_timm()
-    settings = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
-    return (tuple(settings.mean), tuple(settings.std)) if settings else (IMAGENET_MEAN, IMAGENET_SD)
+    stated = timm_settings(name) if source == "timm" else None
+    return (tuple(stated.mean), tuple(stated.std)) if stated else (IMAGENET_MEAN, IMAGENET_SD)
 
 
 def normalise(
@@ -169,9 +159,7 @@ def normalise(
 ) -> torch.Tensor:
     """(x / 255 - mean) / sd: uint8 [B, H, W, 3] on any device to float32 [B, 3, H, W], channels last."""
     if tiles_t.dtype != torch.uint8 or tiles_t.ndim != 4 or tiles_t.shape[3] != 3:
-        raise ValueError(
-            f"tiles must be uint8 [B, H, W, 3]; these are {tiles_t.dtype} {list(tiles_t.shape)}."
-        )
+        raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles_t.dtype} {list(tiles_t.shape)}")
     centre = torch.tensor(mean, device=tiles_t.device).view(3, 1, 1) * 255
     scale = torch.tensor(sd, device=tiles_t.device).view(3, 1, 1) * 255
     images_t = tiles_t.permute(0, 3, 1, 2).to(torch.float32)
@@ -180,33 +168,27 @@ def normalise(
 
 @lru_cache(maxsize=64)
 def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, ...]:
-    """The layers whose channels are features, in execution order, found on the meta device (nothing is
-    computed).
+    """The layers whose channels are features, in execution order, found on the meta device.
 
     "table1" gives the counts of Table 1: for AlexNet and VGG every module of `features`; for ResNet34 every
     call of every leaf module but `fc`, and the 16 block outputs (each equal to its block's second ReLU);
     for Inception v3 every ReLU and pool outside the auxiliary head; for another encoder every module call
-    that gives a new map or token list. "unskipped" is what the paper's text says of ResNet34: only layers
-    no skip connection passes by, i.e. stem, block outputs, last pool, with the numbers they have in
-    "table1"; the other twelve have no skip connections and the two sets are one.
+    with a new map or token list as output. "unskipped" follows the paper's text on ResNet34: only layers that
+    no skip connection bypasses, i.e. stem, block outputs, last pool, with their numbers in "table1"; the
+    other twelve have no skip connections, and the two sets are equal.
     """
     check_architecture(architecture)
     if features not in FEATURE_SETS:
-        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURE_SETS)}.")
+        raise ValueError(f"features must be one of {', '.join(FEATURE_SETS)}, not {features!r}")
     if features == "unskipped" and architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"features='unskipped' is defined for the paper's networks only, not {architecture}."
-        )
+        raise ValueError(f"features='unskipped' is defined for the paper's networks only, not {architecture}")
     model = skeleton(architecture, 2, default_px(architecture))
     with torch.device("meta"):
         calls = trace(model, default_px(architecture))
     if architecture == "resnet34":
         layers = numbered_layers([call for call in calls if call.is_leaf or call.kind == "BasicBlock"])
         if features == "unskipped":
-            inside = ("layer1", "layer2", "layer3", "layer4")
-            layers = [
-                x for x in layers if x.call.kind == "BasicBlock" or not x.call.module.startswith(inside)
-            ]
+            layers = [x for x in layers if x.call.kind == "BasicBlock" or "layer" not in x.call.module]
     elif architecture == "inception_v3":
         kinds = ("ReLU", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d")
         layers = numbered_layers([call for call in calls if call.kind in kinds])
@@ -223,20 +205,13 @@ def feature_table(architecture: str, features: str = "table1") -> pd.DataFrame:
     Columns: feature (str, "29_499"), layer (int), channel (int), layer_label (str, "relu5_3"), layer_kind
     (str, class of the module), non_negative (bool: no weights or input can make it negative; S1 Fig D).
     """
-    layers = feature_layers(architecture, features)
-    n_channels = [layer.call.n_channels for layer in layers]
-    channel = np.concatenate([np.arange(n) for n in n_channels])
-    number = np.repeat([layer.layer for layer in layers], n_channels)
-    return pd.DataFrame(
-        {
-            "feature": [f"{k}_{z}" for k, z in zip(number, channel, strict=True)],
-            "layer": number,
-            "channel": channel,
-            "layer_label": np.repeat([layer.label for layer in layers], n_channels),
-            "layer_kind": np.repeat([layer.call.kind for layer in layers], n_channels),
-            "non_negative": np.repeat([layer.call.non_negative for layer in layers], n_channels),
-        }
-    )
+    rows = [
+        (f"{k}_{channel}", k, channel, label, call.kind, call.non_negative)
+        for k, label, call in feature_layers(architecture, features)
+        for channel in range(call.n_channels)
+    ]
+    columns = ["feature", "layer", "channel", "layer_label", "layer_kind", "non_negative"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def feature_names(architecture: str, features: str = "table1") -> list[str]:
@@ -253,20 +228,18 @@ def layer_outputs(
     features: str = "table1",
     layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
-    """Within the context, each forward pass calls `callback(layer, output)` for every layer (or those in
-    `layers`).
+    """Within the context, each forward pass calls `callback(layer, output)` for every layer, or for `layers`.
 
     Outputs come in execution order, [B, C, H, W] maps, or [B, H, W, C] and [B, T, C] where
-    `feature_layers(...).call.channel_axis` is -1. They are live: reduce or clone them inside the callback,
-    because the network's in-place operations overwrite them right after (see `lib.network.layers.watch` for
-    the errors).
+    `feature_layers(...).call.channel_axis` is -1; `lib.network.layers.watch` says how to handle them.
     """
     chosen = feature_layers(architecture, features)
     if layers is not None:
         unknown = sorted(set(layers) - {layer.layer for layer in chosen})
         if unknown:
             raise ValueError(
-                f"{architecture} has no layers {unknown[:5]}; known: {chosen[0].layer} to {chosen[-1].layer}."
+                f"{architecture} has no layers {unknown[:5]}: choose from {chosen[0].layer} to "
+                f"{chosen[-1].layer}"
             )
         chosen = tuple(layer for layer in chosen if layer.layer in set(layers))
     with watch(model, chosen, callback):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from lib.network import models, training_step
+from lib.network import devices, models
 from lib.network.batches import TileLoader
 
 _TILE_COLUMNS = ("sample_id", "tile_id", "stack_index")
@@ -30,8 +30,7 @@ def predict_tiles(
     Parameters
     ----------
     tiles_df : columns file, stack_index, sample_id and, if present, tile_id
-    architecture : of the model; it decides how pixels are normalised, as in training ("": ImageNet's mean
-        and sd)
+    architecture : of the model; it decides how pixels are normalised ("": ImageNet's mean and sd)
     class_names : tissues in the order of the model's outputs
     n_workers : processes that read tiles; -1: none beside a CPU, up to 8 for a GPU
 
@@ -50,12 +49,12 @@ def predict_tiles(
     reserved = sorted(set(class_names) & set(_TILE_COLUMNS))
     if reserved or len(set(class_names)) != len(class_names):
         raise ValueError(f"class names must differ from each other and from {_TILE_COLUMNS}: {reserved}")
-    torch_device = training_step.choose_device(device)
+    torch_device = devices.choose_device(device)
     loader = TileLoader(tiles_df, batch_size, torch_device, n_workers=n_workers)
     remedy = f"try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
-    input_px, was_training = loader.dataset.input_px, model.training
-    explained = training_step.out_of_memory_explained(batch_size, input_px, torch_device, remedy)
-    model.to(device=torch_device, memory_format=torch.channels_last).eval()
+    sizes, was_training = (batch_size, loader.dataset.input_px), model.training
+    explained = devices.out_of_memory_explained(*sizes, torch_device, remedy)
+    devices.move(model, torch_device).eval()
     try:
         with explained, torch.inference_mode():
             probabilities = _softmax(model, loader, models.normalisation(architecture), torch_device)
@@ -63,7 +62,7 @@ def predict_tiles(
         model.train(was_training)
     if probabilities.shape[1] != len(class_names):
         raise ValueError(
-            f"the model has {probabilities.shape[1]} outputs and {len(class_names)} classes are named: give "
+            f"the model has {probabilities.shape[1]} outputs, but {len(class_names)} classes are named: give "
             "the class_names of its checkpoint"
         )
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))

@@ -86,4 +86,5 @@ class Recipe:
     def recorded(self) -> dict[str, Any]:
         """The parameters that the weights depend on, as JSON values: a run continues only under the same."""
         values = {name: value for name, value in asdict(self).items() if name not in NOT_RECORDED}
-        return values | {"augment": sorted(set(self.augment)), "trained": self.epochs > 0}
+        values |= {"weights": self.weights or "none", "augment": sorted(set(self.augment))}
+        return values | {"trained": self.epochs > 0}

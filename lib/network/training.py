@@ -8,9 +8,10 @@ and momentum to end where an uninterrupted one ends. `lib.train` is the command.
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from tqdm.auto import tqdm
 
-from lib.network import checkpoints, construction, models, training_step
+from lib.network import checkpoints, construction, devices, models, training_step
 from lib.network.batches import TileLoader
 from lib.network.recipe import Recipe
 
@@ -80,45 +81,52 @@ def fit(
     RuntimeError
         A loss that is not finite (epoch and batch are named; the checkpoints keep the last finished epoch);
         memory exhausted.
-
-    References
-    ----------
-    Paper, "Training and validation of deep learning tissue classifiers".
     """
-    n_of_class = _count_classes(train_df, validation_df, class_names)
     run_dir = Path(run_dir)
+    n_of_class = _count_classes(train_df, validation_df, class_names)
+    class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if recipe.class_weighting else None
     loaders = _loaders(train_df, validation_df, recipe)
-    facts = {"architecture": recipe.architecture, "weights": recipe.weights or "none"}
-    facts |= {"class_names": [*map(str, class_names)], "input_px": loaders[0].dataset.input_px}
-    made_for = recipe.recorded() | facts | {"network": _shapes(model)}
-    made_for["train_tiles"] = checkpoints.fingerprint(train_df)
-    made_for["validation_tiles"] = checkpoints.fingerprint(validation_df)
-    rank, n_ranks = training_step.rank_and_ranks()
+    made_for = recipe.recorded() | {
+        "class_names": [str(name) for name in class_names],
+        "input_px": loaders[0].dataset.input_px,
+        "network": _shapes(model),
+        "train_tiles": checkpoints.fingerprint(train_df),
+        "validation_tiles": checkpoints.fingerprint(validation_df),
+    }
+    rank, n_ranks = devices.rank_and_ranks()
     if rank == 0:
         checkpoints.require_same_run(run_dir, made_for)
     if n_ranks > 1:
         dist.barrier()  # before any process looks for something to continue
-    class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if recipe.class_weighting else None
     trainer = training_step.prepare(model, recipe, len(class_names), class_weights)
     history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
-    first = history[-1]["epoch"] + 1 if history else min(1, recipe.epochs)
-    if first - 1 > recipe.epochs:
+    for row in _epochs(trainer, loaders, history[-1]["epoch"] if history else None):
+        history.append(row)
+        if rank == 0:
+            checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, made_for)
+    return pd.DataFrame(history)
+
+
+def _epochs(
+    trainer: training_step.Trainer, loaders: tuple[TileLoader, TileLoader], finished: int | None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the history for the epochs after `finished`, each as it ends."""
+    recipe = trainer.recipe
+    first = min(1, recipe.epochs) if finished is None else finished + 1
+    if first > recipe.epochs + 1:
         raise ValueError(
-            f"{run_dir} holds {first - 1} finished epochs; the recipe has {recipe.epochs}: raise epochs, "
-            "choose another run_dir, or discard that run (--restart)"
+            f"the run has {finished} finished epochs, more than the {recipe.epochs} of its recipe: raise "
+            "epochs, choose another run_dir, or discard the run (--restart)"
         )
-    n_tiles = len(train_df) + len(validation_df)
+    n_tiles = sum(len(loader.dataset) for loader in loaders)
+    done, total = max(0, first - 1) * n_tiles, recipe.epochs * n_tiles
     remedy = f"try batch_size {max(1, recipe.batch_size // 2)}, mixed_precision 'bf16', more GPUs "
     remedy += "(torchrun), or fewer loader processes; finished epochs are kept"
-    sizes = (recipe.batch_size, facts["input_px"])
-    explained = training_step.out_of_memory_explained(*sizes, trainer.device, remedy)
-    done, total = max(0, first - 1) * n_tiles, recipe.epochs * n_tiles
-    with tqdm(total=total, initial=done, unit="tile", disable=rank > 0) as bar, explained:
+    sizes = (recipe.batch_size, loaders[0].dataset.input_px)
+    explained = devices.out_of_memory_explained(*sizes, trainer.device, remedy)
+    with tqdm(total=total, initial=done, unit="tile", disable=trainer.rank > 0) as bar, explained:
         for epoch in range(first, recipe.epochs + 1):
-            history.append(_run_epoch(trainer, loaders, epoch, bar))
-            if rank == 0:
-                checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, facts, made_for)
-    return pd.DataFrame(history)
+            yield _run_epoch(trainer, loaders, epoch, bar)
 
 
 def training_sets(
@@ -133,8 +141,8 @@ def training_sets(
     ----------
     labelled_df : `stored.labelled_tiles`, with columns split and label
     """
-    train_df = labelled_df[labelled_df["split"] == "train"]
-    validation_df = labelled_df[(labelled_df["split"] == "validation") & (labelled_df["label"] >= 0)]
+    train_df = labelled_df.loc[labelled_df["split"] == "train"]
+    validation_df = labelled_df.loc[(labelled_df["split"] == "validation") & (labelled_df["label"] >= 0)]
     if null_network == "shuffled":
         return permute_labels(train_df, seed), permute_labels(validation_df, seed)
     return train_df, validation_df
@@ -168,8 +176,8 @@ def permute_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _loaders(
     train_df: pd.DataFrame, validation_df: pd.DataFrame, recipe: Recipe
 ) -> tuple[TileLoader, TileLoader]:
-    device, ranks = training_step.choose_device(recipe.device), training_step.rank_and_ranks()
-    how = {"seed": recipe.seed, "n_workers": recipe.loader_workers, "ranks": ranks}
+    device, ranks = devices.choose_device(recipe.device), devices.rank_and_ranks()
+    how: dict[str, Any] = {"seed": recipe.seed, "n_workers": recipe.loader_workers, "ranks": ranks}
     loader = partial(TileLoader, batch_size=recipe.batch_size, device=device, **how)
     return loader(train_df, shuffle=True), loader(validation_df)
 
@@ -182,9 +190,9 @@ def _shapes(model: nn.Module) -> str:
 
 def _run_epoch(
     trainer: training_step.Trainer, loaders: tuple[TileLoader, TileLoader], epoch: int, bar: tqdm
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train (but for epoch 0) and validate once; returns the history's row."""
-    row = {"epoch": epoch, "lr": trainer.recipe.rate_in(epoch) if epoch else 0.0}
+    row: dict[str, Any] = {"epoch": epoch, "lr": trainer.recipe.rate_in(epoch) if epoch else 0.0}
     for group in trainer.optimiser.param_groups:
         group["lr"] = row["lr"]
     started = time.perf_counter()
@@ -205,15 +213,15 @@ def _count_classes(
     for split, tiles_df in (("training", train_df), ("validation", validation_df)):
         if not len(tiles_df):
             raise ValueError(f"the {split} split has no tiles: check the samples' split and the tile filter")
-        stray = tiles_df[~tiles_df["label"].between(0, len(class_names) - 1)]
-        if len(stray):
-            shown = list(stray["tissue" if "tissue" in stray else "label"].unique()[:5])
+        stray_df = tiles_df.loc[~tiles_df["label"].between(0, len(class_names) - 1)]
+        if len(stray_df):
+            shown = list(stray_df["tissue" if "tissue" in stray_df else "label"].unique()[:5])
             raise ValueError(
-                f"{len(stray)} {split} tiles belong to no class, of {shown}: give that tissue training "
+                f"{len(stray_df)} {split} tiles belong to no class, of {shown}: give that tissue training "
                 "samples, or drop its rows"
             )
     n_of_class = np.bincount(train_df["label"], minlength=len(class_names))
-    missing = [class_names[label] for label in np.flatnonzero(n_of_class == 0)]
+    missing = [name for name, n_tiles in zip(class_names, n_of_class, strict=True) if not n_tiles]
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(class_names)} classes have no training tiles, {missing[:5]}: give each "

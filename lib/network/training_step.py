@@ -3,10 +3,8 @@
 `prepare` and `training_step` are all a benchmark needs; `training.fit` adds epochs and checkpoints.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +12,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lib.network import batches, models
+from lib.network import batches, devices, models
 from lib.network.recipe import Recipe
 
 AUXILIARY_WEIGHT = 0.4  # of Inception's auxiliary head in the loss, as torchvision's own recipe has it
@@ -48,10 +45,10 @@ def prepare(
     ValueError
         An unknown architecture; batch norm in several CPU processes (PyTorch synchronises it on GPUs only).
     """
-    device = choose_device(recipe.device)
-    rank, n_ranks = rank_and_ranks()
-    model.to(device=device, memory_format=torch.channels_last)
-    stepped = model
+    device = devices.choose_device(recipe.device)
+    rank, n_ranks = devices.rank_and_ranks()
+    devices.move(model, device)
+    stepped: Any = model
     if n_ranks > 1:
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             if device.type != "cuda":
@@ -82,7 +79,7 @@ def prepare(
 def training_step(
     trainer: Trainer, tiles_t: torch.Tensor, labels_t: torch.Tensor, n_tiles: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One SGD step on tiles that lie on the device, in the mode (train or eval) the model is in.
+    """One SGD step on tiles that are on the device, in the model's present mode (train or eval).
 
     Parameters
     ----------
@@ -92,12 +89,12 @@ def training_step(
 
     Returns
     -------
-    Summed loss, and number of tiles classified right; zero-dimensional, on the device (reading them waits
-    for it).
+    Summed loss, and number of correctly classified tiles; zero-dimensional, on the device (reading them
+    waits for it).
     """
     trainer.optimiser.zero_grad(set_to_none=True)
     loss_t, n_correct_t = _loss(trainer, tiles_t, labels_t, trainer.class_weights_t)
-    # Gradients are averaged over processes; this factor turns that into the mean over the tiles of all.
+    # Gradients are averaged over processes; this factor makes them the mean over the tiles of all.
     (loss_t * (trainer.n_ranks / (n_tiles or len(labels_t)))).backward()
     trainer.optimiser.step()
     return loss_t.detach(), n_correct_t
@@ -113,7 +110,7 @@ def _loss(
     logits_t, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     if logits_t.shape[1] != trainer.n_classes:
         raise ValueError(
-            f"the model has {logits_t.shape[1]} outputs and there are {trainer.n_classes} classes: build it "
+            f"the model has {logits_t.shape[1]} outputs, but there are {trainer.n_classes} classes: build it "
             f"with n_classes={trainer.n_classes}"
         )
     loss_t = F.cross_entropy(logits_t.float(), labels_t, class_weights_t, reduction="sum")
@@ -123,7 +120,7 @@ def _loss(
     return loss_t, (logits_t.detach().argmax(1) == labels_t).sum()
 
 
-def train_epoch(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
+def train_epoch(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
     """Mean loss and accuracy of one pass over the training tiles, in the order of this epoch."""
     augment, seed = trainer.recipe.augment, trainer.recipe.seed
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, trainer.rank]).generate_state(1)[0]))
@@ -149,7 +146,7 @@ def train_epoch(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> 
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
+def evaluate(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
     """Mean unweighted loss and accuracy over the validation tiles, in the precision of training."""
     trainer.stepped.eval()
     losses, n_correct_t = [], torch.zeros((), dtype=torch.int64, device=trainer.device)
@@ -164,8 +161,8 @@ def evaluate(trainer: Trainer, loader: DataLoader, epoch: int, bar: tqdm) -> tup
 
 
 def _to_device(trainer: Trainer, batch: batches.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    pair = (batch.tiles_t, batch.labels_t)
-    return tuple(part_t.to(trainer.device, non_blocking=True) for part_t in pair)
+    tiles_t = batch.tiles_t.to(trainer.device, non_blocking=True)
+    return tiles_t, batch.labels_t.to(trainer.device, non_blocking=True)
 
 
 def _means(
@@ -180,7 +177,7 @@ def _means(
 
 
 def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, where: str) -> None:
-    """Refuse the first loss after the `n_checked` first that is not finite."""
+    """RuntimeError where a loss after the first `n_checked` is not finite."""
     bad = (~torch.isfinite(torch.stack(losses[n_checked:]))).nonzero()
     if len(bad):
         place = n_checked + int(bad[0])
@@ -189,59 +186,3 @@ def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, 
             "checkpoints keep the last finished epoch; lower the learning rate (0.001, say), or drop "
             "mixed_precision"
         )
-
-
-@contextmanager
-def out_of_memory_explained(
-    batch_size: int, input_px: int, device: str | torch.device, remedy: str
-) -> Iterator[None]:
-    """Turn the device's out-of-memory error into one that gives the batch size and what to try (`remedy`)."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise RuntimeError(
-            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time ({reason}): "
-            f"{remedy}"
-        ) from error
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of a name; "auto" is this process's GPU if there is one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        A GPU is asked for where PyTorch sees none.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: PyTorch sees no GPU here; use 'cpu' or 'auto'")
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
-
-
-def rank_and_ranks() -> tuple[int, int]:
-    """This process's number and how many train together: (0, 1) outside torchrun."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-@contextmanager
-def process_group() -> Iterator[int]:
-    """Join the processes torchrun started (NCCL on GPUs, else gloo) and leave them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()

@@ -44,7 +44,7 @@ def slide_votes(
         )
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} probabilities are not finite")
-    codes, samples = pd.factorize(np.asarray(sample_ids, dtype=object))
+    codes, samples = pd.factorize(pd.Series(list(sample_ids), dtype="str"))
     votes, sums = np.zeros((2, len(samples), len(class_names)))
     np.add.at(votes, (codes, scores.argmax(axis=1)), 1)
     np.add.at(sums, codes, scores)
@@ -52,7 +52,7 @@ def slide_votes(
     means = sums / n_tiles[:, None]
     tied = votes == votes.max(axis=1, keepdims=True)
     winner = np.where(tied, means, -1.0).argmax(axis=1)
-    rows, truth = np.arange(len(samples)), _tissues_of(samples, tissues)
+    rows, truth = np.arange(len(samples)), _tissues_of(list(samples), tissues)
     place = pd.Index(class_names).get_indexer(pd.Index(truth))
     columns = {
         "tissue": pd.Series(truth, dtype="str"),
@@ -64,10 +64,10 @@ def slide_votes(
         "correct": place == winner,
         "truth_fraction": np.where(place >= 0, votes[rows, place] / n_tiles, np.nan),
     }
-    return pd.DataFrame(columns).set_index(pd.Index(samples, name="sample_id", dtype="str"))
+    return pd.DataFrame(columns).set_index(pd.Index(samples, name="sample_id"))
 
 
-def _tissues_of(samples: np.ndarray, tissues: Mapping[str, str] | None) -> list[str | None]:
+def _tissues_of(samples: Sequence[str], tissues: Mapping[str, str] | None) -> list[str | None]:
     if tissues is None:
         return [None] * len(samples)
     missing = [sample for sample in samples if sample not in tissues]
@@ -91,8 +91,8 @@ def most_misclassified(votes_df: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     Sorted by times_wrong, truth_fraction, mean_softmax, then sample_id. Samples of tissues unknown to the
     network are left out.
     """
-    judged = votes_df[votes_df["known"]]
-    by_sample = judged[~judged["correct"].astype(bool)].groupby(level="sample_id", sort=True)
+    judged = votes_df.loc[votes_df["known"]]
+    by_sample = judged.loc[~judged["correct"].astype(bool)].groupby(level="sample_id", sort=True)
     worst_df = by_sample.agg(
         tissue=("tissue", "first"),
         predicted=("predicted", lambda names: names.mode().iloc[0]),
@@ -111,9 +111,9 @@ def misclassified_captions(worst_df: pd.DataFrame) -> list[str]:
     """Four lines for each slide of `most_misclassified`: sample, true tissue, predicted tissue, how often."""
     several = bool((worst_df["times_judged"] > 1).any()) if len(worst_df) else False
     captions = []
-    for row in worst_df.itertuples():
-        how = f"{row.truth_fraction:.0%} of {row.n_tiles} tiles correct"
+    for sample_id, row in worst_df.iterrows():
+        how = f"{row['truth_fraction']:.0%} of {row['n_tiles']} tiles correct"
         if several:
-            how = f"wrong in {row.times_wrong} of {row.times_judged} networks"
-        captions.append(f"{row.Index}\n{row.tissue}\npredicted: {row.predicted}\n{how}")
+            how = f"wrong in {row['times_wrong']} of {row['times_judged']} networks"
+        captions.append(f"{sample_id}\n{row['tissue']}\npredicted: {row['predicted']}\n{how}")
     return captions

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -44,17 +45,38 @@ def load_weights(
                 f"{weights} holds weights of {theirs}, not of {architecture}: correct the path or the "
                 "architecture"
             )
-    own, head = model.state_dict(), last_layer(architecture)
-    problem = _misfit({key: value.shape for key, value in own.items()}, state, head, keep_head)
+    problem = _fill(model, state, last_layer(architecture), keep_head)
     if problem:
         raise ValueError(
             f"{weights} does not fit {architecture}{_resemblance(state, architecture)}: {problem}"
         )
-    taken = {key: state[key] for key in own if key in state and (keep_head or key not in head)}
-    model.load_state_dict(own | taken)
 
 
-def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], head: set[str], keep_head: bool) -> str:
+    """Copy a state dict into a network; why it does not fit, in words, else "".
+
+    `head` names the tensors of the last layer. With `keep_head` False they are skipped, and so are tensors
+    that the network lacks but that belong to a last layer of another kind, or to an auxiliary head.
+    """
+    own = model.state_dict()
+    if not keep_head:
+        layers = tuple(name.rpartition(".")[0] + "." for name in head)
+        unused = [k for k, x in state.items() if x.ndim <= 2 and k.startswith(layers)]
+        unused += [k for k in state if k.startswith("AuxLogits.")]
+        state = {k: x for k, x in state.items() if k not in head and (k in own or k not in unused)}
+        state |= {k: own[k] for k in head}
+    try:
+        missing, surplus = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of another shape, which torch lists
+        hint = "; keep_head=False takes all but the last layer" if keep_head else ""
+        return " ".join(str(error).split()) + hint
+    if missing or surplus:
+        first = (missing + surplus)[0]
+        return f"{len(missing)} tensors are missing, {len(surplus)} surplus (first: {first})"
+    return ""
+
+
+def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """State dict and the other entries of a checkpoint, on the CPU, read with `weights_only=True`.
 
     Accepts a plain state dict, or a dict holding one under "state_dict" or "model"; prefixes left by
@@ -103,7 +125,7 @@ def imagenet_state(architecture: str) -> dict[str, torch.Tensor]:
     """torchvision's ImageNet weights; for vgg16_1fc and vgg16_avg1fc, VGG16's convolutional part."""
     source, _, name = architecture.rpartition(":")
     known = torchvision.models.get_model_weights("vgg16" if name.endswith("1fc") else name)
-    entry = known.DEFAULT if source else known.IMAGENET1K_V1
+    entry = known["DEFAULT" if source else "IMAGENET1K_V1"]
     try:
         state = entry.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError) as error:
@@ -114,38 +136,6 @@ def imagenet_state(architecture: str) -> dict[str, torch.Tensor]:
     if name.endswith("1fc"):
         return {key: value for key, value in state.items() if key.startswith("features.")}
     return fold_input_transform(state) if name == "inception_v3" and not source else state
-
-
-def _misfit(
-    shapes: Mapping[str, torch.Size], state: Mapping[str, torch.Tensor], head: set[str], keep_head: bool
-) -> str:
-    """Why a state dict cannot fill a network of these shapes, in words; "" when it can.
-
-    `head` names the tensors of the last layer; with `keep_head` False they are not needed, and a last layer
-    of another kind (vectors and matrices under its name) or Inception's auxiliary head may remain unused.
-    """
-    needed = [key for key in shapes if keep_head or key not in head]
-    absent = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in state if key not in shapes and (keep_head or not _is_head(key, state, head))]
-    differ = [key for key in needed if key in state and state[key].shape != shapes[key]]
-    if differ and not absent and not surplus and set(differ) <= head:
-        return (
-            f"it has {state[differ[0]].shape[0]} classes, not {shapes[differ[0]][0]}; use a checkpoint of "
-            "these classes, or keep_head=False to take all but the last layer"
-        )
-    if absent or differ or surplus:
-        return (
-            f"{len(absent)} tensors are missing, {len(surplus)} surplus, {len(differ)} of another shape "
-            f"(first: {(absent + differ + surplus)[0]})"
-        )
-    return ""
-
-
-def _is_head(key: str, state: Mapping[str, torch.Tensor], head: set[str]) -> bool:
-    """Whether a checkpoint's tensor belongs to a last layer, or to an auxiliary one."""
-    layers = {name.rpartition(".")[0] + "." for name in head}
-    of_last = state[key].ndim <= 2 and any(key.startswith(layer) for layer in layers)
-    return of_last or key.startswith("AuxLogits.")
 
 
 def _resemblance(state: Mapping[str, torch.Tensor], architecture: str) -> str:

@@ -64,7 +64,7 @@ def test_probabilities_equal_a_plain_forward_pass(tile_files, n_workers):
 def test_prediction_refuses_what_does_not_fit(tile_files):
     model = small_model()
     for class_names, message in (
-        (CLASSES[:2], "3 outputs and 2 classes"),
+        (CLASSES[:2], "3 outputs, but 2 classes"),
         (["Liver", "Liver", "Lung"], "class names must differ"),
         (["Liver", "tile_id", "Lung"], "tile_id"),
     ):

@@ -20,7 +20,7 @@ from training_factory import CLASSES, fit, same_weights, small_model, textured_t
 
 from lib import train, work_records
 from lib.config import ROOT, Config
-from lib.network import batches, checkpoints, models, training, training_step
+from lib.network import batches, checkpoints, devices, models, training, training_step
 from lib.network.recipe import Recipe
 from lib.store import Store
 from lib.tiles import stored
@@ -121,10 +121,11 @@ def test_permuted_labels_are_not_learned(tmp_path):
 def test_ties_keep_the_earlier_epoch(tmp_path):
     model = small_model()
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    made_for = dict.fromkeys(("architecture", "weights", "class_names", "input_px"), "any")
     history = []
     for epoch, accuracy in enumerate((0.2, 0.7, 0.7, 0.5), start=1):
         history.append({"epoch": epoch, "validation_accuracy": accuracy})
-        checkpoints.keep(tmp_path, model, optimiser, history, {}, {})
+        checkpoints.keep(tmp_path, model, optimiser, history, made_for)
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
     assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 4
 
@@ -177,17 +178,17 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import torch
-from lib.network import training_step
+from lib.network import devices
 from training_factory import fit, small_model, textured_tiles
 folder, name, slow = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "slow"
 torch.set_num_threads(1)
 model = small_model(dropout=0.5 if name == "killed" else 0.0)
 if slow:
     model.register_forward_pre_hook(lambda *_: time.sleep(0.1))
-with training_step.process_group() as rank:
+with devices.process_group() as rank:
     if rank == 0:
         splits = textured_tiles(folder)
-    if training_step.rank_and_ranks()[1] > 1:
+    if devices.rank_and_ranks()[1] > 1:
         torch.distributed.barrier()
     splits = splits if rank == 0 else textured_tiles(Path(sys.argv[4]))
     fit(model, splits, folder / name)
@@ -237,7 +238,7 @@ def test_two_processes_end_like_one(tmp_path):
 
 
 def test_batch_norm_over_cpu_processes_is_refused(monkeypatch):
-    monkeypatch.setattr(training_step, "rank_and_ranks", lambda: (0, 2))
+    monkeypatch.setattr(devices, "rank_and_ranks", lambda: (0, 2))
     with pytest.raises(ValueError, match="batch norm is not synchronised"):
         training_step.prepare(small_model(norm=True), Recipe(device="cpu"), 3)
 
@@ -250,7 +251,7 @@ def test_more_epochs_extend_a_run(splits, tmp_path):
     history_df = fit(extended, splits, tmp_path / "parts", epochs=4)
     assert len(history_df) == 4
     assert same_weights(whole, extended)
-    with pytest.raises(ValueError, match="4 finished epochs; the recipe has 2"):
+    with pytest.raises(ValueError, match="4 finished epochs, more than the 2"):
         fit(extended, splits, tmp_path / "parts", epochs=2)
 
 
@@ -437,7 +438,7 @@ def test_empty_splits_and_bad_options_are_refused(splits, tmp_path):
     ):
         with pytest.raises(ValueError, match=text):
             fit(small_model(), splits, tmp_path, **changes)
-    with pytest.raises(ValueError, match="4 outputs and there are 3 classes"):
+    with pytest.raises(ValueError, match="4 outputs, but there are 3 classes"):
         fit(small_model(n_classes=4), splits, tmp_path / "outputs")
 
 

@@ -1,0 +1,69 @@
+"""The device of a computation, the processes that torchrun started, and errors of exhausted memory."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def choose_device(device: str) -> torch.device:
+    """The named device; "auto" is this process's GPU if there is one, else the CPU.
+
+    Raises ValueError for a GPU where PyTorch sees none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: PyTorch sees no GPU here; use 'cpu' or 'auto'")
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
+
+
+def move(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, its weights in channels-last order, in which convolutions are faster."""
+    return model.to(  # pyright: ignore[reportCallIssue]  (torch's stub lacks memory_format)
+        device=device, memory_format=torch.channels_last
+    )
+
+
+@contextmanager
+def out_of_memory_explained(
+    batch_size: int, input_px: int, device: str | torch.device, remedy: str
+) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one that gives the batch size and what to try (`remedy`)."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise RuntimeError(
+            f"out of memory on {device} with {batch_size} tiles of {input_px} px at a time ({reason}): "
+            f"{remedy}"
+        ) from error
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """This process's number and how many train together: (0, 1) outside torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@contextmanager
+def process_group() -> Iterator[int]:
+    """Join the processes that torchrun started (NCCL on GPUs, else gloo) and leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
