@@ -1,16 +1,24 @@
-# make demo: set up and run everything on the embedded demo cohort.   make test: set up and test.
+# make demo: set up and run everything on the demo cohort.   make test: set up and run all tests.
+# make check: lint and the fast tests.   make test TESTS=tests/tiles: one room.   COVERAGE=1: with coverage.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lab lint setup clean lock
+# Test processes; each computes on one thread (tests/conftest.py).
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
+
+.PHONY: demo test check lab lint setup clean lock
 
 demo: $(READY)
 	$(BIN)/python run_all.py --cohort demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q $(TESTS)
+	$(PYTEST) $(TESTS)
+
+check: lint
+	$(PYTEST) -m "not slow and not browser" $(TESTS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.
@@ -19,6 +27,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/pyright
 
 setup: $(READY)
 

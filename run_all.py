@@ -108,6 +108,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
                 _ = store.weights  # FileNotFoundError here rather than in notebook 02
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
     chosen = _choose(options, Store(config))
+    if "00_cohort" in chosen and config.source == "files" and not Store(config).is_current("samples"):
+        Store(config).require_inputs()
     if config.features_file and len(networks) > 1:
         raise ValueError(
             f"{config.cohort} has features of one network only (features_file): ask for no other networks"

@@ -41,9 +41,9 @@ class Config(BaseModel):
     title: str = ""  # one line for people
     synthetic_data: bool = False  # simulated, not real; every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: numbers are comparable
-    # Who puts the inputs into data/raw/<cohort>.
+    # What makes the inputs in data/raw/<cohort>; files: the user.
     source: Literal["files", "synthetic", "her2st", "gtex"] = "files"
-    # Of a cohort of files: the command that makes them, named where they are missing ({raw}: their folder).
+    # For a cohort of files: the command that makes them, shown if they are missing ({raw}: their folder).
     inputs_command: str = ""
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
     expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
@@ -52,9 +52,8 @@ class Config(BaseModel):
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
     expression_unit: Literal["TPM", "CPM"] = "TPM"
     expression_rows: Literal["error", "report"] = "error"  # rows that differ from the GCT header
-    id_rule: Literal["exact", "gtex"] = (
-        "exact"  # how RNA samples find their slide (notebooks/README.md, section 1)
-    )
+    # How RNA samples find their slide (notebooks/README.md, section 1).
+    id_rule: Literal["exact", "gtex"] = "exact"
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
     covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles

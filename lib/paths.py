@@ -70,11 +70,7 @@ class Paths:
 
     def require_inputs(self) -> None:
         """Raise FileNotFoundError for a table that the cohort needs and lacks, saying how to get it."""
-        fields = (
-            "samples_file",
-            "expression_file",
-            *(("features_file",) if self.config.features_file else ()),
-        )
+        fields = ["samples_file", "expression_file"] + ["features_file"] * bool(self.config.features_file)
         missing = [path for path in map(self.raw_path, fields) if not path.is_file()]
         if missing:
             command = self.config.inputs_command.format(raw=self.raw)

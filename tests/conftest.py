@@ -1,11 +1,18 @@
 """Fixtures for all rooms: stores of a tiny cohort, and a small simulated cohort run once to its end."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch read it; subprocesses inherit it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from lib.config import ROOT, Config
 from lib.store import Store
@@ -17,6 +24,9 @@ SMALL = [
     *("epochs=2", "n_permutations=200", "split_fractions=[0.4,0.2,0.4]", "n_cards=3", "synthesis_steps=4"),
     *("least_precision=0", "least_recall=0"),  # so few slides cannot reach the demo's targets
 ]
+
+# Workers take them in this order (`--dist loadfile`); the first needs `finished`, the second does not.
+SLOWEST_FILES = ["test_pipeline.py", "test_gtex_run.py"]
 
 
 @pytest.fixture
@@ -52,8 +62,24 @@ def run_small(root, *arguments, settings=()):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A root where the small cohort has been run once, and what that run printed."""
-    root = tmp_path_factory.mktemp("run")
-    done = run_small(root)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root, done
+    """A root where the small cohort has been run once for all workers, and what that run printed."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(root.with_suffix(".lock")):
+        printed = root / "printed.json"
+        if not printed.is_file():
+            root.mkdir(exist_ok=True)
+            done = run_small(root)
+            assert done.returncode == 0, done.stdout + done.stderr
+            printed.write_text(json.dumps([done.stdout, done.stderr]))
+    return root, subprocess.CompletedProcess([], 0, *json.loads(printed.read_text()))
+
+
+def _files_by_cost(item):
+    """Sort key: files with the slowest tests first, so that no worker starts them last."""
+    name = Path(item.fspath).name
+    return SLOWEST_FILES.index(name) if name in SLOWEST_FILES else len(SLOWEST_FILES)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=_files_by_cost)

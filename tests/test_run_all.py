@@ -86,6 +86,14 @@ def test_weights_that_are_not_there_are_refused_before_anything_runs():
         labels("--set", "weights=runs/none.pt")
 
 
+def test_missing_input_files_are_named_with_the_command_that_makes_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"samples.csv is missing: make it with python -m lib\.simulated"
+    ):
+        labels("--cohort", "gtex-rehearsal")
+
+
 def test_from_and_to_bound_the_run():
     assert labels("--from", "03", "--to", "04") == ["03_classify alexnet", "04_features alexnet"]
     assert labels("--architectures", "alexnet,vgg11", "--from", "08", "--to", "09") == [
