@@ -9,7 +9,6 @@ of the portal's histology table.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from lib.cohort.gtex_ids import match_tissue
-from lib.sources import download, gtex_fetch, mirror
+from lib.config import Config
+from lib.paths import Paths
+from lib.sources import download, gtex_fetch
 from lib.sources.gtex_cohort import WANTED
 from lib.sources.gtex_samples import counts_text, within_cap
 from lib.sources.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
@@ -77,10 +78,9 @@ def check_slide(path: Path) -> None:
 def how_to_fetch(raw: Path, folder: Path, n_missing: int) -> str:
     """The command that downloads a cohort's missing slides, and how much that is."""
     command = "python -m lib.gtex download"
-    wanted = raw / WANTED
-    if wanted != _folders()[0] / WANTED:
-        command += f" --list {wanted}"
-    if folder != _folders()[0] / "slides":
+    if raw != _paths().raw:
+        command += f" --list {raw / WANTED}"
+    if folder != _paths().raw_path("slides_dir"):
         command += f" --folder {folder}"
     return (
         f"download them (resumable, about {n_missing * SLIDE_BYTES / 1e9:,.0f} GB; --dry-run estimates size"
@@ -109,17 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; partial files are kept, and the same command continues them", file=sys.stderr)
         return 130
-    return _say(report_df, options.folder)
+    return _summarise(report_df, options.folder)
 
 
 def _fetch_tables(options: argparse.Namespace, settings: Settings) -> int:
     """The portal's table, a release's tables and gene models, and the Gene Ontology; or the latter alone."""
     with_tables = options.command == "tables"
-    go = Path(options.folder).parent / "go" if with_tables else Path(options.folder)
-    files = [download.File(go / gtex_fetch.file_name(url), (url,)) for url in gtex_fetch.GO]
-    if with_tables:
-        folder, urls = Path(options.folder), gtex_fetch.RELEASES[options.release]
-        files = [download.File(folder / gtex_fetch.file_name(url), (url,)) for url in urls] + files
+    folder = options.folder
+    go = folder.parent / "go" if with_tables else folder
+    wanted = [(folder, url) for url in gtex_fetch.RELEASES[options.release]] if with_tables else []
+    wanted += [(go, url) for url in gtex_fetch.GO]
+    files = [download.File(place / gtex_fetch.file_name(url), (url,)) for place, url in wanted]
     if options.dry_run:
         print(download.estimate(files, settings))
         return 0
@@ -127,10 +127,10 @@ def _fetch_tables(options: argparse.Namespace, settings: Settings) -> int:
     if with_tables:
         portal_df = read_portal(gtex_fetch.portal(PORTAL_NAME, [folder]))
         print(f"{PORTAL_NAME}: {len(portal_df):,} tissue samples")
-    return _say(report_df, f"{folder} and {go}" if with_tables else go)
+    return _summarise(report_df, f"{folder} and {go}" if with_tables else go)
 
 
-def _say(report_df: pd.DataFrame, where: object) -> int:
+def _summarise(report_df: pd.DataFrame, where: object) -> int:
     failed_df = report_df[report_df["state"].eq("failed")]
     for row in failed_df.itertuples():
         print(f"failed: {row.path}: {row.reason}", file=sys.stderr)
@@ -144,7 +144,7 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
     Raises FileNotFoundError for a named list that is missing; ValueError where nothing says which slides of
     the portal are meant.
     """
-    wanted = Path(options.list or _folders()[0] / WANTED)
+    wanted = Path(options.list or _paths().raw / WANTED)
     if options.list and not wanted.is_file():
         raise FileNotFoundError(f"--list {wanted}: no such file; notebook 00 writes the list of a cohort")
     if wanted.is_file() and not options.portal:
@@ -158,7 +158,9 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
                 " all slides of the portal are terabytes: choose some by --list, --tissue, --max-slides, or"
                 " all of a table by --portal TABLE"
             )
-        source = Path(options.portal) if options.portal else _portal_table(wanted)
+        if not options.portal:
+            print(f"{wanted} is missing (notebook 00 writes it): choosing from the portal's table instead")
+        source = Path(options.portal or gtex_fetch.portal(PORTAL_NAME, _paths().places.gtex))
         chosen_df = read_portal(source)
     n_listed = len(chosen_df)
     if options.tissue:
@@ -170,19 +172,13 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
     return sorted(chosen_df["sample_id"])
 
 
-def _portal_table(wanted: Path) -> Path:
-    print(f"{wanted} is missing (notebook 00 writes it): choosing from the portal's table instead")
-    return gtex_fetch.portal(PORTAL_NAME, _folders())
-
-
-def _folders() -> list[Path]:
-    """Where tables are looked for: data/raw/gtex, then the mirror."""
-    root = Path(os.environ.get("HISTOCORR_ROOT") or mirror.REPOSITORY)
-    return list(mirror.search_folders(root / "data" / "raw" / "gtex", "gtex"))
+def _paths() -> Paths:
+    """Folders of the cohort gtex, the defaults of this command."""
+    return Paths(Config(cohort="gtex"))
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = _folders()[0]
+    raw = _paths().raw
     parser = argparse.ArgumentParser(
         prog="python -m lib.gtex", description="Download GTEx slides and tables."
     )
@@ -190,19 +186,19 @@ def _parser() -> argparse.ArgumentParser:
     slides = commands.add_parser("download", help="slides of the prepared list, or of the portal's table")
     slides.add_argument("--tissue", action="append", default=[], help="tissue, may be repeated; default: all")
     slides.add_argument("--max-slides", type=_positive, help="at most this many slides per tissue")
-    slides.add_argument("--list", default="", help=f"default: {raw / WANTED}".replace("%", "%%"))
-    slides.add_argument("--portal", default="", help="choose from this histology table, not from the list")
+    slides.add_argument("--list", help=f"default: {raw / WANTED}".replace("%", "%%"))
+    slides.add_argument("--portal", help="choose from this histology table, not from the list")
     slides.add_argument("--base-url", default=SLIDE_URL, help="default: %(default)s")
-    slides.add_argument("--folder", default=raw / "slides", help="default: %(default)s")
+    slides.add_argument("--folder", type=Path, default=raw / "slides", help="default: %(default)s")
     tables = commands.add_parser(
         "tables", help="portal's table, gene TPM, sample attributes, phenotypes, gene models, Gene Ontology"
     )
     tables.add_argument(
         "--release", choices=sorted(gtex_fetch.RELEASES), default="v7", help="the paper used v7"
     )
-    tables.add_argument("--folder", default=raw, help="default: %(default)s")
+    tables.add_argument("--folder", type=Path, default=raw, help="default: %(default)s")
     go = commands.add_parser("go", help="Gene Ontology alone, for Table 6 of any cohort")
-    go.add_argument("--folder", default=raw.parent / "go", help="default: %(default)s")
+    go.add_argument("--folder", type=Path, default=raw.parent / "go", help="default: %(default)s")
     for command in (slides, tables, go):
         command.add_argument("--parallel", type=_positive, default=4, help="connections at a time, up to 16")
         command.add_argument("--interval", type=float, default=0.5, help="seconds between two requests")

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import gtex
-from lib.config import ROOT, Config
+from lib.config import ROOT
 from lib.sources import mirror
-from lib.store import Store
 
 
 @pytest.mark.parametrize(
@@ -23,9 +21,3 @@ def test_relative_to_the_repository_absolute_or_none(tmp_path, monkeypatch, name
     assert mirror.search_folders(here, "gtex") == ((here, expected / "gtex") if expected else (here,))
     monkeypatch.delenv("DATA_MIRROR")
     assert mirror.folder() is None
-
-
-def test_the_store_and_the_command_look_in_the_same_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("DATA_MIRROR", "../shared/data")
-    monkeypatch.setenv("HISTOCORR_ROOT", str(tmp_path))
-    assert gtex._folders() == list(Store(Config(cohort="gtex")).places.gtex)
