@@ -217,11 +217,11 @@ class Config(BaseModel):
         """What makes or fetches the inputs of this cohort (`make_inputs`); None for the user's own files."""
         # late: they import far more than a configuration needs
         if self.source == "synthetic":
-            from lib.simulated.demo_cohort import DemoCohort
+            from lib.simulated.demo_cohort import DemoCohort, GeneCounts
 
             return DemoCohort(
                 slides_per_tissue=self.synthetic_slides_per_tissue,
-                n_genes=self.synthetic_genes,
+                genes=GeneCounts(self.synthetic_genes),
                 slide_um=self.synthetic_slide_um,
                 seed=self.synthetic_seed,
                 n_workers=self.n_workers,

@@ -25,6 +25,7 @@ from lib.simulated.genes import (
     ALPHABET,
     COVARIATES,
     KINDS,
+    USUAL_GENES,
     GeneCounts,
     add_covariates,
     gct_bytes,
@@ -57,8 +58,8 @@ class DemoCohort:
         The first so many of `lib.simulated.tissues.TISSUES`, at most 8; 8 includes the hard pair.
     slides_per_tissue : int
         Samples (one slide each) per tissue, at least 2. A donor gives a tissue at most once.
-    n_genes : int
-        All genes: `n_direct` per quantity, `n_markers` per tissue, `n_covariate`, the rest null.
+    genes : GeneCounts
+        How many genes of each kind.
     slide_um : float
         Side of a slide in micrometres, glass included.
     n_workers : int
@@ -72,25 +73,16 @@ class DemoCohort:
 
     n_tissues: int = 8
     slides_per_tissue: int = 30
-    n_genes: int = 3000
+    genes: GeneCounts = USUAL_GENES
     slide_um: float = 600.0
     seed: int = 0
-    n_direct: int = 30
-    n_markers: int = 25
-    n_covariate: int = 60
     n_workers: int = 2
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_tissues <= len(TISSUES):
-            raise ValueError(
-                f"n_tissues = {self.n_tissues}: give 1 to {len(TISSUES)}, the tissues drawn here"
-            )
+            raise ValueError(f"n_tissues = {self.n_tissues}: choose 1 to {len(TISSUES)}")
         if self.slides_per_tissue < 2:
-            raise ValueError(
-                f"slides_per_tissue = {self.slides_per_tissue}: variation within a tissue needs 2"
-            )
-        if self.n_workers < 1:
-            raise ValueError(f"n_workers = {self.n_workers}: give at least 1")
+            raise ValueError(f"slides_per_tissue = {self.slides_per_tissue}: choose at least 2")
 
     def make_inputs(self, raw: Path, places: Places | None = None) -> dict[str, Any]:
         """
@@ -109,8 +101,7 @@ class DemoCohort:
         (raw / "slides").mkdir(parents=True, exist_ok=True)
         tissues = list(TISSUES)[: self.n_tissues]
         plan_df = plan_samples(tissues, self.slides_per_tissue, seed=self.seed)
-        counts = GeneCounts(self.n_genes, self.n_direct, self.n_markers, self.n_covariate)
-        genes_df = plan_genes(tissues, QUANTITIES, counts, self.seed)
+        genes_df = plan_genes(tissues, QUANTITIES, self.genes, self.seed)
         tpm_df = simulate_expression(plan_df, genes_df, self.seed)
         n_drawn = _draw_slides(plan_df, raw / "slides", self)
         write_bytes(raw / "expression.gct.gz", gct_bytes(tpm_df, genes_df["symbol"]))
@@ -130,14 +121,9 @@ def write_truth(raw: Path, plan_df: pd.DataFrame, genes_df: pd.DataFrame, furthe
         genes_df[[*GENE_TRUTH, "tissue_differences"]].to_csv(temporary, float_format="%.6g")
 
 
-def read_truth(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_truth(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
-    The planted truth of a simulated cohort.
-
-    Parameters
-    ----------
-    folder : Path
-        The cohort's folder, or its `truth` folder.
+    The planted truth of a simulated cohort, from its folder.
 
     Returns
     -------
@@ -150,40 +136,29 @@ def read_truth(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If a table is missing, lacks a column, repeats an id or holds an unknown kind, quantity or covariate.
+        If a table is missing, repeats an id, or holds an unknown or missing kind, driver or quantity.
     """
-    folder = Path(folder) / "truth" if (Path(folder) / "truth").is_dir() else Path(folder)
-    path = folder / "genes.csv"
-    columns = ["slide_id", "tissue", *QUANTITIES, "pen", "blur"]
-    quantities_df = _read_table(folder / "quantities.csv", "sample_id", columns)
-    genes_df = _read_table(path, "gene", GENE_TRUTH)
-    known = {"kind": KINDS, "quantity": (*QUANTITIES, ""), "covariate": (*COVARIATES, "")}
-    for column, allowed in known.items():
-        if unknown := sorted(set(genes_df[column]) - set(allowed)):
-            raise ValueError(f"{path}: {column} {unknown[0]!r} is not one of {', '.join(allowed)}")
-    for kind, column in (("direct", "quantity"), ("covariate", "covariate"), ("marker", "tissue")):
-        empty = genes_df.index[(genes_df["kind"] == kind) & (genes_df[column] == "")]
-        if len(empty):
-            raise ValueError(f"{path}: {kind} gene {empty[0]} has no {column} ({len(empty)} such)")
-    values = quantities_df[list(QUANTITIES)].to_numpy(float)
-    if not np.isfinite(values).all():
-        n_bad = int((~np.isfinite(values)).sum())
-        raise ValueError(f"{folder / 'quantities.csv'}: {n_bad} quantities are not numbers")
-    return quantities_df, genes_df
-
-
-def _read_table(path: Path, key: str, needed: list[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: it is written with the other files of a simulated cohort"
+    numbers = {name: [""] for name in (*QUANTITIES, "effect")}  # texts may be empty
+    tables = []
+    for name, key in (("quantities.csv", "sample_id"), ("genes.csv", "gene")):
+        path = Path(raw) / "truth" / name
+        table_df = pd.read_csv(path, keep_default_na=False, na_values=numbers)
+        require_unique(table_df[key], f"{path}: {key}")
+        tables.append(table_df.set_index(key))
+    quantities_df, genes_df = tables
+    kind = genes_df["kind"]
+    bad = ~kind.isin(KINDS)
+    for driven, column, known in (("direct", "quantity", QUANTITIES), ("covariate", "covariate", COVARIATES)):
+        bad |= genes_df[column].isin(known) != (kind == driven)
+    bad |= (genes_df["tissue"] != "") != (kind == "marker")
+    if bad.any():
+        first = genes_df.loc[bad, ["kind", "quantity", "covariate", "tissue"]].iloc[0]
+        raise ValueError(
+            f"{path}: {bad.sum()} genes without a valid driver, first {first.name}: {first.to_dict()}"
         )
-    table_df = pd.read_csv(
-        path, keep_default_na=False, na_values={name: [""] for name in (*QUANTITIES, "effect")}
-    )
-    if missing := [name for name in [key, *needed] if name not in table_df]:
-        raise ValueError(f"{path}: columns {missing} are missing; it has {list(table_df.columns)}")
-    require_unique(table_df[key], f"{path}: {key}")
-    return table_df.set_index(key)
+    if n_gaps := int(quantities_df[list(QUANTITIES)].isna().sum().sum()):
+        raise ValueError(f"{Path(raw) / 'truth' / 'quantities.csv'}: {n_gaps} quantities are missing")
+    return quantities_df, genes_df
 
 
 def plan_samples(tissues: list[str], slides_per_tissue: int, *, seed: int) -> pd.DataFrame:

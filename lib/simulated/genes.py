@@ -70,12 +70,15 @@ class GeneCounts(NamedTuple):
     tissues.
     """
 
-    total: int
-    direct: int
-    markers: int
-    covariate: int
+    total: int = 3000
+    direct: int = 30
+    markers: int = 25
+    covariate: int = 60
     null_groups: Mapping[str, float] = NULL_GROUPS
     null_differ: float = 0.0
+
+
+USUAL_GENES = GeneCounts()
 
 
 def plan_genes(
