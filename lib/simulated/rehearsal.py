@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import ndtr
 
+from lib.cohort.expression import read_gene_table
 from lib.cohort.gtex_ids import match_tissue
 from lib.network import models
 from lib.simulated.demo_cohort import write_truth
@@ -127,7 +128,7 @@ def plan_samples(
     portal_df: pd.DataFrame, tissues: Sequence[str], n_samples: Sequence[int], rng: np.random.Generator
 ) -> pd.DataFrame:
     """
-    Real tissue samples in three sets of whole donors, tissues as even as the portal's counts allow.
+    Real tissue samples in three sets of whole donors: of each tissue equal numbers, or all it has.
 
     Returns
     -------
@@ -135,6 +136,11 @@ def plan_samples(
         One row per sample, sorted by id: sample_id, slide_id, donor, tissue, split, sex, age_bracket (real);
         ischaemic_time_min, rin, the five `QUANTITIES` (standard normal), donor_index and spread (factor on
         every sd in the sample's tissue), simulated.
+
+    Raises
+    ------
+    ValueError
+        Too few samples for a set, naming both numbers.
     """
     listed_df = portal_df[portal_df["tissue"].isin(tissues)].sort_values("sample_id")
     donors = listed_df["donor"].unique()
@@ -145,9 +151,15 @@ def plan_samples(
     parts = []
     for number, (name, n) in enumerate(zip(SETS, n_samples, strict=True)):
         of_set_df = listed_df[sets == number].sample(frac=1, random_state=rng.integers(2**32))
-        quotas = even_quotas(of_set_df["tissue"].value_counts().sort_index(), n, f"the {name} set")
-        rank = of_set_df.groupby("tissue").cumcount()
-        parts.append(of_set_df[rank < of_set_df["tissue"].map(quotas)].assign(split=name))
+        if len(of_set_df) < n:
+            raise ValueError(
+                f"the {name} set needs {n:,} samples, but its donors gave {len(of_set_df):,}: ask for fewer"
+                " (--samples), or give the whole portal table"
+            )
+        turn = (
+            of_set_df.groupby("tissue").cumcount().sort_values(kind="stable")
+        )  # all tissues, time and again
+        parts.append(of_set_df.loc[turn.index[:n]].assign(split=name))
     plan_df = pd.concat(parts).sort_values("sample_id").reset_index(drop=True)
     plan_df["slide_id"] = plan_df["sample_id"]
     plan_df["donor_index"], donors = pd.factorize(plan_df["donor"])
@@ -159,36 +171,15 @@ def plan_samples(
     return plan_df
 
 
-def even_quotas(available: pd.Series, total: int, what: str) -> pd.Series:
-    """
-    How many samples of each tissue to take: equal numbers, or all of a tissue that has fewer; sum `total`.
-
-    Raises ValueError when there are fewer than `total`, naming both numbers.
-    """
-    if available.sum() < total:
-        raise ValueError(
-            f"{what} needs {total:,} samples, but its donors gave {int(available.sum()):,} in"
-            f" {len(available)} tissues: ask for fewer (--samples), or give the whole portal table"
-        )
-    level = next(k for k in range(total + 1) if available.clip(upper=k).sum() >= total)
-    quotas = available.clip(upper=level)
-    surplus = int(quotas.sum()) - total
-    quotas.loc[quotas.index[quotas == level][:surplus]] -= 1
-    return quotas
-
-
 def with_known_ids(genes_df: pd.DataFrame, genes_csv: Path | None) -> tuple[pd.DataFrame, int]:
     """The genes under the ids, symbols and biotypes of a gene table, as far as it goes; how many it has."""
+    named_df = genes_df.reset_index().assign(biotype="")
     if genes_csv is None:
-        return genes_df.assign(biotype=""), 0
-    known_df = pd.read_csv(genes_csv, dtype=str, keep_default_na=False).head(len(genes_df))
-    if absent := [name for name in ("gene_id", "gene_name", "gene_biotype") if name not in known_df]:
-        raise ValueError(f"{genes_csv}: columns {absent} are missing; it has {list(known_df.columns)}")
-    named_df, n = genes_df.reset_index().assign(biotype=""), len(known_df)
-    named_df.loc[: n - 1, "gene"] = known_df["gene_id"]
-    named_df.loc[: n - 1, "symbol"] = known_df["gene_name"]
-    named_df.loc[: n - 1, "biotype"] = known_df["gene_biotype"]
-    return named_df.set_index("gene"), n
+        return named_df.set_index("gene"), 0
+    known_df = read_gene_table(genes_csv).head(len(named_df)).reset_index()
+    for column in known_df:
+        named_df.loc[: len(known_df) - 1, column] = known_df[column]
+    return named_df.set_index("gene"), len(known_df)
 
 
 def _write_expression(path: Path, plan_df: pd.DataFrame, genes_df: pd.DataFrame, seed: int) -> int:

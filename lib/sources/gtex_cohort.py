@@ -40,7 +40,6 @@ MADE_EXPRESSION, MADE_GENES = "expression.gct.gz", "genes.csv.gz"  # names of wh
 MIN_PATHOLOGY = 20  # samples that a pathology category needs to become a column
 # Gene table of GENCODE 26, v8's; used for other releases where their own gene models cannot be had.
 SPARE_GENES, SPARE_MODELS = "genes_gencode_v26.csv.gz", "gencode.v26."
-GCT = (".gct", ".gct.gz")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class GtexCohort(SampleChoice):
         portal_path = gtex_fetch.find(self.portal_file, [raw]) or gtex_fetch.portal(self.portal_file, folders)
         portal_df = read_portal(portal_path)
         expression_path = _expression(raw, self.expression_file, urls.tpm, folders)
-        attributes_path = _attributes(urls.attributes, folders, self.covariates)
+        attributes_path = _optional(urls.attributes, folders, self.covariates)
         subjects_path = _optional(urls.phenotypes, folders)  # the portal's table mostly has the same
         table = samples_table(
             portal_df,
@@ -105,21 +104,17 @@ class GtexCohort(SampleChoice):
 
 def _expression(raw: Path, name: str, url: str, folders: Sequence[Path]) -> Path:
     """The expression table `raw/<name>`: the user's own file, or a link to one found or downloaded."""
-    target, wants_gct = raw / name, name.lower().endswith(GCT)
-    if target.is_file() and not target.is_symlink():
-        return target
-    # a link of the user's own, unless it leads from another name to a release's GCT
-    if not wants_gct and target.is_file() and not target.resolve().name.lower().endswith(GCT):
+    target = raw / name
+    if target.is_file() and not (name == MADE_EXPRESSION and target.is_symlink()):
         return target
     found = gtex_fetch.find(name, folders) if name != MADE_EXPRESSION else None
-    if wants_gct or (found and not found.resolve().name.lower().endswith(GCT)):
-        _link(found or gtex_fetch.table(url, folders), target)
-        return target
-    release = gtex_fetch.file_name(url)
-    raise FileNotFoundError(
-        f"expression_file = {name!r}: {target} is missing; "
-        f"without expression_file {release} is found or downloaded"
-    )
+    if not found and not name.lower().endswith((".gct", ".gct.gz")):
+        raise FileNotFoundError(
+            f"expression_file = {name!r}: {target} is missing; without expression_file"
+            f" {gtex_fetch.file_name(url)} is found or downloaded"
+        )
+    _link(found or gtex_fetch.table(url, folders), target)
+    return target
 
 
 def _link(source: Path, target: Path) -> None:
@@ -131,16 +126,8 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _optional(url: str, folders: Sequence[Path]) -> Path | None:
-    """A table that is not required; None where it cannot be had."""
-    try:
-        return gtex_fetch.table(url, folders)
-    except RuntimeError:
-        return None
-
-
-def _attributes(url: str, folders: Sequence[Path], covariates: Sequence[str]) -> Path | None:
-    """The sample attributes; None where they cannot be had and no covariate needs them."""
+def _optional(url: str, folders: Sequence[Path], covariates: Sequence[str] = ()) -> Path | None:
+    """A table that only `covariates` need; None where it cannot be had and none of them is in it."""
     try:
         return gtex_fetch.table(url, folders)
     except RuntimeError as error:
@@ -154,23 +141,21 @@ def _attributes(url: str, folders: Sequence[Path], covariates: Sequence[str]) ->
 
 
 def _genes(raw: Path, name: str, url: str, folders: Sequence[Path], remarks: list[str]) -> Path:
-    """The gene table under `raw/<name>`, made from the release's gene models or from GENCODE 26."""
+    """The gene table `raw/<name>`, made from the release's gene models or from GENCODE 26."""
     target, models = raw / name, gtex_fetch.file_name(url)
     if name != MADE_GENES and target.is_file():
         return target
     spare = gtex_fetch.find(SPARE_GENES, folders)
-    if spare and models.startswith(SPARE_MODELS) and not gtex_fetch.find(models, folders):
-        _link(spare, target)
-        return target
-    try:
-        genes_df = read_gene_models(gtex_fetch.table(url, folders))
-    except RuntimeError:
-        if not spare:
-            raise
+    same_models = models.startswith(SPARE_MODELS) and not gtex_fetch.find(models, folders)
+    if not (spare and same_models):
+        try:
+            _write_csv(read_gene_models(gtex_fetch.table(url, folders)), target)
+            return target
+        except RuntimeError:
+            if not spare:
+                raise
         remarks.append(f"{models} is missing: names and biotypes of genes are those of {spare.name}")
-        _link(spare, target)
-        return target
-    _write_csv(genes_df, target)
+    _link(spare, target)
     return target
 
 

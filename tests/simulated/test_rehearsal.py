@@ -144,10 +144,12 @@ def test_too_small_a_portal_says_what_it_has(portal_df):
         plan(portal_df, (20_000, 10, 10))
 
 
-def test_even_quotas():
-    available = pd.Series({"a": 3, "b": 50, "c": 50})
-    assert rehearsal.even_quotas(available, 24, "it").to_dict() == {"a": 3, "b": 10, "c": 11}
-    assert rehearsal.even_quotas(available, 103, "it").sum() == 103
+def test_tissues_are_as_even_as_the_portal_allows():
+    counts = {"a": 3, "b": 50, "c": 50}
+    rows = [(f"{tissue}{i}", tissue, "donor") for tissue, n in counts.items() for i in range(n)]
+    portal_df = pd.DataFrame(rows, columns=["sample_id", "tissue", "donor"])
+    plan_df = rehearsal.plan_samples(portal_df, list(counts), (24, 0, 0), np.random.default_rng(0))
+    assert sorted(plan_df["tissue"].value_counts()) == [3, 10, 11]
 
 
 def test_the_command_says_why_it_failed(raw, tmp_path, capsys):

@@ -32,112 +32,48 @@ class Misbehaving(Quiet):
             n = self.server.seen[self.path]
             self.server.ranges.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
             self.server.times.append(time.monotonic())
-        getattr(self, f"do_{manner}")(n)
+        MANNERS[manner](self, n)
 
-    def whole(self, body, limit=None, headers=(), ranges=True, etag=None):
-        """Answer with `body` (honouring Range), sending no more than `limit` bytes of the promised ones."""
-        etag = etag or '"' + hashlib.md5(body).hexdigest() + '"'
-        wanted, begin = self.headers.get("Range"), 0
-        same = self.headers.get("If-Range") in (None, etag)
-        if wanted and ranges and same:
-            begin, end = (int(part) if part else None for part in wanted.removeprefix("bytes=").split("-"))
-            if begin >= len(body):
-                self.answer(416, headers=[("Content-Range", f"bytes */{len(body)}")])
-                return
-            stop = len(body) if end is None else min(end + 1, len(body))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {begin}-{stop - 1}/{len(body)}")
-            body = body[begin:stop]
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", etag)
-        for name, value in headers:
-            self.send_header(name, value)
+    def begin(self, code, **headers):
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
+
+    def whole(self, body, limit=None, ranges=True, **headers):
+        """Answer with `body` (honouring Range), sending no more than `limit` bytes of the promised ones."""
+        etag, wanted = '"' + hashlib.md5(body).hexdigest() + '"', self.headers.get("Range")
+        code, headers = 200, {"ETag": etag, **headers}
+        if wanted and ranges and self.headers.get("If-Range") in (None, etag):
+            begin, end = (int(part) if part else None for part in wanted.removeprefix("bytes=").split("-"))
+            stop = len(body) if end is None else min(end + 1, len(body))
+            if begin >= len(body):
+                self.begin(416, Content_Range=f"bytes */{len(body)}", Content_Length="0")
+                return
+            code, headers["Content_Range"] = 206, f"bytes {begin}-{stop - 1}/{len(body)}"
+            body = body[begin:stop]
+        self.begin(code, Content_Length=str(len(body)), **headers)
         self.wfile.write(body[:limit])
-        if limit is not None and limit < len(body):
-            self.close_connection = True
+        self.close_connection |= limit is not None and limit < len(body)
 
-    def do_fine(self, n):
-        self.whole(BODY)
+    def misplaced(self, n, start, stop):
+        """Break off the first answer, send another part than the wanted one at the second, and say so."""
+        if n == 2:
+            span = f"bytes {start}-{stop - 1}/{len(BODY)}"
+            self.begin(206, Content_Range=span, Content_Length=str(stop - start))
+            self.wfile.write(BODY[start:stop])
+        else:
+            self.whole(BODY, limit=1_000_000 if n == 1 else None)
 
-    def do_small(self, n):
-        self.whole(SMALL)
-
-    def do_drops(self, n):  # every answer breaks off after about a third
-        self.whole(BODY, limit=1_100_000)
-
-    def do_dropsnorange(self, n):  # breaks off twice and knows no ranges
-        self.whole(BODY, limit=1_100_000 if n <= 3 else None, ranges=False)
-
-    def do_alwaysdrops(self, n):  # promises, but never sends a byte
-        self.whole(BODY, limit=0)
-
-    def do_reset(self, n):
+    def reset(self, n):
         if n <= 2:
             self.connection.close()
             self.close_connection = True
-            return
-        self.whole(BODY)
-
-    def do_missing(self, n):
-        self.answer(404)
-
-    def do_only5(self, n):
-        self.whole(SMALL) if self.path.endswith("5") else self.answer(404)
-
-    def do_broken(self, n):
-        self.answer(500)
-
-    def do_brokenfirst(self, n):
-        self.answer(500) if n <= 2 else self.whole(SMALL)
-
-    def do_busy(self, n):
-        self.answer(503, headers=[("Retry-After", "1")]) if n == 2 else self.whole(SMALL)
-
-    def do_forbidden(self, n):
-        self.answer(403)
-
-    def do_html(self, n):
-        page = b"<html><head><title>Down for maintenance</title></head></html>"
-        self.whole(page, headers=[("Content-Type", "text/html; charset=utf-8")])
-
-    def do_disguised(self, n):  # a web page said to be a slide
-        self.whole(
-            b"\n<!DOCTYPE html><html><title>Oops</title></html>", headers=[("Content-Type", "image/x-svs")]
-        )
-
-    def do_htmlfirst(self, n):
-        self.do_html(n) if n <= 2 else self.whole(SMALL)
-
-    def do_short(self, n):  # honest about a length that is too small
-        self.whole(SMALL[:20_000])
-
-    def do_changing(self, n):  # another file at every request, broken off in the first
-        other = BODY[::-1]
-        self.whole(BODY, limit=1_000_000) if n == 1 else self.whole(other)
-
-    def do_wrongrange(self, n):  # answers ranges with the wrong part, once
-        if n == 2:
-            self.answer(206, BODY[7:], [("Content-Range", f"bytes 7-{len(BODY) - 1}/{len(BODY)}")])
         else:
-            self.whole(BODY, limit=1_000_000 if n == 1 else None)
+            self.whole(BODY)
 
-    def do_shifted(self, n):  # as many bytes as are missing, but from another place, and saying so
-        if n == 2:
-            span = f"bytes 500000-{len(BODY) - 500_001}/{len(BODY)}"
-            self.answer(206, BODY[500_000:-500_000], [("Content-Range", span)])
-        else:
-            self.whole(BODY, limit=1_000_000 if n == 1 else None)
-
-    def do_empty(self, n):
-        self.whole(b"")
-
-    def do_chunked(self, n):
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+    def chunked(self, n):
+        self.begin(200, Transfer_Encoding="chunked")
         for i in range(0, len(SMALL), 9000):
             piece = SMALL[i : i + 9000]
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
@@ -146,30 +82,50 @@ class Misbehaving(Quiet):
                 return
         self.wfile.write(b"0\r\n\r\n")
 
-    def do_nolength(self, n):
-        self.send_response(200)
-        self.send_header("Connection", "close")
-        self.end_headers()
+    def without_length(self, n):
+        self.begin(200, Connection="close")
         self.wfile.write(SMALL if n > 1 else SMALL[:20_000])
         self.close_connection = True
 
-    def do_stalls(self, n):
+    def stall(self, n):
+        self.whole(SMALL, limit=10_000 if n == 1 else None)
         if n == 1:
-            self.whole(SMALL, limit=10_000)
-            self.close_connection = False
-            time.sleep(1.5)
-            self.close_connection = True
-        else:
-            self.whole(SMALL)
+            time.sleep(1.5)  # before the connection is closed
 
-    def do_slow(self, n):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(BODY)))
-        self.send_header("ETag", '"slow"')
-        self.end_headers()
+    def slow(self, n):
+        self.begin(200, Content_Length=str(len(BODY)), ETag='"slow"')
         for i in range(0, len(BODY), 100_000):
             self.wfile.write(BODY[i : i + 100_000])
             time.sleep(0.02)
+
+
+PAGE, OOPS = (f"\n<!DOCTYPE html><html><title>{t}</title></html>".encode() for t in ("Maintenance", "Oops"))
+MANNERS = {  # what the handler h does at the n-th request of a path
+    "fine": lambda h, n: h.whole(BODY),
+    "small": lambda h, n: h.whole(SMALL),
+    "drops": lambda h, n: h.whole(BODY, limit=1_100_000),  # every answer breaks off after about a third
+    "dropsnorange": lambda h, n: h.whole(BODY, limit=1_100_000 if n <= 3 else None, ranges=False),
+    "alwaysdrops": lambda h, n: h.whole(BODY, limit=0),  # promises, but never sends a byte
+    "reset": Misbehaving.reset,
+    "missing": lambda h, n: h.answer(404),
+    "only5": lambda h, n: h.whole(SMALL) if h.path.endswith("5") else h.answer(404),
+    "broken": lambda h, n: h.answer(500),
+    "brokenfirst": lambda h, n: h.answer(500) if n <= 2 else h.whole(SMALL),
+    "busy": lambda h, n: h.begin(503, Retry_After="1", Content_Length="0") if n == 1 else h.whole(SMALL),
+    "forbidden": lambda h, n: h.answer(403),
+    "html": lambda h, n: h.whole(PAGE, Content_Type="text/html; charset=utf-8"),
+    "htmlfirst": lambda h, n: MANNERS["html" if n <= 2 else "small"](h, n),
+    "disguised": lambda h, n: h.whole(OOPS, Content_Type="image/x-svs"),  # a web page said to be a slide
+    "short": lambda h, n: h.whole(SMALL[:20_000]),  # honest about a length that is too small
+    "changing": lambda h, n: h.whole(BODY, limit=1_000_000) if n == 1 else h.whole(BODY[::-1]),
+    "wrongrange": lambda h, n: h.misplaced(n, 7, len(BODY)),
+    "shifted": lambda h, n: h.misplaced(n, 500_000, len(BODY) - 500_000),  # as many bytes as are missing
+    "empty": lambda h, n: h.whole(b""),
+    "chunked": Misbehaving.chunked,
+    "nolength": Misbehaving.without_length,
+    "stalls": Misbehaving.stall,
+    "slow": Misbehaving.slow,
+}
 
 
 @pytest.fixture
@@ -233,7 +189,7 @@ def test_resumes_by_byte_range(server, tmp_path):
         ("missing/a", "not on the server: .*HTTP 404", 1),
         ("forbidden/a", "HTTP 403", 1),
         ("broken/a", "HTTP 500 Internal Server Error \\(4 requests\\)", 4),
-        ("html/a", "gave up after 3 retries.*web page \\('Down for maintenance'\\)", 4),
+        ("html/a", "gave up after 3 retries.*web page \\('Maintenance'\\)", 4),
         ("disguised/a", "gave up after 3 retries.*web page \\('Oops'\\)", 4),
         ("alwaysdrops/a", "gave up after 3 retries.*\\(0 bytes read, 3000000 more", 4),
     ],
@@ -270,14 +226,12 @@ def test_next_address_after_404(server, tmp_path):
 
 
 def test_retry_after_is_honoured(server, tmp_path):
-    server.seen["/busy/a"] = 1
     started = time.monotonic()
     fetch(one(server, tmp_path, "busy/a"))
     assert time.monotonic() - started > 0.95
 
 
 def test_a_stop_ends_the_wait_that_a_server_asked_for(server, tmp_path):
-    server.seen["/busy/a"] = 1
     session = Session(FAST)
     threading.Timer(0.1, session.stop.set).start()
     started = time.monotonic()
