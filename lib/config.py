@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lib.features.quantification import Quantification
 from lib.network.recipe import Recipe
 from lib.tiles.tiling import Tiling
 
@@ -265,6 +266,18 @@ class Config(BaseModel):
         values: dict[str, Any] = self.model_dump(include=names)
         values |= {"batch_size": batch_size, "epochs": epochs}
         return Recipe(**values)
+
+    @property
+    def quantification(self) -> Quantification:
+        """How features are computed from tiles."""
+        return Quantification(
+            architecture=self.architecture,
+            features=self.features,
+            p=self.p,
+            precision=self.feature_precision,
+            batch_size=self.inference_batch,
+            device=self.torch_device,
+        )
 
     @property
     def run_name(self) -> str:

@@ -7,6 +7,7 @@ does not depend on the content of a tile.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from lib.benchmarks.timing import COLUMNS, row, timed
 from lib.features import quantify
+from lib.features.quantification import Quantification
 from lib.network import devices, models, training_step
 from lib.network.batches import TileLoader
 from lib.network.recipe import Recipe
@@ -122,13 +124,14 @@ def _sweep(
 def quantification_row(case: Case) -> dict:
     """f_lz of every channel, from uint8 tiles in memory, against a bare forward pass of the same batches.
 
-    Excluded are reading tile stacks and adding up per sample, as `features.quantify_samples` does.
+    Excluded are reading tile stacks and adding up per sample, as `sample_sums.quantify_samples` does.
     """
     model = _network(case.architecture, case.size).eval()
     tiles = _random_tiles(case.batch_size, case.size.input_px)
     mean, sd = models.normalisation(case.architecture)
     device, precision = case.device, case.precision
-    with quantify.tile_quantifier(model, case.architecture, device=device, dtype=precision) as quantify_batch:
+    how = Quantification(architecture=case.architecture, precision=precision, device=device)
+    with quantify.tile_quantifier(model, how) as quantify_batch:
         images_t = models.normalise(torch.from_numpy(tiles).to(device), mean, sd)
 
         def ours() -> None:
@@ -138,7 +141,7 @@ def quantification_row(case: Case) -> dict:
         bare_model = devices.move(_network(case.architecture, case.size).eval(), torch.device(device))
 
         def bare() -> None:
-            with torch.inference_mode(), quantify.precision(device, precision):
+            with torch.inference_mode(), quantify.at_precision(device, precision):
                 _run_batches(lambda: bare_model(images_t), case)
 
         seconds = timed(ours, bare, n_repeats=case.size.n_repeats)
@@ -181,8 +184,9 @@ def agreement_row(architecture: str, precision: str, size: Size, device: str) ->
     tiles = _random_tiles(8, size.input_px)
     model = _network(architecture, size).eval()
     values = []
-    for where, dtype in (("cpu", "float32"), (device, precision)):
-        with quantify.tile_quantifier(model, architecture, device=where, dtype=dtype) as quantify_batch:
+    exact = Quantification(architecture=architecture)
+    for how in (exact, replace(exact, precision=precision, device=device)):
+        with quantify.tile_quantifier(model, how) as quantify_batch:
             values.append(quantify_batch(tiles).double().cpu().numpy())
     layers = models.feature_table(architecture)["layer"].to_numpy()
     largest = 0.0

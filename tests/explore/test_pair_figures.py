@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from slide_factory import MPP, write_slide
+from small_network import quantified
 
 from lib.config import Config
 from lib.explore import correlates, feature_view, pair_figures, panel
-from lib.features import quantify
 from lib.figures import style
 from lib.network import models
 from lib.statistics import correlation
@@ -232,7 +232,7 @@ def test_the_exponent_of_the_features_is_that_of_maps_and_closeups(run, tmp_path
     model = pair_figures.model_of(run.network_file, "alexnet", "cpu")
     stack = np.load(run.stack_files["s2"])
     table = models.feature_table("alexnet")["feature"].tolist()
-    sums = [quantify.quantify(model, "alexnet", [tile[None]], p=2).sums for tile in stack]
+    sums = [quantified(model, "alexnet", [tile[None]], p=2) for tile in stack]
     expected = np.array(sums)[:, table.index("1_1")]
     np.testing.assert_allclose(pair_figures.slide_values(squared, "1_1", "s2"), expected, rtol=1e-4)
     once, twice = pair_figures.look_closely(run, "1_1"), pair_figures.look_closely(squared, "1_1")

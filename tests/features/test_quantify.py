@@ -1,28 +1,22 @@
 """Quantification, against slow explicit forwards that share no code with the hooks or torchvision."""
 
 import resource
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from small_network import SMALL, quantified, random_tiles, small_network
 
-from lib.features import quantify, slide_sums
+from lib.features.quantification import Quantification
 from lib.network import models
-from lib.tiles import stored
 
 MEAN, SD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-SMALL = "vgg16_avg1fc"
-
-
-def random_tiles(n, input_px, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, input_px, input_px, 3), dtype=np.uint8)
 
 
 def network(architecture, seed=0, input_px=96):
-    """Random weights; batch norm statistics from a batch, then shaken, so that layers are not centred."""
+    """Random weights; batch norm statistics from a batch, then perturbed, so that layers are not centred."""
     torch.manual_seed(seed)
     model = models.build(architecture, 3)
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -41,7 +35,7 @@ def network(architecture, seed=0, input_px=96):
 
 @pytest.fixture(scope="module")
 def small():
-    return network(SMALL)
+    return small_network()
 
 
 # Explicit forwards, float64: dict of layer label -> [B, C, H, W]
@@ -182,11 +176,10 @@ def test_against_an_explicit_forward(architecture, input_px):
     model = network(architecture, seed=5)
     tiles = random_tiles(3, input_px, seed=1)
     expected, size = oracle(architecture, model, tiles)
-    got = quantify.quantify(model, architecture, [tiles[:2], tiles[2:]])
-    assert got.n_tiles == 3
-    assert got.sums.dtype == np.float64
+    got = quantified(model, architecture, [tiles[:2], tiles[2:]])
+    assert got.dtype == np.float64
     assert (expected != 0).mean() > 0.7, "the network is dead: the comparison would say nothing"
-    difference = np.abs(got.sums - expected)
+    difference = np.abs(got - expected)
     assert (difference <= 1e-5 * size).all(), (difference / size).max()
     assert np.median(difference / np.abs(expected).clip(1e-9)) < 1e-6
     sums = {}
@@ -202,7 +195,7 @@ def test_against_an_explicit_forward(architecture, input_px):
 def test_the_trap_in_place_relu(small):
     """Outputs kept by a plain hook are overwritten by the ReLU behind: conv becomes ReLU."""
     tiles = random_tiles(2, 64)
-    got = quantify.quantify(small, SMALL, [tiles]).sums
+    got = quantified(small, SMALL, [tiles])
     kept = {}
     hooks = [
         module.register_forward_hook(lambda m, x, y, k=k: kept.__setitem__(k, y))
@@ -224,7 +217,7 @@ def test_the_trap_in_place_relu(small):
 def test_relu_called_twice_gives_two_layers():
     model = network("resnet34", input_px=64)
     tiles = random_tiles(2, 64)
-    sums = pd.Series(quantify.quantify(model, "resnet34", [tiles]).sums)
+    sums = pd.Series(quantified(model, "resnet34", [tiles]))
     by_label = sums.groupby(models.feature_table("resnet34")["layer_label"]).apply(np.array)
     np.testing.assert_array_equal(by_label["layer2.0.relu (call 2)"], by_label["layer2.0"])
     assert not np.allclose(by_label["layer2.0.relu"], by_label["layer2.0.relu (call 2)"], rtol=1e-2)
@@ -233,9 +226,9 @@ def test_relu_called_twice_gives_two_layers():
 def test_unskipped_features_are_the_same_numbers():
     model = network("resnet34", input_px=64)
     tiles = random_tiles(2, 64)
-    every = pd.Series(quantify.quantify(model, "resnet34", [tiles]).sums, models.feature_names("resnet34"))
-    few = quantify.quantify(model, "resnet34", [tiles], features="unskipped")
-    np.testing.assert_array_equal(every[models.feature_names("resnet34", "unskipped")], few.sums)
+    every = pd.Series(quantified(model, "resnet34", [tiles]), models.feature_names("resnet34"))
+    few = quantified(model, "resnet34", [tiles], features="unskipped")
+    np.testing.assert_array_equal(every[models.feature_names("resnet34", "unskipped")], few)
 
 
 @pytest.mark.parametrize("p", [2.0, 3.0])
@@ -255,7 +248,7 @@ def test_whole_powers(p):
         return layers
 
     expected, size = oracle("alexnet", model, tiles, p, forward)
-    got = quantify.quantify(model, "alexnet", [tiles], p=p).sums
+    got = quantified(model, "alexnet", [tiles], p=p)
     assert (np.abs(got - expected) <= 1e-5 * size).all()
     assert (expected < 0).any() == (p == 3)
 
@@ -267,7 +260,7 @@ def test_power_that_is_no_whole_number_keeps_the_sign(small):
     with layers, torch.inference_mode():
         small(models.normalise(torch.from_numpy(tiles)))
     expected = np.concatenate([(kept[k].sign() * kept[k].abs().sqrt()).sum((0, 2, 3)) for k in sorted(kept)])
-    got = quantify.quantify(small, SMALL, [tiles], p=0.5).sums
+    got = quantified(small, SMALL, [tiles], p=0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
     assert (got < 0).any()
 
@@ -277,9 +270,9 @@ def test_zero_and_constant_tiles(small):
     table_df = models.feature_table(SMALL)
     for value in (0, 255):
         tile = np.full((1, 64, 64, 3), value, np.uint8)
-        one = quantify.quantify(small, SMALL, [tile]).sums
+        one = quantified(small, SMALL, [tile])
         assert np.isfinite(one).all()
-        many = quantify.quantify(small, SMALL, [tile.repeat(3, 0)] * 2).sums
+        many = quantified(small, SMALL, [tile.repeat(3, 0)] * 2)
         np.testing.assert_allclose(many, 6 * one, rtol=1e-5, atol=1e-4)
         assert (one[table_df["non_negative"]] >= 0).all()
     assert (one[~table_df["non_negative"]] < 0).any()
@@ -287,17 +280,17 @@ def test_zero_and_constant_tiles(small):
 
 def test_batch_size_does_not_matter(small):
     tiles = random_tiles(7, 64)
-    whole = quantify.quantify(small, SMALL, [tiles]).sums
+    whole = quantified(small, SMALL, [tiles])
     size = np.abs(whole) + np.abs(whole).mean()
     for batch_size in (1, 3):
         parts = [tiles[k : k + batch_size] for k in range(0, 7, batch_size)]
-        assert (np.abs(quantify.quantify(small, SMALL, parts).sums - whole) <= 1e-6 * size).all()
+        assert (np.abs(quantified(small, SMALL, parts) - whole) <= 1e-6 * size).all()
 
 
 def test_bfloat16_is_near(small):
     tiles = random_tiles(4, 64)
-    exact = quantify.quantify(small, SMALL, [tiles]).sums
-    rough = quantify.quantify(small, SMALL, [tiles], dtype="bfloat16").sums
+    exact = quantified(small, SMALL, [tiles])
+    rough = quantified(small, SMALL, [tiles], precision="bfloat16")
     assert np.corrcoef(exact, rough)[0, 1] > 0.9999
     assert 1e-5 < np.linalg.norm(rough - exact) / np.linalg.norm(exact) < 0.02
 
@@ -309,9 +302,9 @@ def test_memory_does_not_grow_with_tiles(small):
         for k in range(n):
             yield random_tiles(8, 32, seed=k)
 
-    quantify.quantify(small, SMALL, batches(3))
+    quantified(small, SMALL, batches(3))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert quantify.quantify(small, SMALL, batches(20)).n_tiles == 160
+    quantified(small, SMALL, batches(20))
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mb < 30, f"{grown_mb:.0f} MB; the layers of one batch take 18 MB, of 20 batches 360 MB"
 
@@ -328,7 +321,7 @@ def test_tokens_and_channels_last_maps():
         watch = models.layer_outputs(model, name, lambda k, y: kept.__setitem__(k, y.clone()))  # noqa: B023
         with watch, torch.no_grad():
             model(models.normalise(torch.from_numpy(tiles), mean, sd))
-        got = pd.Series(quantify.quantify(model, name, [tiles]).sums, models.feature_names(name))
+        got = pd.Series(quantified(model, name, [tiles]), models.feature_names(name))
         last = max(kept)
         blocks = models.feature_table(name).query("layer_kind in ('Block', 'SwinTransformerBlock')")
         block = int(blocks["layer"].iloc[-1])
@@ -343,12 +336,15 @@ def test_tokens_and_channels_last_maps():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"p": 0}, "p is 0"), ({"p": -1}, "above 0"), ({"dtype": "float16"}, "float32, tf32, bfloat16")],
+    ("name", "value", "message"),
+    [
+        *(("p", 0, "p must be positive"), ("p", -1, "not -1"), ("batch_size", 0, "at least 1")),
+        ("precision", "float16", "float32, tf32, bfloat16"),
+    ],
 )
-def test_bad_options(small, options, message):
+def test_bad_options(name, value, message):
     with pytest.raises(ValueError, match=message):
-        quantify.quantify(small, SMALL, [random_tiles(1, 64)], **options)
+        Quantification(architecture=SMALL, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -356,32 +352,22 @@ def test_bad_options(small, options, message):
     [
         (np.zeros((2, 64, 64, 3), np.float32), "uint8"),
         (np.zeros((64, 64, 3), np.uint8), r"\[64, 64, 3\]"),
-        (np.zeros((0, 64, 64, 3), np.uint8), "no tiles"),
+        (np.zeros((0, 64, 64, 3), np.uint8), r"\[0, 64, 64, 3\]"),
         (np.zeros((2, 31, 31, 3), np.uint8), "31 px is too small for vgg16_avg1fc: its minimum is 32 px"),
     ],
 )
 def test_bad_tiles(small, tiles, message):
     with pytest.raises(ValueError, match=message):
-        quantify.quantify(small, SMALL, [tiles])
+        quantified(small, SMALL, [tiles])
 
 
-def test_no_tiles_training_mode_and_other_architecture(small):
-    with pytest.raises(ValueError, match="no tiles to quantify"):
-        quantify.quantify(small, SMALL, iter([]))
+def test_training_mode_and_other_architecture(small):
     with pytest.raises(ValueError, match=r"not of (that|the) architecture"):
-        quantify.quantify(small, "vgg11", [random_tiles(1, 64)])
+        quantified(small, "vgg11", [random_tiles(1, 64)])
     small.train()
     with pytest.raises(RuntimeError, match="training mode"):
-        quantify.quantify(small, SMALL, [random_tiles(1, 64)])
+        quantified(small, SMALL, [random_tiles(1, 64)])
     small.eval()
-
-
-def test_not_finite_names_the_layer():
-    model = network(SMALL)
-    with torch.no_grad():
-        model.features[2].bias[5] = torch.inf
-    with pytest.raises(RuntimeError, match=r"first: 2_5, conv1_2"):
-        quantify.quantify(model, SMALL, [random_tiles(1, 64)])
 
 
 def test_out_of_memory_says_what_to_try(small, monkeypatch):
@@ -389,193 +375,9 @@ def test_out_of_memory_says_what_to_try(small, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(small.classifier[1], "forward", full)
-    said = r"with 2 tiles of 64 px at a time .*: try 1 \(inference_batch of a run.*feature_precision"
+    said = r"with 2 tiles of 64 px at a time .*: try inference_batch = 1 or feature_precision = 'bfloat16'"
     with pytest.raises(RuntimeError, match=said):
-        quantify.quantify(small, SMALL, [random_tiles(2, 64)])
+        quantified(small, SMALL, [random_tiles(2, 64)])
     monkeypatch.setattr(small.classifier[1], "forward", lambda *args: torch.empty(1 << 50))
     with pytest.raises(RuntimeError, match=f"out of memory on cpu {said}"):
-        quantify.quantify(small, SMALL, [random_tiles(2, 64)])
-
-
-def test_sums_are_added_up_where_there_is_float64():
-    assert quantify.accumulator("mps") == torch.device("cpu")
-    assert quantify.accumulator("cuda:1") == torch.device("cuda:1")
-
-
-# Samples of slides
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
-    """Two slides of several samples (one of a single tile, one on both slides), one that is a sample."""
-    folder = tmp_path_factory.mktemp("stacks")
-    rows = []
-    for k, samples in enumerate((["a"] * 3 + ["b"] + ["ab"] * 2, ["ab", "c", "c", "c"], ["d"] * 5)):
-        file = folder / f"slide_{k}.npy"
-        np.save(file, random_tiles(len(samples), 32, seed=k))
-        rows += [{"file": str(file), "stack_index": j, "sample_id": s} for j, s in enumerate(samples)]
-    return pd.DataFrame(rows).assign(slide_id=lambda df: df["file"].str[-11:-4])
-
-
-def run(model, tiles_df, out_dir, **options):
-    return quantify.quantify_samples(model, SMALL, tiles_df, out_dir, progress=False, **options)
-
-
-@pytest.fixture(scope="module")
-def whole(small, cohort, tmp_path_factory):
-    return run(small, cohort, tmp_path_factory.mktemp("whole"), batch_size=4)
-
-
-def test_samples_are_their_tiles(small, cohort, whole):
-    sums_df, n_tiles = whole
-    assert n_tiles.to_dict() == {"a": 3, "b": 1, "ab": 3, "c": 3, "d": 5}
-    assert sums_df.shape == (10_432, 5)
-    assert (sums_df.dtypes == np.float64).all()
-    assert sums_df.index.name == "feature"
-    assert sums_df.index.tolist() == models.feature_names(SMALL)
-    for sample_id, rows in cohort.groupby("sample_id"):
-        tiles = np.stack([np.load(row.file)[row.stack_index] for row in rows.itertuples()])
-        alone = quantify.quantify(small, SMALL, [tiles]).sums
-        scale = np.abs(alone) + np.abs(alone).mean()
-        assert (np.abs(sums_df[sample_id] - alone) <= 1e-6 * scale).all()
-
-
-def test_order_and_batch_size_do_not_matter(small, cohort, whole, tmp_path):
-    shuffled = cohort.sample(frac=1, random_state=1)
-    sums_df, n_tiles = run(small, shuffled, tmp_path / "same", batch_size=4)
-    pd.testing.assert_frame_equal(sums_df[whole[0].columns], whole[0], rtol=0, atol=0)
-    pd.testing.assert_series_equal(n_tiles[whole[1].index], whole[1])
-    sums_df, _ = run(small, cohort, tmp_path / "ones", batch_size=1)
-    scale = whole[0].abs() + whole[0].abs().mean()
-    assert ((sums_df - whole[0]).abs() <= 1e-6 * scale).all(axis=None)
-
-
-def counting(monkeypatch):
-    """The slides whose tiles are read."""
-    seen = []
-    read = stored.StoredTiles.batches
-
-    def counted(tiles, rows, batch_size):
-        seen.append(Path(tiles.files[tiles.file_of_row[rows[0]]]).stem)
-        yield from read(tiles, rows, batch_size)
-
-    monkeypatch.setattr(stored.StoredTiles, "batches", counted)
-    return seen
-
-
-def test_resumes_after_a_kill_between_and_within_slides(small, cohort, whole, tmp_path, monkeypatch):
-    save = slide_sums.save
-
-    def killed(path, *args):
-        if path.stem == "slide_1":
-            (path.parent / f".{path.name}.1.tmp").write_bytes(b"half a file")
-            raise KeyboardInterrupt
-        save(path, *args)
-
-    monkeypatch.setattr(slide_sums, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(small, cohort, tmp_path, batch_size=4)
-    monkeypatch.setattr(slide_sums, "save", save)
-    assert [path.name for path in tmp_path.glob("*.npz")] == ["slide_0.npz"]
-    assert not any(m._forward_hooks for m in small.modules())
-    seen = counting(monkeypatch)
-    sums_df, n_tiles = run(small, cohort, tmp_path, batch_size=4)
-    assert seen == ["slide_1", "slide_2"]
-    pd.testing.assert_frame_equal(sums_df, whole[0], rtol=0, atol=0)
-    pd.testing.assert_series_equal(n_tiles, whole[1])
-    run(small, cohort, tmp_path, batch_size=4)
-    assert seen == ["slide_1", "slide_2"], "a finished run is not run again"
-
-
-def test_only_what_changed_is_run_again(small, cohort, tmp_path, monkeypatch):
-    run(small, cohort, tmp_path)
-    seen = counting(monkeypatch)
-    (tmp_path / "slide_1.npz").write_bytes(b"PK\x03\x04 torn")
-    run(small, cohort, tmp_path)
-    assert seen == ["slide_1"]
-    moved = cohort.assign(sample_id=cohort["sample_id"].replace("d", "e"))
-    sums_df, _ = run(small, moved, tmp_path)
-    assert seen == ["slide_1", "slide_2"]
-    assert "e" in sums_df
-    assert "d" not in sums_df
-    seen.clear()
-    squared, _ = run(small, cohort, tmp_path, p=2)
-    assert seen == ["slide_0", "slide_1", "slide_2"]
-    seen.clear()
-    other, _ = run(network(SMALL, seed=9), cohort, tmp_path, p=2)
-    assert seen == ["slide_0", "slide_1", "slide_2"]
-    assert not np.allclose(squared, other)
-
-
-def test_other_pixels_are_run_again(small, cohort, tmp_path, monkeypatch):
-    file = tmp_path / "slide.npy"
-    np.save(file, random_tiles(2, 32, seed=20))
-    tiles_df = pd.DataFrame({"file": str(file), "stack_index": [0, 1], "sample_id": "x"})
-    first, _ = run(small, tiles_df, tmp_path)
-    np.save(file, random_tiles(2, 32, seed=21))
-    second, _ = run(small, tiles_df, tmp_path)
-    assert not np.allclose(first, second)
-
-
-def test_sample_without_tiles_and_bad_tables(small, cohort, tmp_path):
-    with pytest.raises(ValueError, match=r"2 of 3 samples have no tiles \(first: \['y', 'z'\]\)"):
-        run(small, cohort, tmp_path, sample_ids=["a", "y", "z"])
-    with pytest.raises(ValueError, match="no column"):
-        run(small, cohort.drop(columns="stack_index"), tmp_path)
-    with pytest.raises(ValueError, match="no rows"):
-        run(small, cohort.iloc[:0], tmp_path)
-    with pytest.raises(ValueError, match="1 rows of the tile table name a tile of a sample a second time"):
-        run(small, pd.concat([cohort, cohort.iloc[:1]]), tmp_path)
-    with pytest.raises(ValueError, match="missing values"):
-        run(small, cohort.assign(slide_id=None), tmp_path)
-    with pytest.raises(ValueError, match="without slashes"):
-        run(small, cohort.assign(slide_id="a/b"), tmp_path)
-    with pytest.raises(ValueError, match=r"stack_index 99 .* holds 6 tiles"):
-        run(small, cohort.replace({"stack_index": {4: 99}}), tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.npy does not exist"):
-        run(small, cohort.assign(file=str(tmp_path / "nowhere.npy")), tmp_path)
-    np.save(tmp_path / "float.npy", np.zeros((2, 32, 32, 3), np.float32))
-    with pytest.raises(ValueError, match=r"holds float32 of shape \(2, 32, 32, 3\)"):
-        run(small, cohort.iloc[:2].assign(file=str(tmp_path / "float.npy")), tmp_path)
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        run(small, cohort, tmp_path, batch_size=0)
-
-
-def test_chosen_samples_only(small, cohort, whole, tmp_path):
-    sums_df, n_tiles = run(small, cohort, tmp_path, sample_ids=["d", "a"])
-    assert list(sums_df) == list(n_tiles.index) == ["d", "a"]
-    np.testing.assert_allclose(sums_df, whole[0][["d", "a"]], rtol=1e-4, atol=1e-3)
-
-
-# Sum, mean, and the tile count they carry
-
-
-def test_aggregate():
-    sums_df = pd.DataFrame({"a": [2.0, 4.0], "b": [9.0, 3.0]}, index=pd.Index(["0_0", "0_1"], name="feature"))
-    n_tiles = pd.Series({"b": 3, "a": 2, "other": 7})
-    mean_df = quantify.aggregate(sums_df, n_tiles)
-    assert mean_df.to_dict("list") == {"a": [1.0, 2.0], "b": [3.0, 1.0]}
-    pd.testing.assert_frame_equal(quantify.aggregate(sums_df, n_tiles, "sum"), sums_df)
-    with pytest.raises(ValueError, match="must be 'mean' or 'sum'"):
-        quantify.aggregate(sums_df, n_tiles, "median")
-    with pytest.raises(ValueError, match=r"1 samples have no tile count .*\['b'\]"):
-        quantify.aggregate(sums_df, n_tiles.drop("b"))
-    with pytest.raises(ValueError, match="no tile count of 1 or more"):
-        quantify.aggregate(sums_df, pd.Series({"a": 2, "b": 0}))
-
-
-def test_r_with_tile_count_is_pearson_and_shows_the_sums_confound():
-    rng = np.random.default_rng(4)
-    n_tiles = pd.Series(rng.integers(20, 400, 60), index=[f"s{k}" for k in range(60)])
-    mean_df = pd.DataFrame(rng.gamma(100, size=(30, 60)), columns=n_tiles.index).rename_axis("feature")
-    mean_df.loc[3] = 0.0
-    mean_df.loc[4] = 7.5 * (1 + 1e-8 * rng.normal(size=60))  # float noise only
-    sums_df = mean_df * n_tiles
-    r = quantify.r_with_tile_count(mean_df, n_tiles.sample(frac=1, random_state=0))
-    assert list(r.index) == [k for k in range(30) if k not in (3, 4)]
-    expected = [np.corrcoef(mean_df.loc[k], n_tiles)[0, 1] for k in r.index]
-    np.testing.assert_allclose(r, expected, rtol=1e-10)
-    assert r.abs().max() < 0.5
-    assert quantify.r_with_tile_count(sums_df, n_tiles).min() > 0.9
-    with pytest.raises(ValueError, match="different counts"):
-        quantify.r_with_tile_count(mean_df, n_tiles * 0 + 5)
+        quantified(small, SMALL, [random_tiles(2, 64)])

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_network import quantified
 from torch import nn
 from torch.nn import functional as F
 
-from lib.features import quantify
 from lib.network import layers, models
 from lib.visualize import attribution
 
@@ -415,12 +415,12 @@ def test_no_feature_gives_a_table_without_columns():
 
 @pytest.mark.parametrize("p", [2.0, 0.5, 3.0])
 def test_the_exponent_is_that_of_the_quantified_features(p):
-    """Values of `features.quantify`, before and after in-place ReLUs; slopes against differences."""
+    """Values of `small_network.quantified`, before and after in-place ReLUs; slopes against differences."""
     model, tile = built("vgg11"), random_tile(32)
     names = ["0_5", "1_5", "6_2", "7_9"]
     table_df = models.feature_table("vgg11")
-    quantified = quantify.quantify(model, "vgg11", [tile[None]], p=p).sums
-    expected = pd.Series(quantified, index=table_df["feature"])[names]
+    sums = quantified(model, "vgg11", [tile[None]], p=p)
+    expected = pd.Series(sums, index=table_df["feature"])[names]
     with attribution.network_input(model, "vgg11", tile) as input_t:
         found_t = attribution.feature_sums(model, "vgg11", names, input_t, p=p)
         np.testing.assert_allclose(found_t.detach().numpy()[0], expected, rtol=1e-4)
@@ -468,10 +468,10 @@ def test_every_method_and_tile_values_pass_the_exponent_on(tmp_path):
         attribution.tile_values(model, "vgg11", [feature], tiles_df, {"A": stack}, p=p, progress=False)
         for p in (1, 2)
     ]
-    quantified = quantify.quantify(model, "vgg11", [tile[None]], p=2).sums
+    sums = quantified(model, "vgg11", [tile[None]], p=2)
     place = models.feature_table("vgg11")["feature"].tolist().index(feature)
-    assert values[1].loc["a", feature] == pytest.approx(quantified[place], rel=1e-4)
-    assert values[0].loc["a", feature] != pytest.approx(quantified[place], rel=1e-2)
+    assert values[1].loc["a", feature] == pytest.approx(sums[place], rel=1e-4)
+    assert values[0].loc["a", feature] != pytest.approx(sums[place], rel=1e-2)
     maps = [attribution.all_maps(model, "vgg11", feature, tile, p=p) for p in (1, 2)]
     for name in attribution.METHODS:
         assert not np.allclose(maps[0][name], maps[1][name]), name

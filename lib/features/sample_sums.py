@@ -1,0 +1,184 @@
+"""Features summed over the tiles of each sample, slide by slide and resumable; mean or sum is chosen on use.
+
+Each finished slide leaves `<slide_id>.npz` (sample_ids [n], n_tiles int64 [n], sums float64 [n, n_features])
+and a work record of what it was made for. The numbers do not depend on the order of slides or tiles.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from lib import work_records
+from lib.features.quantification import Quantification
+from lib.features.quantify import QuantifyBatch, tile_quantifier
+from lib.network import models
+from lib.network.weights import fingerprint
+from lib.tiles.stored import StoredTiles
+from lib.whole_files import text_fingerprint, whole_file
+
+
+class _SlideSums(NamedTuple):
+    """The features of one slide's samples."""
+
+    sample_ids: np.ndarray  # str [n]
+    n_tiles: np.ndarray  # int64 [n]
+    sums: np.ndarray  # float64 [n, n_features]
+
+
+def quantify_samples(
+    model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: str | os.PathLike, how: Quantification
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Sums of every feature over the tiles of every sample, and the tile counts; resumes slide by slide.
+
+    The tiles of a slide run in full batches whatever samples they belong to (spots of one tile each, regions,
+    whole slides) and are added to their samples' rows in float64. A slide whose record holds the same
+    parameters, weights, tiles, and size and date of the stacks is not run again.
+
+    Parameters
+    ----------
+    model : in eval mode
+    tiles_df : one row per tile and sample: file, stack_index, sample_id, slide_id (`stored.labelled_tiles`)
+    out_dir : folder of the slides' files
+
+    Returns
+    -------
+    sums_df : DataFrame, features x samples, float64; index "feature"
+    n_tiles : Series of int64; index "sample_id"
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `StoredTiles` and `tile_quantifier`; a tile that counts twice for one sample.
+    RuntimeError
+        Values that are not finite (names slide and layer), or out of memory.
+    """
+    columns = ["slide_id", "file", "stack_index", "sample_id"]
+    rows_df = tiles_df[columns].sort_values(by=columns, ignore_index=True)
+    repeated = int(rows_df.duplicated(columns[1:]).sum())
+    if repeated:
+        raise ValueError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
+    tiles = StoredTiles(rows_df)
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    network = {"architecture": how.architecture, "weights": fingerprint(model)}
+    facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}
+    slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in rows_df.groupby("slide_id")}
+    made_for = {path: facts | _inputs(slide_df) for path, slide_df in slides.items()}
+    todo = [path for path in slides if work_records.why_unfinished(path, made_for[path]) is not None]
+    n_todo = sum(len(slides[path]) for path in todo)
+    bar = tqdm(total=n_todo, unit="tile", desc=f"features {how.architecture}")
+    with tile_quantifier(model, how) as quantify_batch, bar:
+        for k, path in enumerate(todo):
+            bar.set_postfix_str(f"slide {k + 1} of {len(todo)}")
+            batches = tiles.batches(slides[path].index.to_numpy(), how.batch_size)
+            of_slide = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
+            _check_finite(of_slide.sums, how, f"slide {path.stem}")
+            work_records.remove(path)
+            with whole_file(path) as temporary:
+                np.savez(temporary, **of_slide._asdict())
+            work_records.write(path, made_for[path])
+    return _collected(list(slides), tiles_df["sample_id"].unique(), how)
+
+
+def _inputs(slide_df: pd.DataFrame) -> dict[str, str]:
+    """Fingerprints of one slide's tiles and of the names, sizes and dates of its stacks."""
+    status = {file: os.stat(file) for file in slide_df["file"].unique()}
+    stacks = [[Path(file).name, s.st_size, s.st_mtime_ns] for file, s in status.items()]
+    tiles_df = slide_df[["stack_index", "sample_id"]].assign(file=slide_df["file"].map(os.path.basename))
+    return {
+        "tiles": text_fingerprint(tiles_df.to_csv(index=False)),
+        "stacks": text_fingerprint(json.dumps(sorted(stacks))),
+    }
+
+
+def _slide_sums(
+    quantify_batch: QuantifyBatch, sample_of_tile: pd.Series, batches: Iterable[np.ndarray], bar: tqdm
+) -> _SlideSums:
+    sample_ids, rows = np.unique(sample_of_tile.to_numpy(str), return_inverse=True)
+    sums_t, start = torch.empty(0), 0
+    for tiles in batches:
+        tile_sums_t = quantify_batch(tiles)  # float32 [B, n_features]
+        tile_sums_t = tile_sums_t.to(_accumulator(tile_sums_t.device)).double()
+        if start == 0:
+            sums_t = torch.zeros_like(tile_sums_t[:1]).repeat(len(sample_ids), 1)
+        rows_t = torch.from_numpy(rows[start : start + len(tiles)]).to(tile_sums_t.device)
+        sums_t.index_add_(0, rows_t, tile_sums_t)
+        start += len(tiles)
+        bar.update(len(tiles))
+    return _SlideSums(sample_ids, np.bincount(rows).astype(np.int64), sums_t.cpu().numpy())
+
+
+def _accumulator(device: torch.device) -> torch.device:
+    """Where sums over tiles are added up: the device itself, or the CPU where the device has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _check_finite(sums: np.ndarray, how: Quantification, where: str) -> None:
+    """RuntimeError naming the first layer that is not finite; sums is [n, n_features]."""
+    bad = ~np.isfinite(sums).all(axis=0)
+    if bad.any():
+        first = models.feature_table(how.architecture, how.features).iloc[int(np.argmax(bad))]
+        raise RuntimeError(
+            f"{int(bad.sum())} of {bad.size} features of {where} are not finite (first: {first['feature']}, "
+            f"{first['layer_label']}): the weights hold NaN or diverged, or p is too large for float32"
+        )
+
+
+def _collected(
+    paths: list[Path], sample_ids: Iterable[str], how: Quantification
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Slides' files added up to one matrix; a sample on several slides is the sum over them."""
+    names = pd.Index(models.feature_names(how.architecture, how.features), name="feature")
+    samples = pd.Index(sample_ids, name="sample_id")
+    sums, n_tiles = np.zeros((len(samples), len(names))), np.zeros(len(samples), dtype=np.int64)
+    for path in paths:
+        with np.load(path) as content:
+            of_slide: dict[str, Any] = dict(content)
+        rows = samples.get_indexer(of_slide["sample_ids"])
+        sums[rows] += of_slide["sums"]
+        n_tiles[rows] += of_slide["n_tiles"]
+    return pd.DataFrame(sums.T, index=names, columns=samples), pd.Series(n_tiles, samples, name="n_tiles")
+
+
+def aggregate(sums_df: pd.DataFrame, n_tiles: pd.Series, how: str = "mean") -> pd.DataFrame:
+    """Features x samples to correlate: "mean" over a sample's tiles, or "sum" (the paper's formula).
+
+    Under "sum" every feature carries the sample's tile count. n_tiles is indexed by sample_id.
+    """
+    if how not in ("mean", "sum"):
+        raise ValueError(f"aggregate must be 'mean' or 'sum', not {how!r}")
+    counts = _counts_of(sums_df, n_tiles)
+    return sums_df.div(counts, axis="columns") if how == "mean" else sums_df.copy()
+
+
+def r_with_tile_count(features_df: pd.DataFrame, n_tiles: pd.Series) -> pd.Series:
+    """Pearson r over samples between each feature and the tile count; index "feature", float64.
+
+    Features that do not vary (sd below 1e-6 of the largest value: dead channels) are left out, and the result
+    is empty where the tile count itself does not vary or there are fewer than 3 samples.
+    """
+    counts = _counts_of(features_df, n_tiles)
+    values = features_df.to_numpy(np.float64)
+    varies = values.std(axis=1) > 1e-6 * np.abs(values).max(axis=1)
+    if len(counts) < 3 or np.ptp(counts) == 0:
+        varies[:] = False
+    centred = values[varies] - values[varies].mean(axis=1, keepdims=True)
+    centred_counts = counts - counts.mean()
+    r = centred @ centred_counts / (np.linalg.norm(centred, axis=1) * np.linalg.norm(centred_counts))
+    return pd.Series(r.clip(-1, 1), index=features_df.index[varies], name="r_tile_count")
+
+
+def _counts_of(values_df: pd.DataFrame, n_tiles: pd.Series) -> np.ndarray:
+    """Tile counts, float64, in the order of values_df's columns."""
+    counts = n_tiles.reindex(values_df.columns).to_numpy(np.float64)
+    without = values_df.columns[~(counts >= 1)].tolist()
+    if without:
+        raise ValueError(f"{len(without)} samples have no tile count of 1 or more (first: {without[:5]})")
+    return counts
