@@ -1,8 +1,8 @@
 """
 Building blocks for drawing tissue: smooth noise, lattices of points, polygons, winding lines, nuclei.
 
-Structure is laid out on a coarse grid, a quarter of 20x, and enlarged; nuclei are stamped at 20x.
-Lengths are micrometres, angles radians; `x` runs right and `y` down.
+Structure is laid out on a coarse grid, a quarter of 20x, and enlarged; nuclei are drawn at 20x.
+Lengths are in micrometres, angles in radians; `x` runs right and `y` down.
 """
 
 from functools import lru_cache
@@ -14,23 +14,21 @@ from scipy import ndimage
 from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] (missing in the stub)
 
 MPP = 0.4942  # GTEx slides: 20x
-COARSE = 4  # structure is laid out at MPP * COARSE, about 2 um per pixel
+COARSE = 4  # structure is laid out at MPP * COARSE, about 2 µm per pixel
 
 
 class Field(NamedTuple):
-    """The coarse grid of one slide, and the random generator everything on it is drawn with."""
+    """The coarse grid of one slide, and the random generator used for everything drawn on it."""
 
     size_px: int  # level-0 pixels, a multiple of COARSE
-    x: np.ndarray  # (n, n) float32, um, after the wavy distortion
-    y: np.ndarray  # (n, n) float32, um
+    x: np.ndarray  # (n, n) float32, µm, after the wavy distortion
+    y: np.ndarray  # (n, n) float32, µm
     rng: np.random.Generator
     density: float  # factors around 1 from the hidden quantities
     nucleus: float
     lumen: float
     wave: float
-    likeness: (
-        float  # tubule (negative) to acinus (positive): what makes kidney and pancreas hard to tell apart
-    )
+    likeness: float  # tubule (negative) to acinus (positive): makes kidney and pancreas hard to distinguish
 
     @property
     def size_um(self) -> float:
@@ -63,12 +61,10 @@ def noise(rng: np.random.Generator, n: int, wavelength: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _grain() -> np.ndarray:
-    """Fine texture (1024, 1024), sd 1, the same for all slides: each takes its own shifted piece."""
+    """Fine texture (1024, 1024), sd 1, the same for all slides: each uses a shifted copy."""
     white = np.random.default_rng(20).standard_normal((1024, 1024), np.float32)
-    mixed = (
-        ndimage.gaussian_filter(white, 1.0, mode="wrap") * 3
-        + ndimage.gaussian_filter(white, 3.0, mode="wrap") * 6
-    )
+    fine, coarse = (ndimage.gaussian_filter(white, sigma, mode="wrap") for sigma in (1.0, 3.0))
+    mixed = fine * 3 + coarse * 6
     return (mixed / mixed.std()).astype(np.float32)
 
 
@@ -80,12 +76,12 @@ def grain(rng: np.random.Generator, size_px: int) -> np.ndarray:
 
 
 def soft(distance: np.ndarray, width: float = 0.6) -> np.ndarray:
-    """0 to 1 across `distance` = 0 over about `width` um: an edge without stairs."""
+    """0 to 1 across `distance` = 0 over about `width` µm: a smooth edge."""
     return 1 / (1 + np.exp(np.clip(-distance / width, -30, 30)))
 
 
 def scatter(field: Field, spacing: float, jitter: float = 0.28) -> np.ndarray:
-    """Points (n, 2) of a jittered triangular lattice over the slide and a margin, in um."""
+    """Points (n, 2) of a jittered triangular lattice over the slide and a margin, in µm."""
     margin = 2 * spacing
     xs = np.arange(-margin, field.size_um + margin, spacing)
     ys = np.arange(-margin, field.size_um + margin, spacing * 0.866)
@@ -96,27 +92,27 @@ def scatter(field: Field, spacing: float, jitter: float = 0.28) -> np.ndarray:
 
 
 def cells(field: Field, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Polygons around seeds: nearest seed, distance to it, distance to the polygon's border (coarse, um)."""
-    grid = np.stack([field.x.ravel(), field.y.ravel()], 1)
-    distance, index = cKDTree(seeds).query(grid, k=2)
+    """Polygons around seeds: nearest seed, distance to it, distance to the polygon's border (coarse, µm)."""
+    distance, index = cKDTree(seeds).query(_places(field), k=2)
     between = np.linalg.norm(seeds[index[:, 0]] - seeds[index[:, 1]], axis=1)
     border = (distance[:, 1] ** 2 - distance[:, 0] ** 2) / (2 * np.maximum(between, 1e-6))
-    shape = field.x.shape
-    return (
-        index[:, 0].reshape(shape),
-        distance[:, 0].reshape(shape).astype(np.float32),
-        border.reshape(shape).astype(np.float32),
-    )
+    nearest, *lengths = (values.reshape(field.x.shape) for values in (index[:, 0], distance[:, 0], border))
+    return nearest, lengths[0].astype(np.float32), lengths[1].astype(np.float32)
+
+
+def _places(field: Field) -> np.ndarray:
+    """The points of the coarse grid, (n * n, 2)."""
+    return np.stack([field.x.ravel(), field.y.ravel()], 1)
 
 
 def rounded(seeds: np.ndarray, index: np.ndarray, centre: np.ndarray, border: np.ndarray) -> np.ndarray:
-    """Distance to the border of polygons whose corners are cut by a circle about the seed (coarse, um)."""
+    """Distance to the border of polygons whose corners are cut by a circle about the seed (coarse, µm)."""
     reach = cKDTree(seeds).query(seeds, k=6)[0][:, 1:].mean(axis=1).astype(np.float32) * 0.60
     return np.minimum(border, reach[index] - centre)
 
 
 def look_up(coarse: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values of a coarse map at points (n, 2) in um."""
+    """Values of a coarse map at points (n, 2) in µm."""
     at = points.T[::-1] / (MPP * COARSE) - 0.5
     return ndimage.map_coordinates(coarse, at, order=1, mode="nearest")
 
@@ -144,7 +140,7 @@ def slopes(coarse: np.ndarray, pitch: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thin(points: np.ndarray, closest: float) -> np.ndarray:
-    """Points without those that lie closer than `closest` um to an earlier one."""
+    """Points without those that lie closer than `closest` µm to an earlier one."""
     pairs = cKDTree(points).query_pairs(closest, output_type="ndarray")
     return np.delete(points, np.unique(pairs.max(axis=1)), axis=0) if len(pairs) else points
 
@@ -163,12 +159,12 @@ def nuclei(
     angle: np.ndarray | None = None,
     dark: float = 1.0,
 ) -> np.ndarray:
-    """Rows of the nucleus table: half-axes `a` >= `b` um, by a tenth at random and by the hidden size."""
+    """Rows of the nucleus table: half-axes `a` >= `b` µm, varied by a tenth and by the hidden size."""
     n, rng = len(points), field.rng
     b = a * 0.86 if b is None else b
     angle = rng.uniform(0, np.pi, n) if angle is None else angle + rng.normal(0, 0.15, n)
     size = field.nucleus * np.exp(rng.normal(0, 0.10, (n, 2)))
-    # The DNA of a larger nucleus is spread thinner: it stains paler, as vesicular nuclei do.
+    # The DNA of a larger nucleus is less dense, so it stains paler, as in vesicular nuclei.
     shade = dark * field.nucleus**-1.3 * np.exp(rng.normal(0, 0.12, n))
     return np.column_stack([points, a * size[:, 0], b * size[:, 1], angle, shade])
 
@@ -199,21 +195,17 @@ def stamp(table: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarr
         column = (start[1] + np.arange(2 * half + 1)[None, None, :]) % 1024
         spot = rng.uniform(-0.4, 0.4, (2, len(group), 1, 1)).astype(np.float32)
         nucleolus = np.exp(-((u - spot[0]) ** 2 + (v - spot[1]) ** 2) * 14)
-        ink = (
-            shape
-            * dark
-            * (0.72 + 0.22 * np.minimum(radius, 1) + 0.13 * texture[row, column] + 0.35 * nucleolus)
-        )
+        chromatin = 0.72 + 0.22 * np.minimum(radius, 1) + 0.13 * texture[row, column] + 0.35 * nucleolus
+        ink = shape * dark * chromatin
         rows, columns = py + offset[None, :, None].astype(int), px + offset[None, None, :].astype(int)
         keep = (rows >= 0) & (rows < size_px) & (columns >= 0) & (columns < size_px)
-        flat += np.bincount(
-            (rows * size_px + columns)[keep], np.maximum(ink[keep], 0), minlength=flat.size
-        ).astype(np.float32)
-    return 1.5 * np.tanh(flat.reshape(size_px, size_px) / 1.5)  # overlapping nuclei do not add up for ever
+        at = (rows * size_px + columns)[keep]
+        flat += np.bincount(at, np.maximum(ink[keep], 0), minlength=flat.size).astype(np.float32)
+    return 1.5 * np.tanh(flat.reshape(size_px, size_px) / 1.5)  # the stain of overlapping nuclei saturates
 
 
 def stripes(field: Field, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across a fibre direction on the (wavy) coarse grid, in um."""
+    """Coordinates along and across a fibre direction on the (wavy) coarse grid, in µm."""
     cos, sin = np.cos(angle), np.sin(angle)
     return field.x * cos + field.y * sin, field.y * cos - field.x * sin
 
@@ -225,7 +217,7 @@ def unwarped(field: Field, points: np.ndarray) -> np.ndarray:
 
 
 def ridge(field: Field, wavelength: float) -> np.ndarray:
-    """About the distance (coarse, um) to a random winding line: smooth noise over its own slope."""
+    """About the distance (coarse, µm) to a random winding line: smooth noise over its own slope."""
     pitch = MPP * COARSE
     values = ndimage.gaussian_filter(noise(field.rng, len(field.x), wavelength / pitch), 1.0)
     slope_y, slope_x = slopes(values, pitch)
@@ -238,6 +230,5 @@ def spread(field: Field, spacing: float) -> float:
 
 
 def distance_to(f: Field, points: np.ndarray) -> np.ndarray:
-    """Distance (coarse, um) from every place to the nearest of the points."""
-    grid = np.stack([f.x.ravel(), f.y.ravel()], 1)
-    return cKDTree(points).query(grid)[0].reshape(f.x.shape).astype(np.float32)
+    """Distance (coarse, µm) from every place to the nearest of the points."""
+    return cKDTree(points).query(_places(f))[0].reshape(f.x.shape).astype(np.float32)

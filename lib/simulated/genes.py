@@ -206,7 +206,7 @@ def counted_tpm(
 ) -> np.ndarray:
     """TPM (genes, RNA samples) from log2 levels, by counting reads at `depth` reads per TPM.
 
-    Counts are negative binomial, so that low genes are noisy and tied and high ones are not.
+    Counts are negative binomial, so low genes are noisy and tied and high ones are not.
     """
     true_tpm = np.maximum(2**level - 1, 0)
     rate = true_tpm * rng.gamma(1 / DISPERSION, DISPERSION, true_tpm.shape)

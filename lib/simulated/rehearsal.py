@@ -46,7 +46,7 @@ N_SAMPLES, N_GENES = (1006, 330, 334), 56_202  # the paper's: train, validation,
 SETS = ("train", "validation", "test")
 COLUMNS = ["sample_id", "slide_id", "donor", "tissue", "split", *COVARIATES, "age_bracket", "sex"]
 DUPLICATE_SHARE = 108 / 1670  # the paper's: 1,778 RNA samples of 1,670 slides
-SPREAD_LOG_SD = 0.5  # between tissues, of the factor by which everything in a tissue varies more or less
+SPREAD_LOG_SD = 0.5  # between tissues, of a factor on all variation within a tissue
 # Of all genes, one in so many is a marker of each tissue, direct for each quantity, driven by each covariate.
 GENES_PER_MARKER, GENES_PER_DIRECT, GENES_PER_COVARIATE = 2250, 1800, 1800
 # Null genes about as in GTEx: nearly half are silent or hardly counted, and most differ between tissues.
@@ -156,9 +156,8 @@ def plan_samples(
                 f"the {name} set needs {n:,} samples, but its donors gave {len(of_set_df):,}: ask for fewer"
                 " (--samples), or give the whole portal table"
             )
-        turn = (
-            of_set_df.groupby("tissue").cumcount().sort_values(kind="stable")
-        )  # all tissues, time and again
+        # one sample of each tissue in turn
+        turn = of_set_df.groupby("tissue").cumcount().sort_values(kind="stable")
         parts.append(of_set_df.loc[turn.index[:n]].assign(split=name))
     plan_df = pd.concat(parts).sort_values("sample_id").reset_index(drop=True)
     plan_df["slide_id"] = plan_df["sample_id"]

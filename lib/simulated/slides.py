@@ -1,7 +1,7 @@
 """
-Stain a drawn tissue and put it on glass: outline, hidden quantities, colours, pen marks, blur.
+One slide as an image: a drawn tissue with outline, hidden quantities, stain colours, pen marks and blur.
 
-The amounts of haematoxylin and eosin become colour by the Beer-Lambert law, as light through a section does.
+Amounts of haematoxylin and eosin become colours by the Beer-Lambert law of absorption.
 """
 
 from collections.abc import Mapping
@@ -131,7 +131,7 @@ def draw(spec: SlideSpec, rng: np.random.Generator) -> np.ndarray:
 
 
 def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: int, likeness: float) -> Field:
-    """The coarse grid with the wavy distortion; quantities as factors (log-normal, sd 0.21 to 0.60)."""
+    """The coarse grid with its wavy distortion; quantities as factors (log-normal, sd 0.21 to 0.60)."""
     n = size_px // COARSE
     line = (np.arange(n, dtype=np.float32) + 0.5) * (MPP * COARSE)
     wave = float(np.exp(0.58 * quantities["fibre_waviness"]))

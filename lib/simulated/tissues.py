@@ -1,5 +1,5 @@
 """
-Eight tissues drawn so that a person recognises them, from the building blocks of `lib.simulated.drawing`.
+Eight recognisable tissues, drawn from the building blocks of `lib.simulated.drawing`.
 
 Each function takes the coarse grid of a slide and returns amounts of haematoxylin and eosin, and nuclei.
 """

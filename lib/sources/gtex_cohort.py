@@ -36,7 +36,7 @@ from lib.whole_files import whole_file
 
 GO_COMMAND = "python -m lib.gtex go"
 WANTED = "slides_wanted.csv"  # the list of slides to download
-MADE_EXPRESSION, MADE_GENES = "expression.gct.gz", "genes.csv.gz"  # names of what is made here
+MADE_EXPRESSION, MADE_GENES = "expression.gct.gz", "genes.csv.gz"  # names of the files made here
 MIN_PATHOLOGY = 20  # samples that a pathology category needs to become a column
 # Gene table of GENCODE 26, v8's; used for other releases where their own gene models cannot be had.
 SPARE_GENES, SPARE_MODELS = "genes_gencode_v26.csv.gz", "gencode.v26."

@@ -66,7 +66,7 @@ def samples_table(
     portal_df : from `read_portal`. rna_ids : column names of the expression table (`expression.rna_ids`).
     attributes_df, subjects_df : from `read_sample_attributes`, `read_subject_phenotypes`; covariates are
         added where given (the mean over a slide's RNA samples).
-    listed : ids of a published list; when given, only these are kept, whatever the caps.
+    listed : ids of a published list; when given, only these are kept, and caps and minimum do not apply.
 
     Returns
     -------

@@ -44,12 +44,12 @@ ATTRIBUTE_COLUMNS = {
 
 
 def read_portal(path: str | Path) -> pd.DataFrame:
-    """The portal's histology table (its CSV export, or tab-separated), whatever the order of its columns.
+    """The portal's histology table (its CSV export, or tab-separated), its columns in any order.
 
     Returns
     -------
     DataFrame, a row per tissue sample: sample_id, tissue, donor, sex, age_bracket, hardy_scale,
-    pathology_categories, pathology_notes (text, `""` where the table is silent or lacks the column).
+    pathology_categories, pathology_notes (text, `""` where the table has no value or no such column).
 
     Raises
     ------

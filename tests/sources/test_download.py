@@ -168,7 +168,7 @@ def leftovers(folder: Path) -> list[str]:
         ("wrongrange/a", BODY, 3), ("shifted/a", BODY, 3), ("chunked/a", SMALL, 2), ("stalls/a", SMALL, 2),
     ],
 )  # fmt: skip
-def test_gets_there_in_the_end(server, tmp_path, way, body, n_requests):
+def test_downloads_in_spite_of_faults(server, tmp_path, way, body, n_requests):
     row = fetch(one(server, tmp_path, way))
     assert (tmp_path / "x.svs").read_bytes() == body
     assert (row["state"], row["n_bytes"]) == ("downloaded", len(body))
@@ -207,7 +207,7 @@ def test_a_truncated_file_of_a_consistent_length_is_caught(server, tmp_path):
     with pytest.raises(DownloadError, match="not usable"):
         fetch(file, is_small)
     assert not file.path.exists()
-    assert leftovers(tmp_path) == ["x.svs.unusable"]  # the earlier copy is put aside, not deleted
+    assert leftovers(tmp_path) == ["x.svs.unusable"]  # the earlier copy is set aside, not deleted
     good = one(server, tmp_path, "small/a")
     fetch(good, is_small)
     assert good.path.read_bytes() == SMALL
@@ -240,7 +240,7 @@ def test_a_stop_ends_the_wait_that_a_server_asked_for(server, tmp_path):
     assert time.monotonic() - started < 0.9
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_stopped(server, tmp_path):
+def test_a_later_run_continues_a_partial_file(server, tmp_path):
     file = one(server, tmp_path, "drops/a")
     with pytest.raises(DownloadError):
         fetch(file, settings=FAST._replace(n_retries=0))
@@ -270,7 +270,7 @@ def test_killed_just_before_the_last_step(server, tmp_path):
         '{"made_for": {"url": "http://elsewhere/"}, "outcome": {"validator": "x", "total": 5}}',
     ],
 )
-def test_a_partial_file_of_unknown_origin_is_not_built_upon(server, tmp_path, state):
+def test_a_partial_file_of_unknown_origin_is_discarded(server, tmp_path, state):
     (tmp_path / "x.svs.part").write_bytes(b"x" * 1000)
     if state:
         (tmp_path / "x.svs.part.json").write_text(state)
@@ -320,7 +320,7 @@ def test_estimate(server, tmp_path):
     assert download.estimate(lost, FAST, assumed_bytes=5e6).bytes_to_fetch == 5e6
 
 
-def test_disk_too_small_is_said_before_anything_is_fetched(server, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_stops_the_run_before_the_first_file(server, tmp_path, monkeypatch):
     usage = download.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_005_000_000))
     files = several(server, tmp_path, "fine", 3)

@@ -255,7 +255,7 @@ def test_every_sample_of_the_portal_is_kept_or_has_a_reason(portal_df):
     assert sorted(both) == sorted(portal_df["sample_id"])
 
 
-def test_published_list_decides_whatever_the_caps(portal_df):
+def test_published_list_overrides_the_caps(portal_df):
     listed = ["GTEX-1AB0-0125", "GTEX-1AB1-0126", "GTEX-1AB1-0226", "GTEX-9ZZZ-0126"]
     table = chosen(portal_df, listed=listed, max_slides=1, min_slides=100)
     assert sorted(table.samples_df["sample_id"]) == ["GTEX-1AB0-0126", "GTEX-1AB1-0126", "GTEX-1AB1-0226"]

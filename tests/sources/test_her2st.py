@@ -34,7 +34,7 @@ def test_pitch_is_found_exactly():
     assert grid.residual_px < 1e-6
 
 
-def test_a_few_wrong_spots_do_not_move_it():
+def test_a_few_wrong_spots_do_not_bias_the_pitch():
     spots_df = spots(jitter=15)
     clean = her2st.grid_mpp(spots_df)
     spots_df.loc[[0, 50, 100], "pixel_x"] += [5000, -4000, 9000]
@@ -87,7 +87,7 @@ def test_regions_are_centred_and_inside():
         her2st.spot_samples(spots_df, "slide", mpp=0.5, region_um=0.1, l0_width=9, l0_height=9)
 
 
-def test_openslide_opens_the_pyramid_and_knows_its_resolution(tmp_path):
+def test_openslide_reads_the_pyramid_and_its_resolution(tmp_path):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 255, (12, 10, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(small).resize((1500, 1300), Image.Resampling.BICUBIC))
@@ -151,7 +151,7 @@ def test_import_counts_what_it_drops(upstream, tmp_path):
     assert first["l0_width"] == pytest.approx(180 / 2, abs=1)
 
 
-def test_a_cluster_number_means_something_else_in_each_patient(upstream, tmp_path):
+def test_cluster_numbers_are_annotated_by_patient(upstream, tmp_path):
     her2st.import_her2st(upstream, tmp_path / "out", Her2stCohort(180))
     samples_df = pd.read_csv(tmp_path / "out/samples.csv").drop_duplicates("cluster").set_index("cluster")
     tissues = {"B:2": "immune", "B:1": "breast glands", "C:2": "cancer", "C:1": "immune"}

@@ -1,4 +1,4 @@
-"""DATA_MIRROR: relative to the repository, absolute, unset; the same folder for everyone who asks."""
+"""DATA_MIRROR: relative to the repository, absolute, unset."""
 
 from pathlib import Path
 
