@@ -1,4 +1,4 @@
-"""What a person waits for in the inspector: its panel showing a pair, without Jupyter, at full size."""
+"""Time from a person's action to the pair shown in the panel of notebook 11, at full size, without Jupyter."""
 
 import itertools
 import tempfile
@@ -9,52 +9,52 @@ import pandas as pd
 
 from lib.benchmarks.statistics import QUICK, Cohort, Size, made_up
 from lib.benchmarks.timing import row, timed
-from lib.explore import correlates, pair_figures, panel
+from lib.explore import correlates, inspection, panel
 from lib.figures import style
+from lib.visualize.feature_values import Network
 
-TARGET_S = 0.3  # up to here an answer is felt to come at once
-TILES_PER_SLIDE, QUICK_TILES = 347, 5  # the paper's: 116,000 of 334 test slides
+TARGET_S = 0.3  # up to here an answer seems immediate
+TILES_PER_SLIDE, QUICK_TILES = 347, 5  # in the paper: 116,000 of 334 test slides
 STACK_TILES, EDGE_PX = 50, 224
 
 
 def inspector_rows(quick: bool = False, n_repeats: int = 9) -> list[dict]:
-    """Two rows: seconds until a gene that was typed is shown, and until a feature chosen from the table is.
+    """Two rows: seconds until a typed gene is shown, and until a feature chosen from the table is shown.
 
-    Both include the tables, the figure as PNG and the strip of tiles; what the browser does with them is not
-    measured.
+    Both include the tables, the figure as PNG and the strip of tiles; the browser's work is not measured.
 
     Parameters
     ----------
-    quick : a small cohort, to see that it runs
+    quick : a small cohort, to check that it runs
 
     Returns
     -------
-    Rows of `timing.row`, held against TARGET_S.
+    Rows of `timing.row`, compared with TARGET_S.
     """
     size = QUICK if quick else Size()
     with tempfile.TemporaryDirectory() as folder:
-        inspection = made_up_run(size, QUICK_TILES if quick else TILES_PER_SLIDE, Path(folder))
-        shown = panel.Panel(inspection)
-        genes = itertools.cycle(inspection.lookup.log_df.index[:50:7])
-        features = itertools.cycle(inspection.lookup.features_df.index[:50:7])
+        run = simulated_run(size, QUICK_TILES if quick else TILES_PER_SLIDE, Path(folder))
+        shown = panel.Panel(run)
+        genes = itertools.cycle(run.lookup.log_df.index[:50:7])
+        features = itertools.cycle(run.lookup.features_df.index[:50:7])
         find_s, choose_s = timed(
             lambda: shown._find(next(genes)),
             lambda: shown._choose_feature(next(features)),
             n_repeats=1 if quick else n_repeats,
         )
         if shown.message.value:
-            raise RuntimeError(f"the panel shows an error in place of a pair: {shown.message.value}")
+            raise RuntimeError(f"the panel shows an error instead of a pair: {shown.message.value}")
     sizes = f"{size.n_genes:,} genes x {size.n_features:,} features x {size.n_slides} slides"
-    sizes += f", {len(inspection.tiles_df):,} tiles"
-    peer, n = "felt as at once (0.3 s)", 1 if quick else n_repeats
+    sizes += f", {len(run.tiles_df):,} tiles"
+    peer, n = "immediate (0.3 s)", 1 if quick else n_repeats
     return [
         row(f"inspector, {what}: {sizes}", seconds, peer, TARGET_S, f"{TARGET_S} s", n)
         for what, seconds in (("find a gene", find_s), ("choose a feature", choose_s))
     ]
 
 
-def made_up_run(size: Size, tiles_per_slide: int, folder: Path) -> pair_figures.Inspection:
-    """An Inspection of made-up tables; all slides share one stack of noise, written to `folder`."""
+def simulated_run(size: Size, tiles_per_slide: int, folder: Path) -> inspection.Inspection:
+    """An Inspection of simulated tables; all slides share one stack of noise, written to `folder`."""
     cohort: Cohort = made_up(size)
     ids = cohort.samples_df["sample_id"].to_numpy()
     samples_df = cohort.samples_df.assign(slide_id=ids, donor=ids).set_index("sample_id", drop=False)
@@ -66,32 +66,34 @@ def made_up_run(size: Size, tiles_per_slide: int, folder: Path) -> pair_figures.
     tiles_df = tiles_df.assign(
         slide_id=tiles_df["sample_id"],
         tile_id=tiles_df["sample_id"] + "_" + number.astype(str),
+        file=str(stack),
         stack_index=number % STACK_TILES,
         tissue_fraction=rng.random(len(tiles_df)),
     )
-    table = correlates.build(
+    lookup = correlates.build(
         cohort.log_df,
         cohort.features_df,
         samples_df["tissue"],
         cohort.genes_table.assign(symbol=cohort.genes_table.index),
-        significance_df=pair_figures.by_name(cohort.pairs_df.assign(q_within_tissue=0.5)),
-        n_permutations=size.n_permutations,
+        inspection.by_name(cohort.pairs_df.assign(q_within_tissue=0.5)),
+        correlates.Settings(n_permutations=size.n_permutations),
     )
-    return pair_figures.Inspection(
-        lookup=table,
+
+    def no_network() -> Network:
+        raise RuntimeError("the timed work needs no network")
+
+    return inspection.Inspection(
+        lookup=lookup,
         genes_df=pd.DataFrame(columns=["q"]),
         start=(cohort.log_df.index[1], cohort.features_df.index[1]),
         samples_df=samples_df.rename_axis(None),
         tiles_df=tiles_df,
-        sample_tiles_df=pair_figures.one_tile_each(tiles_df),
-        stack_files=dict.fromkeys(ids, stack),
+        sample_tiles_df=inspection.one_tile_each(tiles_df),
         slide_files={},
         slide_mpp=pd.Series(dtype=float),
         colours=style.tissue_colours(samples_df["tissue"]),
         unit="TPM",
-        architecture="vgg16",
-        network_file=folder / "network.pt",
-        device="cpu",
+        network=no_network,
         folder=folder,
         n_steps=64,
     )

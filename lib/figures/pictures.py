@@ -1,12 +1,13 @@
-"""Figures made of pictures: tiles, slides, maps over them. Each returns a Figure and never saves."""
+"""Figures that show pictures: tiles, slides, maps over them. Each returns a Figure and saves nothing."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,36 +19,32 @@ CAPTION_PT = 6.5
 SIGNED_MAP = "RdBu_r"  # for values about zero; viridis for the others: both safe for colour-blind readers
 
 
-@themed
-def tile_grid(
-    thumbnails: Sequence[np.ndarray],
-    mpps: Sequence[float],
-    masks: Sequence[np.ndarray],
-    grids: Sequence[pd.DataFrame],
-    level0_mpps: Sequence[float],
-    titles: Sequence[str],
-) -> Figure:
-    """Slides with the outline of their tissue and the tiles kept.
+class SlideView(NamedTuple):
+    """A picture of a slide and where its tissue is."""
 
-    thumbnails uint8 [h, w, 3] at mpps µm/px; masks bool at any resolution of the same field; grids are rows
-    of tiles_df of each slide (l0_x, l0_y, l0_size in level-0 px of level0_mpps µm/px).
-    """
-    n = len(thumbnails)
-    columns = min(n, 4)
-    rows = -(-n // columns)
+    image: np.ndarray  # uint8, h x w x 3, RGB
+    mpp: float  # µm per px of the image
+    tissue: np.ndarray  # bool, at any resolution of the same field
+    l0_mpp: float  # µm per px of level 0
+
+
+@themed
+def tile_grid(views: Sequence[SlideView], grids: Sequence[pd.DataFrame], titles: Sequence[str]) -> Figure:
+    """Slides with the outline of their tissue and the tiles kept (of each slide l0_x, l0_y, l0_size)."""
+    columns = min(len(views), 4)
+    rows = -(-len(views) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(PAGE_IN, PAGE_IN / columns * rows * 1.08), squeeze=False
     )
     for ax in axes.flat:
         ax.axis("off")
-    pairs = zip(axes.flat, thumbnails, mpps, masks, grids, level0_mpps, titles, strict=False)
-    for ax, image, mpp, mask, grid_df, l0_mpp, title in pairs:
-        ax.imshow(image)
-        outline(ax, mask, image.shape)
-        squares = PatchCollection(_squares(grid_df, l0_mpp / mpp), facecolor="none", edgecolor="#0072b2")
+    for ax, view, grid_df, title in zip(axes.flat, views, grids, titles, strict=False):
+        ax.imshow(view.image)
+        outline(ax, view.tissue, view.image.shape)
+        squares = PatchCollection(_squares(grid_df, view), facecolor="none", edgecolor="#0072b2")
         squares.set_linewidth(0.6)
         ax.add_collection(squares)
-        scale_bar(ax, mpp, image.shape[1])
+        scale_bar(ax, view.mpp, view.image.shape[1])
         ax.set_title(f"{title}\n{len(grid_df)} tiles", fontsize=7)
     return figure
 
@@ -71,54 +68,42 @@ def tile_montage(tiles_by_row: dict[str, np.ndarray]) -> Figure:
 
 @themed
 def slide_heatmap(
-    thumbnail: np.ndarray,
-    mpp: float,
-    mask: np.ndarray,
-    tiles_df: pd.DataFrame,
-    values: pd.Series | Sequence[float],
-    l0_mpp: float,
-    *,
-    title: str,
-    label: str,
+    view: SlideView, tiles_df: pd.DataFrame, values: pd.Series, *, title: str, label: str
 ) -> Figure:
     """A slide, and the value of each of its tiles laid over it.
 
     Parameters
     ----------
-    thumbnail : uint8, h x w x 3, RGB, at `mpp` µm/px
-    mpp : float
-    mask : bool, tissue, at any resolution of the same field
-    tiles_df : DataFrame
-        The slide's tiles: l0_x, l0_y, l0_size, level-0 px of `l0_mpp` µm/px; index tile_id or a column of it,
-        if values is a Series.
-    values : Series with index tile_id, or one value per row of tiles_df
-        A tile without a finite value is left open. A tile that a Series does not name has none.
-    l0_mpp : float
-    title : str
-        What is shown, and where. The number of tiles is added.
-    label : str
-        Of the colour bar, with the unit.
-
-    Raises
-    ------
-    ValueError
-        If a plain sequence is not as long as tiles_df.
+    view : SlideView
+    tiles_df : the slide's tiles: tile_id, l0_x, l0_y, l0_size, level-0 px
+    values : index tile_id; a tile that is missing or without a finite value is drawn as an empty square
+    title : what is shown, and where; the number of tiles is added
+    label : of the colour bar, with the unit
     """
-    shown = _aligned(values, tiles_df)
-    finite = np.isfinite(shown)
-    height, width = thumbnail.shape[:2]
+    shown = values.reindex(tiles_df["tile_id"]).to_numpy(float)
+    height, width = view.image.shape[:2]
     aspect = height / width
     panel_in = min(PAGE_IN * 0.42, 4.5 / aspect)
     size = (panel_in * 2 + 0.9, panel_in * aspect + 0.55)
     figure, (plain, heat) = plt.subplots(1, 2, figsize=size)
     # Grey and pale, so that colours under the values do not mix with theirs.
-    grey = np.repeat(255 - 0.6 * (255 - thumbnail.mean(axis=2, keepdims=True)), 3, axis=2).astype(np.uint8)
-    for ax, image in ((plain, thumbnail), (heat, grey)):
+    pale = 255 - 0.6 * (255 - view.image.mean(axis=2, keepdims=True))
+    for ax, image in ((plain, view.image), (heat, np.repeat(pale, 3, axis=2).astype(np.uint8))):
         ax.imshow(image)
-        outline(ax, mask, thumbnail.shape)
+        outline(ax, view.tissue, view.image.shape)
         ax.axis("off")
-    squares = _squares(tiles_df, l0_mpp / mpp)
-    low, high = (shown[finite].min(), shown[finite].max()) if finite.any() else (0.0, 1.0)
+    coloured = _draw_values(heat, _squares(tiles_df, view), shown)
+    scale_bar(plain, view.mpp, width)
+    bar = figure.colorbar(coloured, ax=heat, label=label, shrink=0.85, pad=0.02)
+    bar.ax.tick_params(labelsize=CAPTION_PT)
+    figure.suptitle(f"{title} (n = {int(np.isfinite(shown).sum())} tiles)", fontsize=8)
+    return figure
+
+
+def _draw_values(ax: Axes, squares: list[Rectangle], values: np.ndarray) -> PatchCollection:
+    """Squares in the colour of their value, symmetric about 0 where signs differ; empty where not finite."""
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 1.0)
     signed = low < 0 < high
     if signed:
         low, high = -max(-low, high), max(-low, high)
@@ -128,16 +113,12 @@ def slide_heatmap(
         alpha=0.72,
         linewidth=0,
     )
-    coloured.set_array(shown[finite])
+    coloured.set_array(values[finite])
     coloured.set_clim(low, high if high > low else low + 1)
-    heat.add_collection(coloured)
+    ax.add_collection(coloured)
     unknown = [square for square, known in zip(squares, finite, strict=True) if not known]
-    heat.add_collection(PatchCollection(unknown, facecolor="none", edgecolor=QUIET, linewidth=0.4))
-    scale_bar(plain, mpp, width)
-    bar = figure.colorbar(coloured, ax=heat, label=label, shrink=0.85, pad=0.02)
-    bar.ax.tick_params(labelsize=CAPTION_PT)
-    figure.suptitle(f"{title} (n = {int(finite.sum())} tiles)", fontsize=8)
-    return figure
+    ax.add_collection(PatchCollection(unknown, facecolor="none", edgecolor=QUIET, linewidth=0.4))
+    return coloured
 
 
 @themed
@@ -150,7 +131,7 @@ def tile_strip(
     `columns`.
     """
     if not len(pictures):
-        raise ValueError("a strip of no tiles was asked for: choose at least one")
+        raise ValueError("a strip needs at least one tile")
     columns = min(len(pictures), columns)
     rows = -(-len(pictures) // columns)
     edge = min(PAGE_IN / columns, 1.6)
@@ -182,14 +163,14 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ----------
     rows : sequence of mappings
         tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank with synthetic_label in it)
-        ihc : uint8, h x w x 3, or None; ihc_label: what stands in the blank, or under the picture
+        ihc : uint8, h x w x 3, or None
         symbol, feature, tissue (where the gene is highest), r
-        r_partial, p_free, p_within, q_within : numbers, NaN where not known; finding: what q says, in words
+        r_partial, p_free, p_within, q_within : numbers, NaN where unknown; finding: what q says, in words
         tile_label : slide and position of the tile, and its tissue, on a line each
         guided_label : optional heading of the second column where it is not guided backpropagation
     """
     if not len(rows):
-        raise ValueError("no gene-feature pair to show: choose at least one")
+        raise ValueError("the panel needs at least one gene-feature pair")
     headings = ["tile", "guided backpropagation", "synthetic image", "immunohistochemistry"]
     edge = (PAGE_IN - 1.35) / 4
     figure, axes = plt.subplots(
@@ -203,12 +184,10 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         words, *panels = axes_row
         words.axis("off")
         words.text(0, 1, _facts(row), transform=words.transAxes, va="top", fontsize=7, linespacing=1.35)
-        blank = row.get("ihc_label") or f"no image\nof {row['symbol']}"
         _picture(panels[0], row["tile"], below=row.get("tile_label", ""))
         _picture(panels[1], row["guided"], below=row.get("guided_label", ""))
         _picture(panels[2], row.get("synthetic"), row.get("synthetic_label") or "not computed")
-        ihc = row.get("ihc")
-        _picture(panels[3], ihc, blank, below="" if ihc is None else row.get("ihc_label") or "")
+        _picture(panels[3], row.get("ihc"), f"no image\nof {row['symbol']}")
     for ax, heading in zip(axes[0, 1:], headings, strict=True):
         ax.set_title(heading, fontsize=7)
     return figure
@@ -216,7 +195,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 @themed
 def stain_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Immunohistochemistry images taken apart: both stains (dark is much), nuclei outlined on the image.
+    """Immunohistochemistry images separated: both stains (darker is more), nuclei outlined on the image.
 
     Each row has title, image (uint8 [h, w, 3]), haematoxylin and dab (float [h, w]), nuclei (bool [h, w]).
     """
@@ -242,7 +221,7 @@ def stain_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
+def scale_bar(ax: Axes, mpp: float, width_px: int) -> None:
     """A bar of a round number of µm, about a fifth of the picture wide, in the lower left corner."""
     target = mpp * width_px / 5
     power = 10 ** np.floor(np.log10(target))
@@ -254,7 +233,7 @@ def scale_bar(ax: plt.Axes, mpp: float, width_px: int) -> None:
     words.set_path_effects([withStroke(linewidth=1.5, foreground="white")])  # readable on dark tissue
 
 
-def outline(ax: plt.Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+def outline(ax: Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
     """The edge of the tissue (bool mask of any resolution) over a picture of height, width `shape`."""
     if mask.any() and not mask.all():
         x = np.linspace(0, shape[1] - 1, mask.shape[1])
@@ -262,24 +241,13 @@ def outline(ax: plt.Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
         ax.contour(x, y, mask, levels=[0.5], colors="black", linewidths=0.6)
 
 
-def _squares(tiles_df: pd.DataFrame, scale: float) -> list[Rectangle]:
-    """The tiles as squares in picture px; scale is picture px per level-0 px."""
-    places = tiles_df[["l0_x", "l0_y", "l0_size"]].to_numpy(float) * scale
+def _squares(tiles_df: pd.DataFrame, view: SlideView) -> list[Rectangle]:
+    """The tiles as squares in px of the picture."""
+    places = tiles_df[["l0_x", "l0_y", "l0_size"]].to_numpy(float) * (view.l0_mpp / view.mpp)
     return [Rectangle((x, y), size, size) for x, y, size in places]
 
 
-def _aligned(values: pd.Series | Sequence[float], tiles_df: pd.DataFrame) -> np.ndarray:
-    """One float per row of tiles_df, NaN where there is no value."""
-    if isinstance(values, pd.Series):
-        ids = tiles_df.get("tile_id", tiles_df.index)
-        return values.reindex(ids).to_numpy(float)
-    found = np.asarray(values, dtype=float)
-    if len(found) != len(tiles_df):
-        raise ValueError(f"{len(found)} values were given for {len(tiles_df)} tiles: one per tile is needed")
-    return found
-
-
-def _picture(ax: plt.Axes, image: np.ndarray | None, blank: str = "", below: str = "") -> None:
+def _picture(ax: Axes, image: np.ndarray | None, blank: str = "", below: str = "") -> None:
     """A picture, or a frame with words in it, and a small caption below."""
     ax.set_xticks([])
     ax.set_yticks([])
@@ -298,7 +266,7 @@ def _picture(ax: plt.Axes, image: np.ndarray | None, blank: str = "", below: str
 
 
 def _facts(row: Mapping[str, Any]) -> str:
-    """Names and numbers of a pair, a line each; what is not known is left out."""
+    """Names and numbers of a pair, a line each; what is unknown is left out."""
     lines = [_shortened(f"{row['symbol']}", 20), f"feature {row['feature']}"]
     lines += ["gene highest in", _shortened(row["tissue"], 24), f"r = {row['r']:.2f}"]
     names = {"r_partial": "r given tissue", "p_free": "p free", "p_within": "p within tissue"}

@@ -1,7 +1,7 @@
 """Which gene-feature pairs to show, and on which tiles.
 
-The paper's tiles were chosen by an algorithm in a supplement that is not at hand (METHOD section 10); this is
-our own statement of the same aim.
+The paper's tiles were chosen by an algorithm in a supplement that is not available; this is our own
+formulation of the same aim (notebooks/README.md, section 10).
 """
 
 import difflib
@@ -16,26 +16,26 @@ from lib.visualize import tile_choice
 
 PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
 PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern", "pattern_within_tissue"]
-# What notebook 06 says of a pair (`significance.within_tissue_pattern`) -> the words for figures and cards.
+# What notebook 06 finds of a pair (`pair_tests.within_tissue_pattern`) -> the words on figures and cards.
 FINDINGS = {
     "direct": "found within tissues",
-    "direct, other sign": "found within tissues, the other way round",
-    "through covariates": "gone once covariates are out",
+    "direct, other sign": "found within tissues, with the opposite sign",
+    "through covariates": "explained by covariates",
     "through tissue": "not found within tissues",
     "not tested": "not tested within tissues",
 }
-# A correlation with a feature that has its one usual value (0 after a ReLU) in all samples but fewer than
-# these hangs on a handful of points, and there is next to nothing of it to be seen on tiles.
+# Skip features off their modal value (0 after a ReLU) in fewer samples than this: their r rests on a handful
+# of points, and hardly any tile shows them.
 MIN_ACTIVE = 5
 
 
 def pairs_with_tests(
     conditional_df: pd.DataFrame, significance_df: pd.DataFrame, alpha: float = 0.05
 ) -> pd.DataFrame:
-    """The pairs over threshold with what notebooks 06 and 07 found of each; columns PAIR_COLUMNS.
+    """The marker pairs with what notebooks 06 and 07 found for each; columns PAIR_COLUMNS.
 
-    r_given_own is the partial correlation given the gene's own tissue or not, r_partial given all tissues;
-    pattern is that of `alpha`.
+    r_given_own is the partial correlation given the indicator of the gene's own tissue, r_partial given all
+    tissues; pattern is that at level `alpha`.
     """
     renamed_df = conditional_df.rename(
         columns={"r_gf_t": "r_given_own", "r_gf_tissues": "r_partial", f"pattern_{alpha}": "pattern"}
@@ -45,13 +45,13 @@ def pairs_with_tests(
 
 
 def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index) -> pd.DataFrame:
-    """The pairs a person names, as "GENE:FEATURE"; the gene by symbol or id.
+    """The pairs named as "GENE:FEATURE", the gene by symbol or id.
 
     Parameters
     ----------
     show : such as ["AMY2A:20_139"]
     genes_df : index gene; columns symbol, tissue, max_median_log2 (the artefact `gene_medians`)
-    features : the features there are
+    features : names of the network's features
 
     Returns
     -------
@@ -60,21 +60,23 @@ def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index)
     Raises
     ------
     ValueError
-        For a pair of another form, or a gene or feature that is not there, with the nearest names.
+        For a pair of another form, or an unknown gene or feature, with the nearest names.
     """
     rows = []
     for text in show:
         gene, colon, feature = text.rpartition(":")
         if not colon:
-            raise ValueError(f'show_pairs has {text!r}; write "GENE:FEATURE", such as "AMY2A:20_139"')
+            raise ValueError(f'show_pairs has {text!r}: write "GENE:FEATURE", such as "AMY2A:20_139"')
         named = genes_df[(genes_df["symbol"] == gene) | (genes_df.index == gene)]
         if named.empty:
             near = difflib.get_close_matches(gene, [*genes_df["symbol"].dropna(), *genes_df.index], n=3)
-            raise ValueError(f"show_pairs names gene {gene!r}, which has no expression here; near: {near}")
+            raise ValueError(
+                f"show_pairs names gene {gene!r}, which is not in the expression table; nearest: {near}"
+            )
         if feature not in features:
             near = difflib.get_close_matches(feature, list(features), n=3)
             raise ValueError(
-                f"show_pairs names feature {feature!r}, which this network does not have; near: {near}"
+                f"show_pairs names feature {feature!r}, which this network does not have; nearest: {near}"
             )
         best = named.sort_values("max_median_log2", ascending=False, kind="stable").iloc[0]
         rows.append((best.name, best["symbol"], feature, best["tissue"], best["max_median_log2"]))
@@ -92,10 +94,10 @@ def measured(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Asked pairs with their numbers: those of `pairs_with_tests`, or computed here below the threshold.
+    """The pairs asked for with their statistics: of `pairs_with_tests`, or computed here.
 
-    Such a pair was not tested with the others, so it has no q and no pattern; and no partial r where the
-    slides are too few for one.
+    A pair below the threshold was not tested with the others, so it has no q and no pattern; nor has it a
+    partial r where there are too few slides for one.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def measured(
     tested_df : from `pairs_with_tests`
     log_expression_df, features_df : genes and features x samples
     samples_df : sample_id, tissue, donor, in the order of the columns of features_df
-    method : of all numbers computed here; "spearman" takes ranks first, as notebooks 05 to 07 do
+    method : of all statistics computed here; "spearman" takes ranks first, as notebooks 05 to 07 do
     """
     key = ["gene", "feature"]
     found_df = asked_df.merge(tested_df[key + PAIR_COLUMNS[5:]], on=key, how="left")
@@ -122,7 +124,7 @@ def measured(
                 continue
             given_df = partial_correlation.pairs_conditional(*sides, new_df, samples_df, tissue=given)
             found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
-        repeated = samples_df["tissue"].duplicated().any()  # else nothing can change place within a tissue
+        repeated = samples_df["tissue"].duplicated().any()  # else nothing can be permuted within a tissue
         schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
         for column, scheme in schemes.items():
             drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
@@ -142,14 +144,14 @@ def best_pairs(
 ) -> pd.DataFrame:
     """The strongest pairs found within tissues, and, where these are fewer than n, the strongest others.
 
-    Among either, tissues take turns, no gene and no feature twice; ranked by r_partial in the direction of
-    r: a pair that turns round within tissues, or vanishes, is none. A feature that is active in fewer than
-    MIN_ACTIVE samples is not taken.
+    In both groups tissues take turns and no gene or feature comes twice. Pairs are ranked by r_partial in the
+    direction of r; pairs that change sign or vanish within tissues are left out, and so are features active
+    in fewer than MIN_ACTIVE samples.
 
     Parameters
     ----------
     pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues),
-        pattern_within_tissue ("direct": found), and others
+        pattern_within_tissue ("direct": found within tissues), and others
     features_df : features x samples
     n : int
         Pairs at most.
@@ -192,21 +194,21 @@ def _take_turns(keys: np.ndarray, rows: np.ndarray, chosen: list[int], n: int) -
 
 
 def n_active(features_df: pd.DataFrame) -> pd.Series:
-    """In how many samples each feature (a row) has another value than its most frequent one."""
+    """In how many samples each feature (a row) differs from its modal value."""
     same = [np.unique(row, return_counts=True)[1].max() for row in features_df.to_numpy()]
     return pd.Series(features_df.shape[1] - np.array(same, dtype=int), index=features_df.index)
 
 
 def finding(pattern_within_tissue: pd.Series) -> pd.Series:
-    """What the calibrated test says of each pair, one of FINDINGS; a pair it lacks was not tested."""
+    """The result of the within-tissue test of each pair, one of FINDINGS; NaN is a pair not tested."""
     return pattern_within_tissue.fillna("not tested").map(FINDINGS).astype(object)
 
 
 def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:
     """The tissue whose tiles show a pair: the gene's own, or, for r < 0, where the feature is highest.
 
-    A feature with negative r is low where the gene is high; what it sees is then to be looked for where it
-    is high, in the tissue with the highest median of the feature.
+    A feature with negative r is low where the gene is high; what it detects is then shown where it is high,
+    in the tissue with the highest median of the feature.
 
     Parameters
     ----------
@@ -226,7 +228,7 @@ def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.
 
 
 def candidate_tiles(labelled_df: pd.DataFrame, n_per_sample: int, seed: int = 0) -> pd.DataFrame:
-    """Test tiles to look through, at most `n_per_sample` of each sample, drawn at random.
+    """Test tiles to choose from, at most `n_per_sample` of each sample, drawn at random.
 
     labelled_df is from `stored.labelled_tiles`, with any further columns; the order of its rows is kept.
     """
@@ -245,21 +247,21 @@ def cover_tiles(
 ) -> pd.DataFrame:
     """A few tiles of each tissue on which its pairs' features are near their highest.
 
-    `representatives.greedy_cover` for the features of one tile tissue at a time; ties go to samples where
-    the paired gene is high (low, for r < 0). A feature with one value on all tiles of the tissue takes its
-    highest tile anywhere.
+    `tile_choice.greedy_cover` for the features of one tile tissue at a time; ties go to samples where the
+    paired gene is high (low, for r < 0). A feature with one value on all tiles of the tissue takes its
+    highest tile in any tissue.
 
     Parameters
     ----------
     chosen_df : columns gene, feature, r, tile_tissue
     values_df : tiles x features, index tile_id
-    tiles_df : tile_id, sample_id, slide_id, donor, tissue and positions
+    tiles_df : tile_id, sample_id, slide_id, donor, tissue, and others of `tile_choice.CARRIED_COLUMNS`
     log_expression_df : genes x samples
     top_q : share of the tiles that counts as the top
 
     Returns
     -------
-    DataFrame, one row per pair of chosen_df in its order: columns as `greedy_cover`, and tissue.
+    DataFrame, one row per pair of chosen_df in its order: columns as `greedy_cover`.
     """
     if chosen_df.empty:
         return pd.DataFrame(columns=["feature", *tiles_df.columns, "value", "quantile"])
@@ -274,15 +276,13 @@ def cover_tiles(
             values_df.loc[here_df["tile_id"], of_tissue_df["feature"]],
             here_df,
             samples_df,
+            expression_df,
             top_q=top_q,
-            gene_expression_df=expression_df,
-            constant="leave",
-        ).drop(columns="expression")
+        )
         flat = [feature for feature in of_tissue_df["feature"] if feature not in set(cover_df["feature"])]
         if flat:
             anywhere_df = tile_choice.top_k(values_df[flat], tiles_df, samples_df, k=1)
             cover_df = pd.concat([cover_df, anywhere_df.drop(columns="order")], ignore_index=True)
         covers.append(cover_df.assign(tile_tissue=tissue))
     key = ["feature", "tile_tissue"]
-    cover_df = chosen_df[key].merge(pd.concat(covers, ignore_index=True), on=key, how="left")
-    return cover_df.merge(tiles_df[["tile_id", "tissue", "file"]], on="tile_id", how="left")
+    return chosen_df[key].merge(pd.concat(covers, ignore_index=True), on=key, how="left")

@@ -1,7 +1,7 @@
 """Does an attribution map depend on what the network has learned? The model-randomisation check.
 
-Guided backpropagation is partly an edge detector: its maps can look the same for random weights (METHOD
-section 10).
+Guided backpropagation is partly an edge detector: its maps can look the same for random weights
+(notebooks/README.md, section 10).
 """
 
 import copy
@@ -11,123 +11,97 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage, stats
+from scipy import stats
+from skimage.metrics import structural_similarity
 
-from lib.visualize.attribution import (
-    feature_sums,
-    guided_backpropagation,
-    magnitude,
-    network_input,
-    reachable,
-)
+from lib.visualize.attribution import guided_backpropagation, magnitude
+from lib.visualize.feature_values import Network, feature_sums, network_input, reachable
 
-N_DRAWS = 20  # of random weights, until one leaves the feature alive
+N_DRAWS = 20  # of random weights, until one leaves the feature active
+N_STEPS = 6  # depths of randomisation
+# The SSIM of Wang et al. 2004 (IEEE TIP 13:600): Gaussian windows of sd 1.5 px, population covariances.
+WANG_2004 = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
 
-Method = Callable[[torch.nn.Module, str, str, np.ndarray], np.ndarray]
+Method = Callable[[Network, str, np.ndarray], np.ndarray]
 
 
 def randomisation_check(
-    model: torch.nn.Module,
-    architecture: str,
+    network: Network,
     feature: str,
     tile: np.ndarray,
     *,
     method: Method = guided_backpropagation,
-    mode: str = "cascading",
-    n_steps: int = 6,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """How far a map survives when the weights it should depend on are replaced by random ones.
 
     Adebayo et al. 2018 (arXiv:1810.03292): a map that hardly changes shows the image, not the network.
-    Modules are re-initialised on a copy (He normal weights, zero biases, fresh norms), from the
-    feature's own down to the input ("cascading", at `n_steps` evenly spaced depths, the last with every
-    module random), or all at once ("full"). A draw that leaves the feature dead or not finite is drawn again,
-    up to 20 times; if none is alive, the map of that step is zero and its similarities are NaN.
+    Modules are re-initialised on a copy (He normal weights, zero biases, fresh norms), cascading from the
+    feature's own down to the input at N_STEPS evenly spaced depths; in the last every module is random. A
+    draw that leaves the feature dead or not finite is replaced by another, up to N_DRAWS times; if none is
+    active, the map of that step is zero and its similarities are NaN.
 
     Parameters
     ----------
-    model, architecture, feature, tile : as in `guided_backpropagation`.
-    method : function of those four returning H x W x 3
-    mode : "cascading" or "full"
+    network, feature, tile : as for `guided_backpropagation`
+    method : function of these three returning H x W x 3
+    seed : of the random weights
 
     Returns
     -------
     DataFrame
         Index step: 0 is the network as given, then deeper randomisation. Columns: module (the deepest random
         one), n_random, n_modules, rank_correlation (Spearman of the signed maps), rank_correlation_magnitude
-        (Spearman of `attribution.magnitude`), ssim (of magnitudes, each scaled to 0..1).
+        (Spearman of `attribution.magnitude`), ssim (of magnitudes, each scaled to 0..1; WANG_2004).
     list of float32, H x W x 3
         The map of each step.
 
     Raises
     ------
     ValueError
-        If the map of the network as given is zero everywhere (a dead feature), or mode is unknown.
+        If the map of the network as given is zero everywhere (a dead feature).
     """
-    if mode not in ("cascading", "full"):
-        raise ValueError(f'mode is {mode!r}; choose "cascading" or "full"')
-    original = method(model, architecture, feature, tile)
+    original = method(network, feature, tile)
     if not original.any():
         raise ValueError(f"{feature} has no gradient on this tile: choose a tile where it is active")
-    names = modules_below(model, architecture, feature, tile)
-    counts = (
-        [len(names)] if mode == "full" else np.unique(np.linspace(1, len(names), n_steps).round().astype(int))
-    )
+    names = modules_below(network, feature, tile)
     maps, rows = [original], [("", 0, len(names), 1.0, 1.0, 1.0)]
-    for n_random in counts:
-        random_map = _map_of_random_copy(model, names[:n_random], seed, (method, architecture, feature, tile))
-        alive = random_map is not None
-        maps.append(random_map if alive else np.zeros_like(original))
-        alike = similarity(original, random_map) if alive else (np.nan,) * 3
+    for n_random in np.unique(np.linspace(1, len(names), N_STEPS).round().astype(int)):
+        random_map = _map_of_random_copy(
+            network, names[:n_random], seed, lambda net: method(net, feature, tile)
+        )
+        maps.append(np.zeros_like(original) if random_map is None else random_map)
+        alike = (np.nan,) * 3 if random_map is None else similarity(original, random_map)
         rows.append((names[n_random - 1], int(n_random), len(names), *alike))
     columns = ["module", "n_random", "n_modules", "rank_correlation", "rank_correlation_magnitude", "ssim"]
     return pd.DataFrame(rows, columns=columns).rename_axis("step"), maps
 
 
 def step_titles(check_df: pd.DataFrame) -> list[str]:
-    """What stands below the map of each step of `randomisation_check`."""
-    return [
-        (f"{row.n_random} of {row.n_modules} random" if row.n_random else "as trained")
-        + (
-            f"\ndead in {N_DRAWS} draws"
-            if np.isnan(row.rank_correlation_magnitude)
-            else f"\nrank corr. {row.rank_correlation_magnitude:.2f}"
-        )
-        for row in check_df.itertuples()
-    ]
+    """Titles of the maps of `randomisation_check`."""
+    titles = []
+    for row in check_df.itertuples():
+        likeness = row.rank_correlation_magnitude
+        title = f"{row.n_random} of {row.n_modules} random" if row.n_random else "as trained"
+        title += f"\ndead in {N_DRAWS} draws" if np.isnan(likeness) else f"\nrank corr. {likeness:.2f}"
+        titles.append(title)
+    return titles
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     """Spearman of two maps, Spearman of their magnitudes, SSIM of their magnitudes each scaled to 0..1."""
-    size_one, size_other = magnitude(one), magnitude(other)
+    sizes = [magnitude(gradient) for gradient in (one, other)]
+    scaled = [(size / size.max()).astype(np.float64) for size in sizes]
     return (
         float(stats.spearmanr(one.ravel(), other.ravel()).statistic),
-        float(stats.spearmanr(size_one.ravel(), size_other.ravel()).statistic),
-        structural_similarity(size_one / size_one.max(), size_other / size_other.max()),
+        float(stats.spearmanr(*(size.ravel() for size in sizes)).statistic),
+        float(structural_similarity(*scaled, **WANG_2004)),
     )
 
 
-def structural_similarity(one: np.ndarray, other: np.ndarray, *, sigma: float = 1.5) -> float:
-    """Mean SSIM of two images in 0..1, both H x W, Gaussian windows (Wang et al. 2004, IEEE TIP 13:600)."""
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(image, sigma, truncate=3.5)
-
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    mean_one, mean_other = blur(one), blur(other)
-    variances = blur(one**2) - mean_one**2 + blur(other**2) - mean_other**2
-    covariance = blur(one * other) - mean_one * mean_other
-    ssim = (2 * mean_one * mean_other + 0.01**2) * (2 * covariance + 0.03**2)
-    ssim = ssim / ((mean_one**2 + mean_other**2 + 0.01**2) * (variances + 0.03**2))
-    border = int(3.5 * sigma + 0.5)  # windows that reach over the edge do not count
-    if min(one.shape) <= 2 * border:
-        raise ValueError(f"SSIM needs images of more than {2 * border} px; these are {one.shape}")
-    return float(ssim[border:-border, border:-border].mean())
-
-
-def modules_below(model: torch.nn.Module, architecture: str, feature: str, tile: np.ndarray) -> list[str]:
+def modules_below(network: Network, feature: str, tile: np.ndarray) -> list[str]:
     """Names of the modules with parameters that a feature depends on, the last to run first."""
+    model = network.model
     owner = {
         id(parameter): name
         for name, module in model.named_modules()
@@ -138,8 +112,8 @@ def modules_below(model: torch.nn.Module, architecture: str, feature: str, tile:
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        with network_input(model, architecture, tile) as input_t:
-            value_t = feature_sums(model, architecture, [feature], input_t)
+        with network_input(network, tile) as input_t:
+            value_t = feature_sums(network, [feature], input_t)
             depth: dict[str, int] = {}
             for node in reachable([value_t.grad_fn]):
                 for leaf, _ in node.next_functions:
@@ -154,12 +128,12 @@ def modules_below(model: torch.nn.Module, architecture: str, feature: str, tile:
 
 
 def _map_of_random_copy(
-    model: torch.nn.Module, names: Sequence[str], seed: int, what: tuple
+    network: Network, names: Sequence[str], seed: int, map_of: Callable[[Network], np.ndarray]
 ) -> np.ndarray | None:
-    """The map of the first draw that leaves the feature alive; None if there is none."""
-    method, architecture, feature, tile = what
+    """The map of the first draw that leaves the feature active; None if there is none."""
     for draw in range(N_DRAWS):
-        random_map = method(_randomised(model, names, seed + 1000 * draw), architecture, feature, tile)
+        copied = network._replace(model=_randomised(network.model, names, seed + 1000 * draw))
+        random_map = map_of(copied)
         if np.isfinite(random_map).all() and random_map.any():
             return random_map
     return None
@@ -180,9 +154,7 @@ def _randomised(model: torch.nn.Module, names: Sequence[str], seed: int) -> torc
             elif parameter.dim() < 2:
                 torch.nn.init.zeros_(parameter)
             else:
-                sd = (
-                    2 / parameter[0].numel()
-                ) ** 0.5  # He et al. 2015: keeps activations in scale through ReLUs
+                sd = (2 / parameter[0].numel()) ** 0.5  # He et al. 2015: activations keep their scale
                 drawn_t = torch.randn(parameter.shape, generator=generator) * sd
                 parameter.data.copy_(drawn_t)
     return copied

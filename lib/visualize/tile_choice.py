@@ -1,27 +1,27 @@
 """Choosing the few tiles to show: a greedy cover of a set of features, the top k, a strip from low to high.
 
-The paper chose its tiles by an algorithm in a supplement that is not at hand (Methods, "visualization"); the
-cover here is our own statement of the same aim. All three take the values of chosen features on tiles
-(`attribution.tile_values`), the tiles and the samples, and return plain tables.
+The paper chose its tiles by an algorithm in a supplement that is not available (Methods, "visualization");
+the cover here is our own formulation of the same aim. All three take the values of chosen features on tiles
+(`feature_values.tile_values`), the tiles and the samples, and return plain tables.
 """
-
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-POSITION_COLUMNS = ["column", "row", "l0_x", "l0_y", "l0_size", "stack_index"]
+from lib.tiles.stored import StoredTiles
+
+# Of the tiles table, where it has them, beside the ids.
+CARRIED_COLUMNS = ["column", "row", "l0_x", "l0_y", "l0_size", "file", "stack_index", "tissue"]
 
 
 def greedy_cover(
     values_df: pd.DataFrame,
     tiles_df: pd.DataFrame,
     samples_df: pd.DataFrame,
+    gene_expression_df: pd.DataFrame,
     *,
     top_q: float = 0.01,
-    gene_expression_df: pd.DataFrame | None = None,
-    constant: str = "error",
 ) -> pd.DataFrame:
     """A smallest set of tiles on which every feature is near its highest, found greedily.
 
@@ -36,23 +36,22 @@ def greedy_cover(
     values_df : DataFrame, tiles x features, float; index tile_id
         Give only the test tiles of one tissue, and features from pairs of that tissue.
     tiles_df : DataFrame
-        Columns tile_id, sample_id, slide_id and the position columns (column, row, l0_x, l0_y, ...).
+        Columns tile_id, sample_id, slide_id and any of CARRIED_COLUMNS.
     samples_df : DataFrame
         Columns sample_id, donor.
-    top_q : float in (0, 1]
-        Share of the tiles that counts as the top of a feature; at least one tile always does.
-    gene_expression_df : DataFrame, features x samples, optional
+    gene_expression_df : DataFrame, features x samples
         log2(1 + TPM) of the gene paired with each feature, in each sample. Genes differ in level, so samples
         are compared by their rank within each gene.
-    constant : "error" or "leave"
-        A feature with one value on all (two or more) tiles has no top: refuse it, or leave it out.
+    top_q : float in (0, 1]
+        Share of the tiles that counts as the top of a feature; at least one tile always does.
 
     Returns
     -------
     DataFrame
         One row per covered feature, index 0..: pick (1.. in order of choice), feature, tile_id, sample_id,
-        slide_id, donor, position columns, value, quantile (share of tiles at or below the value), expression.
-        A feature covered by several chosen tiles is listed with the one where it is highest.
+        slide_id, donor, CARRIED_COLUMNS, value, quantile (share of tiles at or below the value). A feature
+        covered by several chosen tiles is listed with the one where it is highest. A feature with one value
+        on all (two or more) tiles has no top and is left out.
 
     Raises
     ------
@@ -60,44 +59,25 @@ def greedy_cover(
         For malformed input, unknown ids or values that are not finite.
     """
     if not 0 < top_q <= 1:
-        raise ValueError(f"top_q is {top_q}; it is the share of tiles that counts as the top, in (0, 1]")
-    if constant not in ("error", "leave"):
-        raise ValueError(f'constant is {constant!r}; choose "error" or "leave"')
+        raise ValueError(f"top_q is {top_q}: it is the share of tiles that counts as the top, in (0, 1]")
     values_df = values_df.sort_index()  # so that the first of tied tiles has the lower tile_id
     table_df = _described(values_df, tiles_df, samples_df)
-    values_df = _varying(values_df, constant)
+    if len(values_df) > 1:
+        values_df = values_df.loc[:, values_df.max() > values_df.min()]
     values = values_df.to_numpy(np.float64)  # n_tiles x n_features
-    n_tiles = len(values)
-    n_top = max(1, int(np.ceil(top_q * n_tiles - 1e-9)))
-    threshold = np.sort(values, axis=0)[n_tiles - n_top]
-    # Where most tiles are zero the quantile is zero too; a tile at the minimum never counts as the top.
-    covers = (values >= threshold) & ((values > values.min(axis=0)) | (n_tiles == 1))
-    quantile = values_df.rank(method="max").to_numpy() / n_tiles
-    expression_df = _expression_of(gene_expression_df, values_df.columns, table_df)
-    preference = np.zeros_like(values)
-    if expression_df is not None:
-        by_sample_df = expression_df.T.rank(pct=True)  # samples x features
-        preference = by_sample_df.loc[table_df["sample_id"]].to_numpy()
-
+    covers = _covers(values, top_q)
+    quantile = values_df.rank(method="max").to_numpy() / len(values)
+    preference = _expression_rank(gene_expression_df, values_df.columns, table_df["sample_id"])
     picks = _drop_redundant(_greedy(covers, preference, quantile), covers)
     rows = []
     for j, feature in enumerate(values_df.columns):
-        order, i = max(
-            ((order, i) for order, i in enumerate(picks) if covers[i, j]),
-            key=lambda pick: (values[pick[1], j], -pick[0]),
-        )
-        expression = (
-            np.nan if expression_df is None else expression_df.loc[feature, table_df["sample_id"].iloc[i]]
-        )
-        rows.append((order + 1, feature, i, values[i, j], quantile[i, j], expression))
-    rows_df = pd.DataFrame(rows, columns=["pick", "feature", "_tile", "value", "quantile", "expression"])
-    if rows_df.empty:
-        rows_df = rows_df.astype({"_tile": int})
-    found_df = table_df.iloc[rows_df["_tile"]].reset_index(drop=True)
-    result_df = pd.concat(
-        [rows_df[["pick", "feature"]], found_df, rows_df[["value", "quantile", "expression"]]], axis=1
-    )
-    return result_df.sort_values(["pick", "feature"], ignore_index=True)
+        able = [(values[i, j], -order, i) for order, i in enumerate(picks, 1) if covers[i, j]]
+        value, order, i = max(able)
+        rows.append((-order, feature, i, value, quantile[i, j]))
+    rows_df = pd.DataFrame(rows, columns=["pick", "feature", "_tile", "value", "quantile"])
+    found_df = table_df.iloc[rows_df.pop("_tile").astype(int)].reset_index(drop=True)
+    parts = [rows_df[["pick", "feature"]], found_df, rows_df[["value", "quantile"]]]
+    return pd.concat(parts, axis=1).sort_values(["pick", "feature"], ignore_index=True)
 
 
 def top_k(
@@ -117,11 +97,11 @@ def top_k(
     -------
     DataFrame
         One row per feature and tile, index 0..: feature, order (1 = highest), tile_id, sample_id, slide_id,
-        donor, position columns, value, quantile.
+        donor, CARRIED_COLUMNS, value, quantile.
     """
     table_df = _described(values_df, tiles_df, samples_df)
     if k < 1:
-        raise ValueError(f"k is {k}; ask for at least one tile")
+        raise ValueError(f"k is {k}: ask for at least one tile")
     strips = []
     for feature in values_df.columns:
         ranked_df = _ranked(values_df, table_df, feature).iloc[::-1]
@@ -153,7 +133,7 @@ def quantile_strip(
     """
     table_df = _described(values_df, tiles_df, samples_df)
     if n < 1:
-        raise ValueError(f"n is {n}; ask for at least one tile")
+        raise ValueError(f"n is {n}: ask for at least one tile")
     strips = []
     for feature in values_df.columns:
         ranked_df = _ranked(values_df, table_df, feature)
@@ -173,7 +153,7 @@ def quantile_strip(
 
 
 def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
-    """tile_id, sample_id, slide_id, donor and position of each row of values_df, in its order."""
+    """tile_id, sample_id, slide_id, donor, CARRIED_COLUMNS of each row of values_df, in its order."""
     if values_df.empty:
         raise ValueError(f"no tile values to choose from: values_df has shape {values_df.shape}")
     for name, frame, needed in (
@@ -203,10 +183,10 @@ def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.D
     if found_df["donor"].isna().any():
         nameless = found_df.loc[found_df["donor"].isna(), "sample_id"].unique()
         raise ValueError(
-            f"{len(nameless)} samples have no donor, first {list(nameless[:3])}; fill the column donor"
+            f"{len(nameless)} samples have no donor, first {list(nameless[:3])}: fill the column donor"
         )
-    positions = [c for c in POSITION_COLUMNS if c in found_df.columns]
-    return found_df[["tile_id", "sample_id", "slide_id", "donor", *positions]]
+    carried = [c for c in CARRIED_COLUMNS if c in found_df.columns]
+    return found_df[["tile_id", "sample_id", "slide_id", "donor", *carried]]
 
 
 def _check_known(ids: pd.Index | pd.Series, known: pd.Index, what: str, where: str) -> None:
@@ -217,32 +197,26 @@ def _check_known(ids: pd.Index | pd.Series, known: pd.Index, what: str, where: s
         )
 
 
-def _varying(values_df: pd.DataFrame, constant: str) -> pd.DataFrame:
-    """values_df without its constant features, or an error naming them."""
-    if len(values_df) == 1:
-        return values_df
-    flat = values_df.columns[(values_df.max() == values_df.min()).to_numpy()]
-    if len(flat) and constant == "error":
-        raise ValueError(
-            f"{len(flat)} features have the same value on all {len(values_df)} tiles and so no top tile, "
-            f'first {list(flat[:3])}; drop them or pass constant="leave"'
-        )
-    return values_df.drop(columns=flat)
+def _covers(values: np.ndarray, top_q: float) -> np.ndarray:
+    """Which tile covers which feature, bool, n_tiles x n_features."""
+    n_tiles = len(values)
+    n_top = max(1, int(np.ceil(top_q * n_tiles - 1e-9)))
+    threshold = np.sort(values, axis=0)[n_tiles - n_top]
+    # Where most tiles are zero the quantile is zero too; a tile at the minimum never counts as the top.
+    return (values >= threshold) & ((values > values.min(axis=0)) | (n_tiles == 1))
 
 
-def _expression_of(
-    gene_expression_df: pd.DataFrame | None, features: pd.Index, table_df: pd.DataFrame
-) -> pd.DataFrame | None:
-    """The rows and columns of the expression of paired genes that are needed, all finite."""
-    if gene_expression_df is None:
-        return None
-    samples = pd.Index(table_df["sample_id"].unique())
+def _expression_rank(
+    gene_expression_df: pd.DataFrame, features: pd.Index, sample_ids: pd.Series
+) -> np.ndarray:
+    """Rank of each tile's sample by each feature's gene, in (0, 1], n_tiles x n_features."""
+    samples = pd.Index(sample_ids.unique())
     _check_known(features, gene_expression_df.index, "features", "gene_expression_df (its index)")
     _check_known(samples, gene_expression_df.columns, "sample_id", "gene_expression_df (its columns)")
     expression_df = gene_expression_df.loc[features, samples]
     if expression_df.isna().any(axis=None):
         raise ValueError("gene_expression_df has missing values among the features and samples asked for")
-    return expression_df
+    return expression_df.T.rank(pct=True).loc[sample_ids].to_numpy()
 
 
 def _greedy(covers: np.ndarray, preference: np.ndarray, quantile: np.ndarray) -> list[int]:
@@ -286,35 +260,29 @@ def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
     return result_df[["feature", "order", *[c for c in result_df.columns if c not in ("feature", "order")]]]
 
 
+def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:
+    """Pixels of stored tiles (columns file, stack_index), uint8 [n, px, px, 3], in the order of tiles_df."""
+    return StoredTiles(tiles_df).read(np.arange(len(tiles_df)))
+
+
 def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     """A few random tiles of each tissue, for a first look: tissue -> uint8 (up to n_tiles, px, px, 3).
 
     `labelled_df` has columns file (path of a tile stack), stack_index, sample_id and tissue. Samples take
-    turns, so that a tissue with samples enough shows each of them once.
+    turns, so that a tissue with enough samples shows each of them once.
     """
     pictures = {}
     for tissue, of_tissue_df in labelled_df.groupby("tissue", sort=True):
         shuffled_df = of_tissue_df.sample(frac=1, random_state=seed)
         turn = shuffled_df.groupby("sample_id").cumcount()
         picked_df = shuffled_df.assign(turn=turn).sort_values("turn", kind="stable").head(n_tiles)
-        pictures[tissue] = np.stack([read_tile(tile) for tile in picked_df.itertuples()])
+        pictures[tissue] = read_tiles(picked_df)
     return pictures
 
 
-def read_tile(tile: Any) -> np.ndarray:
-    """Pixels of one row (file, stack_index) of a tile table, uint8 [px, px, 3]."""
-    return np.array(np.load(tile.file, mmap_mode="r")[int(tile.stack_index)])
-
-
-def top_pictures(
-    values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int = 8
-) -> dict[str, list[np.ndarray]]:
+def top_pictures(values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int = 8) -> dict[str, np.ndarray]:
     """Pixels of the `top_k` tiles of each feature; tiles_df also has donor, file and stack_index."""
     if not values_df.shape[1]:
         return {}
     top_df = top_k(values_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=k)
-    top_df = top_df.merge(tiles_df[["tile_id", "file"]], on="tile_id", how="left")
-    return {
-        feature: [read_tile(tile) for tile in of_feature_df.itertuples()]
-        for feature, of_feature_df in top_df.groupby("feature", sort=False)
-    }
+    return {feature: read_tiles(strip_df) for feature, strip_df in top_df.groupby("feature", sort=False)}

@@ -136,9 +136,9 @@ def words(browser):
     return " ".join(texts(browser, ".inspect-words"))
 
 
-def titles(browser):
-    """What the two lists of correlates say they are of."""
-    return [text for text in texts(browser, ".inspect-title") if text]
+def headings(browser):
+    """What the two lists of correlates say they are of: first the features, then the genes."""
+    return texts(browser, ".heading")
 
 
 def names(browser, kind):
@@ -171,25 +171,40 @@ def panel(lab, browser):
     return browser
 
 
-def look_up(panel, text):
-    """Type into the search box and press Enter, as a person does."""
+def type_in(panel, *keys):
+    """Replace what is in the search box."""
     from selenium.webdriver.common.keys import Keys
 
     box = one(panel, ".inspect-search input")
     box.send_keys(Keys.CONTROL, "a")
-    box.send_keys(text, Keys.ENTER)
+    box.send_keys(*keys)
+    return box
+
+
+def look_up(panel, text):
+    """Type into the search box and press Enter, as a person does."""
+    from selenium.webdriver.common.keys import Keys
+
+    type_in(panel, text, Keys.ENTER)
+
+
+def offered(panel):
+    """The suggestions once they answer the last letter: buttons by their names."""
+    wait_for(lambda: one(panel, ".suggestions[aria-busy=false]"), 20, "the answer to the last letter")
+    return {button.text: button for button in panel.find_elements("css selector", ".suggestions button")}
 
 
 def choose(panel, kind, wanted):
-    """Click the first row wanted, where it can be seen; returns its name. A redrawn list is asked again."""
+    """Click the first row wanted, where it can be seen; returns its name."""
+
+    read = "return [...document.querySelectorAll(arguments[0])].map(row => [row, row.cells[1].innerText])"
 
     def clicked():
-        at = next(i for i, name in enumerate(names(panel, kind)) if wanted(i, name))
-        row = panel.find_elements("css selector", f".inspect-{kind} tbody tr")[at]
-        chosen = row.find_elements("css selector", "td")[1].text
+        rows = panel.execute_script(read, f".inspect-{kind} tbody tr")
+        row, name = next((row, name) for i, (row, name) in enumerate(rows) if wanted(i, name))
         panel.execute_script("arguments[0].scrollIntoView({block: 'center'})", row)
         row.click()
-        return chosen
+        return name
 
     return wait_for(clicked, 20, f"a row of the {kind} to click")
 
@@ -209,31 +224,31 @@ def test_another_gene_gives_another_figure(panel):
     wait_for(lambda: picture(panel, "pair") not in ("", before), 20, "another figure")
     wait_for(lambda: other in words(panel), 20, "the words about the gene")
     assert picture_bytes(panel, "pair") != drawn
-    wait_for(lambda: other in titles(panel)[0], 20, "the title of its features")
+    wait_for(lambda: other in headings(panel)[0], 20, "the title of its features")
     keep_screenshot(panel, "inspector.png")
 
 
 def test_a_row_leads_on(panel):
     """A feature chosen on the left fills the genes on the right; a gene there, the features on the left."""
-    before, feature_before = titles(panel), words(panel)
+    before, feature_before = headings(panel), words(panel)
     feature = choose(panel, "features", lambda _, text: text not in feature_before)
-    wait_for(lambda: feature in titles(panel)[1], 20, "the genes of the feature")
-    assert titles(panel)[0] == before[0], "the gene stays"
-    gene = choose(panel, "genes", lambda _, text: text not in titles(panel)[0])
-    wait_for(lambda: gene in titles(panel)[0], 20, "the features of the gene")
-    assert feature in titles(panel)[1], "the feature stays"
+    wait_for(lambda: feature in headings(panel)[1], 20, "the genes of the feature")
+    assert headings(panel)[0] == before[0], "the gene stays"
+    gene = choose(panel, "genes", lambda _, text: text not in headings(panel)[0])
+    wait_for(lambda: gene in headings(panel)[0], 20, "the features of the gene")
+    assert feature in headings(panel)[1], "the feature stays"
     one(panel, ".inspect-back").click()
-    wait_for(lambda: titles(panel)[0] == before[0], 20, "the gene before, by Back")
+    wait_for(lambda: headings(panel)[0] == before[0], 20, "the gene before, by Back")
 
 
 def test_arrow_keys_move_through_the_rows(panel):
     from selenium.webdriver.common.keys import Keys
 
     first = choose(panel, "features", lambda i, _: i == 0)
-    wait_for(lambda: first in titles(panel)[1], 20, "the first feature")
+    wait_for(lambda: first in headings(panel)[1], 20, "the first feature")
     second = names(panel, "features")[1]
     one(panel, ".inspect-features .correlates").send_keys(Keys.ARROW_DOWN)
-    wait_for(lambda: second in titles(panel)[1], 20, "the second feature")
+    wait_for(lambda: second in headings(panel)[1], 20, "the second feature")
 
 
 def test_headings_sort(panel):
@@ -254,31 +269,55 @@ def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
     keep_screenshot(panel, "inspector_unknown_gene.png")
     look_up(panel, "SYN0001")
     wait_for(lambda: not one(panel, ".inspect-error"), 20, "the message to go away")
-    wait_for(lambda: "SYN0001" in " ".join(titles(panel)[:1]), 20, "the gene itself")
+    wait_for(lambda: "SYN0001" in headings(panel)[0], 20, "the gene itself")
 
 
 def test_a_suggestion_is_taken_with_a_click(panel):
-    from selenium.webdriver.common.keys import Keys
+    box = type_in(panel, "syn000")
+    name = next(text for text in offered(panel) if "SYN0002" in text)
+    offered(panel)[name].click()
+    wait_for(lambda: "SYN0002" in headings(panel)[0], 20, "the gene")
+    assert box.get_attribute("value") == name
+    assert not offered(panel)
 
-    box = one(panel, ".inspect-search input")
-    box.send_keys(Keys.CONTROL, "a")
-    box.send_keys("syn000")
-    offered = wait_for(
-        lambda: [t for t in texts(panel, ".inspect-suggestion") if "SYN0002" in t], 20, "names"
-    )
-    next(
-        b for b in panel.find_elements("css selector", ".inspect-suggestion") if b.text == offered[0]
-    ).click()
-    wait_for(lambda: "SYN0002" in " ".join(titles(panel)[:1]), 20, "the gene")
-    assert box.get_attribute("value") == offered[0]
-    names_offered = panel.find_elements("css selector", ".inspect-suggestion")
-    wait_for(lambda: not any(b.is_displayed() for b in names_offered), 20, "the other names to go away")
+
+def typed_at_once(panel, text):
+    """The box changes as if by typing, while the pointer stays where it is."""
+    change = "const [box, text] = arguments; box.value = text; box.dispatchEvent(new InputEvent('input'))"
+    panel.execute_script(change, one(panel, ".inspect-search input"), text)
+
+
+def test_suggestions_answer_the_last_letters_and_stay_where_they_are(panel):
+    type_in(panel, "syn000")
+    before = offered(panel)
+    typed_at_once(panel, "syn0001")
+    after = offered(panel)
+    kept = next(name for name in after if name in before and "SYN0001" in name)
+    assert after[kept] == before[kept], "the same element"
+    for text in ("", "8_4", "syn000"):
+        typed_at_once(panel, text)
+    assert list(offered(panel)) == list(before), "answers to earlier letters are dropped"
+    assert offered(panel)[kept] == before[kept]
+
+
+def test_what_is_pressed_is_chosen_whatever_is_typed_meanwhile(panel):
+    from selenium.webdriver import ActionChains
+
+    type_in(panel, "syn000")
+    shown = offered(panel)
+    name = next(text for text in shown if "SYN0003" in text)
+    ActionChains(panel).click_and_hold(shown[name]).perform()
+    typed_at_once(panel, "")
+    assert name in offered(panel), "no redraw under a pressed pointer"
+    ActionChains(panel).release().perform()
+    wait_for(lambda: "SYN0003" in headings(panel)[0], 20, "the gene that was pressed")
+    assert not offered(panel)
 
 
 def test_the_network_is_asked_on_demand(panel):
     """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
     chosen = choose(panel, "features", lambda i, _: i == 7)
-    wait_for(lambda: chosen in titles(panel)[1], 20, "the eighth feature")
+    wait_for(lambda: chosen in headings(panel)[1], 20, "the eighth feature")
     wait_for(lambda: not one(panel, "img.inspect-closeup").is_displayed(), 20, "the other feature")
     one(panel, ".inspect-closer").click()
     wait_for(lambda: one(panel, "img.inspect-closeup").is_displayed(), 90, "the closeup")

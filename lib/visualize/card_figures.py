@@ -1,0 +1,136 @@
+"""The figures of notebook 10 with their captions: each function yields what to save, one figure at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.figures import network_plots, pictures
+from lib.visualize import attribution, pair_cards, tile_choice
+from lib.visualize.feature_values import Network
+from lib.visualize.immunostain import nuclei_mask, separate_stains
+from lib.visualize.pair_cards import Cards
+from lib.visualize.randomisation_check import randomisation_check, step_titles
+
+PAIRS_PER_FIGURE = 6
+IMAGES_SHOWN = 8  # synthetic images in one strip
+STAIN_PX = 600  # longest side of a stained image in its figure
+
+
+class Captioned(NamedTuple):
+    """A figure, the stem of its file, and its caption; without a figure the caption says why."""
+
+    stem: str
+    figure: Figure | None
+    caption: str
+
+
+def synthetic_images(cards: Cards, values_df: pd.DataFrame, tile_um: float) -> Iterator[Captioned]:
+    """The curves of the objectives, and the first IMAGES_SHOWN images."""
+    curves_df, shown_df = cards.card_curves, cards.card_shown
+    if len(curves_df):
+        n_images, n_steps = curves_df["image"].nunique(), curves_df["step"].max()
+        caption = f"Increase of the feature in {n_images} synthetic images over {n_steps} steps."
+        yield Captioned("synthesis_curves", network_plots.synthesis_curves(curves_df, values_df), caption)
+    synthetic_df = shown_df[shown_df["kind"] == "synthetic"].head(IMAGES_SHOWN)
+    if len(synthetic_df):
+        images = [np.array(cards.card_pictures[row]) for row in synthetic_df.index]
+        figure = pictures.tile_strip(images, pair_cards.synthetic_titles(synthetic_df))
+        caption = f"{len(images)} synthetic images, several seeds per feature; each as wide as a tile, "
+        yield Captioned("synthetic_images", figure, f"{caption}{tile_um:.0f} µm.")
+
+
+def pair_panels(rows: Sequence[Mapping[str, Any]], n_samples: int, tile_um: float) -> Iterator[Captioned]:
+    """Figs 4 to 6: `pair_cards.panel_rows`, PAIRS_PER_FIGURE to a figure."""
+    for number, first in enumerate(range(0, len(rows), PAIRS_PER_FIGURE), 1):
+        some = rows[first : first + PAIRS_PER_FIGURE]
+        caption = (
+            f"Gene-feature pairs {first + 1} to {first + len(some)} of {len(rows)} (Figs 4 to 6), from "
+            f"{n_samples} samples; tiles {tile_um:.0f} µm wide. {attribution.COLOURS_IN_WORDS}"
+        )
+        yield Captioned(f"fig4_6_pairs_{number}", pictures.attribution_panel(some), caption)
+
+
+def gradient_methods(network: Network, row: Mapping[str, Any], tile_um: float) -> Captioned:
+    """The tile of a pair, and what raises its feature there by each method."""
+    maps = attribution.all_maps(network, row["feature"], row["tile"])
+    strip = [row["tile"], *(attribution.to_picture(gradient) for gradient in maps.values())]
+    caption = (
+        f"Feature {row['feature']} ({row['symbol']}) on one tile, {tile_um:.0f} µm wide, by {len(maps)} "
+        f"methods. {attribution.COLOURS_IN_WORDS}"
+    )
+    return Captioned("gradient_methods", pictures.tile_strip(strip, ["tile", *maps]), caption)
+
+
+def randomisation(
+    network: Network, row: Mapping[str, Any], tile_um: float
+) -> tuple[Captioned, pd.DataFrame, str]:
+    """The maps of the randomisation check on the tile of a pair; its table, and the caption of that."""
+    method = attribution.METHODS[row["method"]]
+    check_df, maps = randomisation_check(network, row["feature"], row["tile"], method=method)
+    figure = pictures.tile_strip([attribution.to_picture(found) for found in maps], step_titles(check_df))
+    caption = (
+        f"Feature {row['feature']} ({row['symbol']}): its map on one tile ({tile_um:.0f} µm wide) as the "
+        f"network's layers are randomised from the top down, in {len(maps) - 1} steps."
+    )
+    captioned = Captioned("randomisation", figure, f"{caption} {attribution.COLOURS_IN_WORDS}")
+    return captioned, check_df, caption
+
+
+def tile_strips(
+    cards_df: pd.DataFrame, values_df: pd.DataFrame, tiles_df: pd.DataFrame, tile_um: float, n: int = 7
+) -> Iterator[Captioned]:
+    """`pair_cards.strips` of each pair: tiles with the highest values, and tiles from low to high."""
+    for number, pair in enumerate(cards_df.itertuples(), 1):
+        for kind, (strip_df, where, note) in pair_cards.strips(pair, values_df, tiles_df, n=n).items():
+            stem, caption = (
+                f"tiles_{kind}_{number}",
+                f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}",
+            )
+            if note:
+                yield Captioned(stem, None, f"{caption}: {note}")
+                continue
+            caption += f" (n = {len(strip_df)}, each {tile_um:.0f} µm wide)."
+            strip, titles = tile_choice.read_tiles(strip_df), pair_cards.tile_titles(strip_df)
+            yield Captioned(stem, pictures.tile_strip(list(strip), titles, heading=caption), caption)
+
+
+def slide_maps(
+    slide_df: pd.DataFrame, tiles_df: pd.DataFrame, view: pictures.SlideView, what: str, tile_um: float
+) -> Iterator[Captioned]:
+    """Features over a slide.
+
+    Parameters
+    ----------
+    slide_df : the slide's tiles x features, index tile_id
+    tiles_df : its tiles, as for `pictures.slide_heatmap`
+    view : picture of the slide
+    what : gene and slide, for the titles, such as "AMY2A on S1"
+    """
+    symbol, _, slide_id = what.partition(" on ")
+    for number, (feature, values) in enumerate(slide_df.items(), 1):
+        title = f"{symbol}, feature {feature} on {slide_id}"
+        figure = pictures.slide_heatmap(view, tiles_df, values, title=title, label="sum over positions")
+        caption = f"{title}, {len(values)} tiles, each {tile_um:.0f} µm wide."
+        yield Captioned(f"slide_heatmap_{number}", figure, caption)
+
+
+def stains(images: Mapping[str, np.ndarray]) -> Captioned:
+    """Immunohistochemistry images, by title, separated into stains; thinned to STAIN_PX.
+
+    An image in which no nuclei can be found has none outlined.
+    """
+    rows = []
+    for title, image in images.items():
+        every = slice(None, None, -(-max(image.shape[:2]) // STAIN_PX))
+        parts = separate_stains(image)
+        try:
+            nuclei = nuclei_mask(image)
+        except ValueError:
+            nuclei = np.zeros(image.shape[:2], bool)
+        row = {"image": image, "haematoxylin": parts.haematoxylin, "dab": parts.dab, "nuclei": nuclei}
+        rows.append({name: part[every, every] for name, part in row.items()} | {"title": title})
+    caption = f"{len(rows)} immunohistochemistry images, by stain."
+    return Captioned("ihc_stains", pictures.stain_panel(rows), caption)
