@@ -1,4 +1,4 @@
-"""Time from a person's action to the pair shown in the panel of notebook 11, at full size, without Jupyter."""
+"""Time from a person's action to the pair shown in the panel of notebook 11, at full size."""
 
 import itertools
 import tempfile

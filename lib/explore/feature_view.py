@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.tiles.stored import read_tiles
 from lib.visualize import attribution
 from lib.visualize.feature_values import Network, tile_values
 from lib.visualize.synthetic_images import Ascent, colour_decorrelation, synthesise
-from lib.visualize.tile_choice import read_tiles, top_k
+from lib.visualize.tile_choice import top_k
 
 N_TILES = 4  # shown
 N_SAMPLES, TILES_PER_SAMPLE = 8, 48  # through the network: of the highest samples, evenly spaced tiles

@@ -18,6 +18,7 @@ from lib.figures import style
 from lib.network import models
 from lib.statistics import correlation
 from lib.store import Store
+from lib.tiles.stored import with_files
 from lib.visualize import tile_choice
 from lib.visualize.feature_values import Network, tile_values
 from lib.whole_files import whole_file
@@ -59,7 +60,7 @@ def load(store: Store) -> Inspection:
     )
     tiles_df = store.load("tiles")
     tiles_df = tiles_df[tiles_df["sample_id"].isin(samples_df.index)]
-    tiles_df = tiles_df.assign(file=tiles_df["slide_id"].map(store.stack_files(tiles_df)))
+    tiles_df = with_files(tiles_df, store.stack_files(tiles_df))
     network_file = store.load("network")
 
     @cache

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
 from lib.figures import pictures, style
-from lib.visualize import tile_choice
+from lib.tiles.stored import read_tiles
 from lib.visualize.slide_view import slide_view
 
 WIDTH_IN = 9.4
@@ -122,7 +122,7 @@ def strip_figure(strip_df: pd.DataFrame, feature: str) -> Figure:
     """The tiles of `inspection.strip_tiles` from low to high, captioned."""
     captions = [plain(caption) for caption in strip_captions(strip_df)]
     heading = plain(strip_heading(strip_df, feature))
-    return pictures.tile_strip(list(tile_choice.read_tiles(strip_df)), captions, heading=heading)
+    return pictures.tile_strip(list(read_tiles(strip_df)), captions, heading=heading)
 
 
 @style.themed

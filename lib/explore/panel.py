@@ -25,7 +25,7 @@ from lib.explore.correlates_table import CorrelatesTable, number
 from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
 from lib.explore.widgets import SearchBox
-from lib.visualize.tile_choice import read_tiles
+from lib.tiles.stored import read_tiles
 
 N_SUGGESTED = 6  # names offered while one is typed
 WRAPPED = {"flex_flow": "row wrap", "align_items": "center"}

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.figures import network_plots, pictures
-from lib.visualize import attribution, pair_cards, tile_choice
+from lib.tiles.stored import read_tiles
+from lib.visualize import attribution, pair_cards
 from lib.visualize.feature_values import Network
 from lib.visualize.immunostain import nuclei_mask, separate_stains
 from lib.visualize.pair_cards import Cards
@@ -85,15 +86,13 @@ def tile_strips(
     """`pair_cards.strips` of each pair: tiles with the highest values, and tiles from low to high."""
     for number, pair in enumerate(cards_df.itertuples(), 1):
         for kind, (strip_df, where, note) in pair_cards.strips(pair, values_df, tiles_df, n=n).items():
-            stem, caption = (
-                f"tiles_{kind}_{number}",
-                f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}",
-            )
+            stem = f"tiles_{kind}_{number}"
+            caption = f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}"
             if note:
                 yield Captioned(stem, None, f"{caption}: {note}")
                 continue
             caption += f" (n = {len(strip_df)}, each {tile_um:.0f} µm wide)."
-            strip, titles = tile_choice.read_tiles(strip_df), pair_cards.tile_titles(strip_df)
+            strip, titles = read_tiles(strip_df), pair_cards.tile_titles(strip_df)
             yield Captioned(stem, pictures.tile_strip(list(strip), titles, heading=caption), caption)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lib.tiles.stored import read_tiles
 from lib.visualize import attribution, tile_choice
 from lib.visualize.feature_values import Network
 from lib.visualize.synthetic_images import Ascent, colour_decorrelation, synthesise
@@ -63,7 +64,7 @@ def make_cards(
     pictures, shown = [], []
     for card, pair in enumerate(cards_df.itertuples()):
         tile_df = cover_df.iloc[[card]].assign(card=card, order=1)
-        (tile,) = tile_choice.read_tiles(tile_df)
+        (tile,) = read_tiles(tile_df)
         gradient, method = attribution.guided_or_plain(network, pair.feature, tile)
         strip_df, note = _graded_strip(pair, values_df, tiles_df, N_STRIP)
         for column, fact in (("method", method), ("has_map", bool(gradient.any())), ("strip_note", note)):
@@ -71,7 +72,7 @@ def make_cards(
         pictures += [tile, attribution.to_picture(gradient)]
         shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient")]
         if len(strip_df):
-            pictures += [*tile_choice.read_tiles(strip_df)]
+            pictures += [*read_tiles(strip_df)]
             shown.append(strip_df.assign(card=card))
     features = list(dict.fromkeys(cards_df["feature"]))  # two genes may share one
     images, curves_df = images_of_features(network, features, tiles_df, ascent, progress=progress)
@@ -108,7 +109,7 @@ def images_of_features(
     """
     if not len(features):
         return [], pd.DataFrame(columns=["image", "feature", "seed", "step", "objective"])
-    sample = tile_choice.read_tiles(tiles_df.sample(min(64, len(tiles_df)), random_state=0))
+    sample = read_tiles(tiles_df.sample(min(64, len(tiles_df)), random_state=0))
     basis = colour_decorrelation(sample)
     n_at_once = max(1, IMAGES_AT_ONCE // len(ascent.seeds))
     images, curves = [], []

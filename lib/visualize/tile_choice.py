@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from lib.tiles.stored import StoredTiles
+from lib.tiles.stored import read_tiles
 
 # Of the tiles table, where it has them, beside the ids.
 CARRIED_COLUMNS = ["column", "row", "l0_x", "l0_y", "l0_size", "file", "stack_index", "tissue"]
@@ -258,11 +258,6 @@ def _ranked(values_df: pd.DataFrame, table_df: pd.DataFrame, feature: str) -> pd
 def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
     result_df = pd.concat(strips, ignore_index=True)
     return result_df[["feature", "order", *[c for c in result_df.columns if c not in ("feature", "order")]]]
-
-
-def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:
-    """Pixels of stored tiles (columns file, stack_index), uint8 [n, px, px, 3], in the order of tiles_df."""
-    return StoredTiles(tiles_df).read(np.arange(len(tiles_df)))
 
 
 def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> dict[str, np.ndarray]:

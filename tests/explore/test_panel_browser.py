@@ -111,14 +111,14 @@ def one(browser, css):
 
 def picture(browser, which):
     """Address of the picture an image widget shows; a new one for each new picture."""
-    shown = one(browser, f"img.inspect-{which}")
+    shown = one(browser, f"img.inspect-{which}-image")
     return shown.get_attribute("src") if shown else ""
 
 
 def picture_bytes(browser, which):
     """The picture itself, from the browser."""
     return browser.execute_async_script(
-        "const done = arguments[1], img = document.querySelector('img.inspect-' + arguments[0]);"
+        "const done = arguments[1], img = document.querySelector(`img.inspect-${arguments[0]}-image`);"
         "fetch(img.src).then(r => r.arrayBuffer())"
         ".then(b => done(Array.from(new Uint8Array(b)).join(',')), e => done('' + e))",
         which,
@@ -318,10 +318,10 @@ def test_the_network_is_asked_on_demand(panel):
     """Another feature than the one the notebook looked at: nothing, until the button is pressed."""
     chosen = choose(panel, "features", lambda i, _: i == 7)
     wait_for(lambda: chosen in headings(panel)[1], 20, "the eighth feature")
-    wait_for(lambda: not one(panel, "img.inspect-closeup").is_displayed(), 20, "the other feature")
-    one(panel, ".inspect-closer").click()
-    wait_for(lambda: one(panel, "img.inspect-closeup").is_displayed(), 90, "the closeup")
-    assert picture_bytes(panel, "closeup").startswith("137,80,78,71,")
-    one(panel, ".inspect-mapper").click()
-    wait_for(lambda: one(panel, "img.inspect-map").is_displayed(), 60, "the slide")
+    wait_for(lambda: not one(panel, "img.inspect-view-image").is_displayed(), 20, "the other feature")
+    one(panel, ".inspect-view").click()
+    wait_for(lambda: one(panel, "img.inspect-view-image").is_displayed(), 90, "the view of the feature")
+    assert picture_bytes(panel, "view").startswith("137,80,78,71,")
+    one(panel, ".inspect-map").click()
+    wait_for(lambda: one(panel, "img.inspect-map-image").is_displayed(), 60, "the slide")
     keep_screenshot(panel, "inspector_closeup.png")
