@@ -193,17 +193,13 @@ def synthetic_titles(shown_df: pd.DataFrame) -> list[str]:
     ]
 
 
-def panel_rows(
-    cards_df: pd.DataFrame,
-    shown_df: pd.DataFrame,
-    pictures: np.ndarray,
-    ihc_images: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
+def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Rows for `pictures.attribution_panel`, one per card, with each pair's method and has_map.
 
-    cards_df also has finding (`pair_choice.finding`). ihc_images are uint8 [h, w, 3] by gene, where there are
-    any; their central square is shown.
+    The table of cards also has finding (`pair_choice.finding`). ihc_images are uint8 [h, w, 3] by gene, where
+    there are any; their central square is shown.
     """
+    cards_df, shown_df, _, pictures = cards
     rows = []
     for pair in cards_df.itertuples():
         shown = {kind: pictures_of(shown_df, pictures, pair.Index, kind) for kind in KINDS}
