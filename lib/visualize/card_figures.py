@@ -1,6 +1,7 @@
 """The figures of notebook 10 with their captions: each function yields what to save, one figure at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,13 +117,13 @@ def slide_maps(
         yield Captioned(f"slide_heatmap_{number}", figure, caption)
 
 
-def stains(images: Mapping[str, np.ndarray]) -> Captioned:
-    """Immunohistochemistry images, by title, separated into stains; thinned to STAIN_PX.
+def stains(images: Mapping[str, np.ndarray], paths: Mapping[str, Path]) -> Captioned:
+    """Immunohistochemistry images (by gene, as their paths) separated into stains; thinned to STAIN_PX.
 
     An image in which no nuclei can be found has none outlined.
     """
     rows = []
-    for title, image in images.items():
+    for gene, image in images.items():
         every = slice(None, None, -(-max(image.shape[:2]) // STAIN_PX))
         parts = separate_stains(image)
         try:
@@ -130,6 +131,6 @@ def stains(images: Mapping[str, np.ndarray]) -> Captioned:
         except ValueError:
             nuclei = np.zeros(image.shape[:2], bool)
         row = {"image": image, "haematoxylin": parts.haematoxylin, "dab": parts.dab, "nuclei": nuclei}
-        rows.append({name: part[every, every] for name, part in row.items()} | {"title": title})
+        rows.append({name: part[every, every] for name, part in row.items()} | {"title": paths[gene].name})
     caption = f"{len(rows)} immunohistochemistry images, by stain."
     return Captioned("ihc_stains", pictures.stain_panel(rows), caption)
