@@ -56,7 +56,7 @@ def greedy_cover(
     Raises
     ------
     ValueError
-        For malformed input, unknown ids or values that are not finite.
+        For unknown or repeated ids, samples without a donor, or values that are not finite.
     """
     if not 0 < top_q <= 1:
         raise ValueError(f"top_q is {top_q}: it is the share of tiles that counts as the top, in (0, 1]")
@@ -155,46 +155,32 @@ def quantile_strip(
 def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
     """tile_id, sample_id, slide_id, donor, CARRIED_COLUMNS of each row of values_df, in its order."""
     if values_df.empty:
-        raise ValueError(f"no tile values to choose from: values_df has shape {values_df.shape}")
-    for name, frame, needed in (
-        ("tiles_df", tiles_df, ["tile_id", "sample_id", "slide_id"]),
-        ("samples_df", samples_df, ["sample_id", "donor"]),
-    ):
-        lacking = [c for c in needed if c not in frame.columns]
-        if lacking:
-            raise ValueError(f"{name} lacks the columns {lacking}; it has {list(frame.columns)}")
-        if frame[needed[0]].duplicated().any():
-            repeated = frame.loc[frame[needed[0]].duplicated(), needed[0]].unique()
-            raise ValueError(f"{name} repeats {len(repeated)} {needed[0]}, first {list(repeated[:3])}")
-    if not values_df.index.is_unique or not values_df.columns.is_unique:
-        raise ValueError("values_df repeats a tile_id in its index or a feature in its columns")
+        raise ValueError(f"there are no tile values to choose from: values_df has shape {values_df.shape}")
     finite = np.isfinite(values_df.to_numpy(np.float64))
     if not finite.all():
         bad = values_df.columns[~finite.all(axis=0)]
         raise ValueError(
             f"values_df has {int((~finite).sum())} values that are not finite, first in {list(bad[:3])}"
         )
-    known_df = tiles_df.set_index("tile_id")
-    _check_known(values_df.index, known_df.index, "tile_id", "tiles_df")
-    found_df = known_df.loc[values_df.index].rename_axis("tile_id").reset_index()
-    donors = samples_df.set_index("sample_id")["donor"]
-    _check_known(found_df["sample_id"], donors.index, "sample_id", "samples_df")
-    found_df["donor"] = donors.loc[found_df["sample_id"]].to_numpy()
+    _check_known(values_df.index, tiles_df["tile_id"], "tile_id", "tiles_df")
+    _check_known(tiles_df["sample_id"], samples_df["sample_id"], "sample_id", "samples_df")
+    found_df = pd.DataFrame({"tile_id": values_df.index}).merge(
+        tiles_df.drop(columns="donor", errors="ignore"), on="tile_id", how="left", validate="1:1"
+    )
+    found_df = found_df.merge(samples_df[["sample_id", "donor"]], on="sample_id", how="left", validate="m:1")
     if found_df["donor"].isna().any():
         nameless = found_df.loc[found_df["donor"].isna(), "sample_id"].unique()
         raise ValueError(
             f"{len(nameless)} samples have no donor, first {list(nameless[:3])}: fill the column donor"
         )
-    carried = [c for c in CARRIED_COLUMNS if c in found_df.columns]
+    carried = [column for column in CARRIED_COLUMNS if column in found_df]
     return found_df[["tile_id", "sample_id", "slide_id", "donor", *carried]]
 
 
-def _check_known(ids: pd.Index | pd.Series, known: pd.Index, what: str, where: str) -> None:
-    missing = pd.Index(ids).unique().difference(known)
+def _check_known(ids: pd.Index | pd.Series, known: pd.Index | pd.Series, what: str, where: str) -> None:
+    missing = pd.Index(ids).unique().difference(pd.Index(known))
     if len(missing):
-        raise ValueError(
-            f"{len(missing)} {what} of the tile values are not in {where}, first {list(missing[:3])}"
-        )
+        raise ValueError(f"{len(missing)} {what} are missing from {where}, first {list(missing[:3])}")
 
 
 def _covers(values: np.ndarray, top_q: float) -> np.ndarray:

@@ -264,7 +264,7 @@ def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
     look_up(panel, "SYN00O1")
     told = wait_for(lambda: " ".join(texts(panel, ".inspect-error")), 20, "a message")
     assert "SYN00O1" in told
-    assert "Nearest: SYN0001" in told
+    assert "nearest: SYN0001" in told
     assert picture(panel, "pair") == before
     keep_screenshot(panel, "inspector_unknown_gene.png")
     look_up(panel, "SYN0001")

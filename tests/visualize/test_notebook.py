@@ -1,4 +1,4 @@
-"""Notebook 10 on a finished small cohort: what it left behind; no pair is a sentence, not an error."""
+"""Notebook 10 on a finished small cohort: what it wrote; no pair gives a sentence, not an error."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_figures_of_the_notebook_are_there(store):
 
 
 def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
-    """Numbers computed anew, as for a pair below the threshold, are those of notebooks 06 and 07."""
+    """Computed again, as for a pair below the threshold, they equal those of notebooks 06 and 07."""
     features_df = store.load("features_test")
     log_df = np.log2(1 + store.load("expression")[features_df.columns].astype(float))
     samples_df = store.load("samples").set_index("sample_id").loc[features_df.columns].reset_index()
@@ -133,12 +133,12 @@ def run_cells(store, monkeypatch):
     return run
 
 
-def test_no_pair_is_said_and_nothing_fails(run_cells, monkeypatch, capsys):
+def test_no_pair_is_reported_and_nothing_fails(run_cells, monkeypatch, capsys):
     """As if no pair had passed."""
     monkeypatch.setattr(pair_choice, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
     assert run_cells() == []
     printed = capsys.readouterr().out
-    assert "no pair over the threshold holds within tissues" in printed
+    assert "no marker pair keeps its sign within tissues" in printed
     assert "no immunohistochemistry image" in printed
 
 
@@ -146,15 +146,13 @@ def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch
     """A tile on which the feature has no gradient cannot be checked: the next pair's, or a sentence."""
     checked, guided = [], attribution.guided_or_plain
     monkeypatch.setattr(
-        attribution,
-        "all_maps",
-        lambda model, name, feature, tile, p: checked.append(feature) or {"a": 0 * tile},
+        attribution, "all_maps", lambda network, feature, tile: checked.append(feature) or {"a": 0 * tile}
     )
     made = []
 
-    def without_gradient(model, architecture, feature, tile, *, p=1.0):
+    def without_gradient(network, feature, tile):
         made.append(feature)
-        gradient, method = guided(model, architecture, feature, tile, p=p)
+        gradient, method = guided(network, feature, tile)
         return gradient * (len(made) > n_dead), method
 
     monkeypatch.setattr(attribution, "guided_or_plain", without_gradient)

@@ -31,7 +31,7 @@ def test_best_pairs_take_turns_and_repeat_nothing():
             ("b", "1_0", "liver", 0.9, 0.6, 9, 0.01),  # feature again
             ("c", "1_2", "liver", 0.8, 0.5, 9, 0.01),
             ("d", "1_3", "lung", 0.8, 0.3, 9, 0.01),
-            ("e", "1_4", "lung", 0.9, -0.9, 9, 0.01),  # turns round within tissues
+            ("e", "1_4", "lung", 0.9, -0.9, 9, 0.01),  # changes sign within tissues
             ("f", "1_5", "lung", -0.8, -0.2, 9, 0.01),  # negative, and stays so
             ("g", "1_6", "skin", 0.9, 0.9, 3, 0.01),  # hardly expressed
         ]
@@ -46,7 +46,7 @@ def test_best_pairs_take_turns_and_repeat_nothing():
     assert pair_choice.best_pairs(pairs_df, features_df, n=5, e_threshold=20).empty
 
 
-def test_pairs_found_within_tissues_come_first_whatever_their_r_given_the_tissues():
+def test_pairs_found_within_tissues_come_first_at_any_r_given_the_tissues():
     pairs_df = pairs(
         [
             ("a", "1_0", "liver", 0.9, 0.8, 9, 0.9),  # strong, and not found
@@ -82,7 +82,7 @@ def test_findings_in_words():
         "x": "found within tissues",
         "y": "not found within tissues",
         "z": "not tested within tissues",
-        "c": "gone once covariates are out",
+        "c": "explained by covariates",
     }
     q = pd.Series([0.01, 0.01, 0.01, 0.9, np.nan])
     given = pd.Series([0.01, 0.01, 0.9, 0.9, np.nan])
@@ -112,7 +112,7 @@ def test_asked_pairs_by_symbol_or_id():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("AMY2A", "GENE:FEATURE"), ("AMY2B:3_1", "AMY2A"), ("AMY2A:3_2", "near: .'3_1'")],
+    [("AMY2A", "GENE:FEATURE"), ("AMY2B:3_1", "AMY2A"), ("AMY2A:3_2", "nearest: .'3_1'")],
 )
 def test_wrong_pairs_name_what_is_near(text, says):
     with pytest.raises(ValueError, match=says):
@@ -186,7 +186,7 @@ def test_p_of_a_pair_asked_for_is_the_two_sided_one_of_the_tables(cohort):
     asked_df = pd.DataFrame({"gene": ["a"], "symbol": "A", "feature": "0_1", "tissue": "liver"})
     tissues = samples_df.set_index("sample_id")["tissue"]
     within = log_df.loc["a"] - log_df.loc["a"].groupby(tissues).transform("mean")
-    features_df.loc["0_1"] -= within  # turns round within tissues
+    features_df.loc["0_1"] -= within  # changes sign within tissues
     none_df = pd.DataFrame(columns=pair_choice.PAIR_COLUMNS)
     asked_df["max_median_log2"] = 9.0
     found_df = pair_choice.measured(asked_df, none_df, log_df, features_df, samples_df, n_permutations=99)
@@ -220,35 +220,17 @@ def test_negative_pairs_look_where_the_feature_is_high(cohort):
 
 
 def tiles(samples_df, n=4):
-    rows = [
-        (
-            f"{s.sample_id}_{k}_0",
-            s.sample_id,
-            s.sample_id,
-            s.donor,
-            s.tissue,
-            "test",
-            f"/{s.sample_id}.npy",
-            k,
-            k,
-            0,
-        )
-        for s in samples_df.itertuples()
-        for k in range(n)
-    ]
-    names = [
-        "tile_id",
-        "sample_id",
-        "slide_id",
-        "donor",
-        "tissue",
-        "split",
-        "file",
-        "stack_index",
-        "column",
-        "row",
-    ]
-    return pd.DataFrame(rows, columns=names)
+    tiles_df = samples_df.loc[samples_df.index.repeat(n)].reset_index(drop=True)
+    k = tiles_df.groupby("sample_id").cumcount()
+    return tiles_df.assign(
+        tile_id=tiles_df["sample_id"] + "_" + k.astype(str) + "_0",
+        slide_id=tiles_df["sample_id"],
+        split="test",
+        file="/" + tiles_df["sample_id"] + ".npy",
+        stack_index=k,
+        column=k,
+        row=0,
+    )
 
 
 def test_candidates_are_test_tiles_and_few_of_each_sample(cohort):
