@@ -87,14 +87,14 @@ def tile_strips(
     """`pair_cards.strips` of each pair: tiles with the highest values, and tiles from low to high."""
     for number, pair in enumerate(cards_df.itertuples(), 1):
         for kind, (strip_df, where, note) in pair_cards.strips(pair, values_df, tiles_df, n=n).items():
-            stem = f"tiles_{kind}_{number}"
-            caption = f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}"
+            figure, caption = None, f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}"
             if note:
-                yield Captioned(stem, None, f"{caption}: {note}")
-                continue
-            caption += f" (n = {len(strip_df)}, each {tile_um:.0f} µm wide)."
-            strip, titles = read_tiles(strip_df), pair_cards.tile_titles(strip_df)
-            yield Captioned(stem, pictures.tile_strip(list(strip), titles, heading=caption), caption)
+                caption += f": {note}"
+            else:
+                caption += f" (n = {len(strip_df)}, each {tile_um:.0f} µm wide)."
+                titles = pair_cards.tile_titles(strip_df)
+                figure = pictures.tile_strip(list(read_tiles(strip_df)), titles, heading=caption)
+            yield Captioned(f"tiles_{kind}_{number}", figure, caption)
 
 
 def slide_maps(
