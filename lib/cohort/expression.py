@@ -12,16 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.cohort import gct
+from lib.cohort import gct, table_checks
 from lib.cohort.gct import GeneValues, table_kind
 from lib.cohort.samples import first, read_text
-from lib.cohort.table_checks import (
-    column_role,
-    kinds_of,
-    refuse_duplicates,
-    refuse_invalid,
-    wanted_samples,
-)
+from lib.cohort.table_checks import column_role, refuse_duplicates, wanted_samples
 
 TEXT_KINDS = ("gct", "csv", "tsv", "txt")
 GENE_COLUMNS = ("gene", "__index_level_0__")  # of a parquet file; the second is an index without a name
@@ -66,11 +60,10 @@ def read_expression(
         table, samples, found = gct.read_table(path, columns, on_header_mismatch)
     else:
         table, samples, found = (_read_parquet if kind == "parquet" else _read_h5ad)(path, columns)
-        for start in range(0, len(table.genes), BATCH_ROWS):
-            part = table.values[start : start + BATCH_ROWS]
-            genes = table.genes[start : start + BATCH_ROWS]
-            refuse_invalid(kinds_of(part), lambda r, c, part=part: str(part[r, c]), genes, samples, str(path))
-        refuse_duplicates(samples, "RNA id", str(path))
+        if not table_checks.all_valid(table.values):
+            kinds = table_checks.kinds_of(table.values)
+            table_checks.refuse_invalid(kinds, table.values, table.genes, samples, str(path))
+    refuse_duplicates(samples, "RNA id", str(path))
     refuse_duplicates(table.genes, "gene id", str(path))
     genes = pd.Index(table.genes, name="gene", dtype=object)
     expression_df = pd.DataFrame(table.values, genes, pd.Index(samples, dtype=object), copy=False)

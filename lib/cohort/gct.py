@@ -18,19 +18,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from lib.cohort import table_checks
 from lib.cohort.gzip_files import open_bytes
-from lib.cohort.table_checks import (
-    LARGEST,
-    NON_NUMERIC,
-    column_role,
-    kinds_of,
-    refuse_duplicates,
-    refuse_invalid,
-    wanted_samples,
-)
 
 # Text parsed at a time. pyarrow spends about 10 µs on each column of a block: wide tables get longer blocks.
-BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 8 << 20, 1024
+BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 4 << 20, 1024
 MAX_LINE_BYTES = 64 << 20  # GTEx's longest, with 17,382 samples, have 0.4 MB
 N_THREADS = min(4, os.cpu_count() or 1)
 MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
@@ -74,7 +66,7 @@ def read_table(
         raise ValueError(f"on_header_mismatch = {on_header_mismatch!r}; choose 'error' or 'report'")
     with open_bytes(path) as file:
         header = _header(file, path)
-        samples = wanted_samples(header.samples, columns, str(path))
+        samples = table_checks.wanted_samples(header.samples, columns, str(path))
         parser = _BlockParser(path, header, samples)
         n_bytes = max(BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN * len(header.columns))
         blocks = list(_in_threads(parser.parse, _line_blocks(file, path, n_bytes)))
@@ -132,31 +124,25 @@ def _header(file: BufferedIOBase, path: Path) -> Header:
         size = _text_line(file, path)
         numbers = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", size)
         if not numbers:
-            raise ValueError(
-                f"{path}: the second line is {size[:40]!r}, not the numbers of genes and samples"
-            )
+            raise ValueError(f"{path}: the second line is {size[:40]!r}, not the size of the table")
         promised = (int(numbers[1]), int(numbers[2]))
         line = _text_line(file, path)
     delimiter = "," if kind == "csv" else "\t"
     try:
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
     except csv.Error as error:
-        raise ValueError(
-            f"{path}: the line of column names, {line[:40]!r} ..., is unreadable: {error}"
-        ) from error
+        raise ValueError(f"{path}: unreadable column names {line[:40]!r} ...: {error}") from error
     if kind == "gct":
         lower = [name.lower() for name in names]
         if not {"name", "description"} <= set(lower):
-            raise ValueError(
-                f"{path}: the third line has no Name and Description column; it starts {names[:3]}"
-            )
+            raise ValueError(f"{path}: no Name and Description column in the third line: {names[:3]} ...")
         gene = lower.index("name")
     # columns before the gene ids, such as row numbers in some GCTs, are skipped
-    roles = ["skip"] * gene + ["gene"] + [column_role(name) for name in names[gene + 1 :]]
+    roles = ["skip"] * gene + ["gene"] + [table_checks.column_role(name) for name in names[gene + 1 :]]
     header = Header(names, roles, delimiter, promised)
     if not header.samples:
         raise ValueError(f"{path}: no sample columns; the header is {names[:5]}")
-    refuse_duplicates(header.samples, "RNA id", str(path))
+    table_checks.refuse_duplicates(header.samples, "RNA id", str(path))
     return header
 
 
@@ -216,14 +202,7 @@ class _BlockParser:
         self.name_fields = {role: field for _, role, field in columns if role not in (None, "skip")}
 
     def parse(self, text: bytes) -> GeneValues:
-        """Gene names and values of the lines.
-
-        Raises
-        ------
-        ValueError
-            Invalid values; a line with more or fewer fields than the header; a carriage return or a newline
-            inside a cell.
-        """
+        """Gene names and values of the lines; ValueError for invalid values and lines."""
         if text.count(b"\r") != text.count(b"\r\n"):
             raise _stray_return(self.path, text)
         try:
@@ -231,7 +210,7 @@ class _BlockParser:
             values = table.select(self.value_fields).to_tensor().to_numpy()
         except pa.ArrowInvalid:  # a cell that is not a number
             values = None
-        if values is None or not ((values >= 0) & (values <= LARGEST)).all():
+        if values is None or not table_checks.all_valid(values):
             table = self._split(text, pa.binary())
             values = self._numbers(table)
         genes, symbols, biotypes = (self._names(table, role) for role in ("gene", "symbol", "biotype"))
@@ -276,20 +255,21 @@ class _BlockParser:
 
     def _numbers(self, table: pa.RecordBatch) -> np.ndarray:
         """Values of cells read as text; ValueError where some are invalid."""
-        cells = [table.column(field).to_pylist() for field in self.value_fields]
-        numbers = np.array([[_number(cell) for cell in column] for column in cells]).T
-        words = np.array([[_text(cell).lower() in MISSING_TEXT for cell in column] for column in cells]).T
-        kinds = np.where(np.isnan(numbers) & ~words, NON_NUMERIC, kinds_of(numbers))
+        columns = [table.column(field).to_pylist() for field in self.value_fields]
+        cells = np.array([[_text(cell) for cell in column] for column in columns], dtype=object).T
+        numbers = np.vectorize(_number, otypes=[float])(cells)
+        missing = np.vectorize(lambda cell: cell.lower() in MISSING_TEXT, otypes=[bool])(cells)
+        kinds = table_checks.kinds_of(numbers)
+        kinds[np.isnan(numbers) & ~missing] = table_checks.NON_NUMERIC
         genes = self._names(table, "gene")
-        refuse_invalid(kinds, lambda r, c: _text(cells[c][r]), genes, self.samples, str(self.path))
+        table_checks.refuse_invalid(kinds, cells, genes, self.samples, str(self.path))
         return numbers
 
 
-def _number(cell: bytes) -> float:
+def _number(cell: str) -> float:
     """Value of a cell; NaN if it is no number."""
-    text = _text(cell)
     try:  # float() also reads 1_000 and the digits of other scripts, which no table means
-        return float(text) if text.isascii() and "_" not in text else np.nan
+        return float(cell) if cell.isascii() and "_" not in cell else np.nan
     except ValueError:
         return np.nan
 

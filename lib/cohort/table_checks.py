@@ -1,6 +1,6 @@
 """Checks of expression tables in any format: duplicated ids, wanted samples, invalid values."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -43,6 +43,11 @@ def wanted_samples(samples: Sequence[str], wanted: Sequence[str] | None, source:
     return wanted
 
 
+def all_valid(values: np.ndarray) -> bool:
+    """Whether all values are numbers from 0 to the largest float32; false for NaN."""
+    return not values.size or bool(values.min() >= 0 and values.max() <= LARGEST)
+
+
 def kinds_of(values: np.ndarray) -> np.ndarray:
     """Index into KINDS of each number, int8."""
     kinds = np.zeros(values.shape, np.int8)
@@ -51,23 +56,19 @@ def kinds_of(values: np.ndarray) -> np.ndarray:
 
 
 def refuse_invalid(
-    kinds: np.ndarray,
-    text: Callable[[int, int], str],
-    genes: Sequence[str],
-    samples: Sequence[str],
-    source: str,
+    kinds: np.ndarray, cells: np.ndarray, genes: Sequence[str], samples: Sequence[str], source: str
 ) -> None:
     """Raise ValueError unless all genes x samples `kinds` are VALID, naming the first and how many of each.
 
     Parameters
     ----------
-    text : the value in a row and column, as written.
+    cells : the values as written, text or numbers, genes x samples.
     """
     found = []
     for kind in np.unique(kinds[kinds != VALID]):
         where = np.argwhere(kinds == kind)
-        row, column = (int(i) for i in where[0])
-        at = f"{text(row, column)!r} at gene {genes[row]}, sample {samples[column]}"
+        row, column = where[0]
+        at = f"{str(cells[row, column])!r} at gene {genes[row]}, sample {samples[column]}"
         found.append(f"{len(where)} {KINDS[kind]} value(s), first {at}")
     if found:
         remedy = "correct the table or leave those genes or samples out"

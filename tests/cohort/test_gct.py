@@ -168,19 +168,12 @@ def test_truncated_and_corrupt_gzip(tmp_path):
 
 @pytest.mark.parametrize("n_fields", [1, 2, 3, 40, 101, 103, 150])
 @pytest.mark.parametrize("wanted", [["s0"], ["s50"], ["s99"], None])
-def test_ragged_rows(tmp_path, n_fields, wanted):
+def test_ragged_rows_and_truncated_text(tmp_path, n_fields, wanted):
     samples = [f"s{i}" for i in range(100)]
     rows = ["\t".join(["g", "G", *["1.5"] * 100])] * 2 + ["\t".join(["h", "H", *["1.5"] * 150][:n_fields])]
     path = make_gct(tmp_path, rows, samples)
-    with pytest.raises(ValueError, match=rf"line 'h.* has {n_fields} fields, the header 102"):
+    with pytest.raises(ValueError, match=rf"line 'h.* has {n_fields} fields, the header 102; .* again"):
         read_expression(path, columns=wanted)
-
-
-def test_text_truncated_inside_a_row(tmp_path):
-    path = make_gct(tmp_path, ROWS)
-    path.write_bytes(path.read_bytes()[:-14])  # the last row loses its last field
-    with pytest.raises(ValueError, match=r"line 'g3\.1.* has 3 fields, the header 4; .*again"):
-        read_expression(path)
 
 
 def test_duplicated_ids(tmp_path):
@@ -265,19 +258,14 @@ def test_line_without_an_end(tmp_path, head):
         ("n.gct", "#1.2\n1\t0\nName\tDescription\ng\tG\n", "no sample columns"),
         ("r.gct", "#1.2\n0\t1\nName\tDescription\ta\n", "no gene rows"),
         ("e.gct", "", "the file is empty"),
+        ("e.gct.gz", gzip.compress(b""), "the file is empty"),
         ("p.gct.gz", "<html>404</html>", "first line is '<html>404"),
     ],
 )
 def test_not_a_gct(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said):
         read_expression(tmp_path / name)
-
-
-def test_empty_gzip(tmp_path):
-    (tmp_path / "e.gct.gz").write_bytes(gzip.compress(b""))
-    with pytest.raises(ValueError, match="the file is empty"):
-        read_expression(tmp_path / "e.gct.gz")
 
 
 # ------------------------------------------------------------------------------------------ real files

@@ -24,55 +24,38 @@ ontology: go
 
 [Term]
 id: GO:0032502
-name: developmental process
-namespace: biological_process
 alt_id: GO:0044767
 
 [Term]
 id: GO:0000010
-name: a kind of development
-namespace: biological_process
 is_a: GO:0032502 ! developmental process
 
 [Term]
 id: GO:0000011
-name: a part of a kind
-namespace: biological_process
 relationship: part_of GO:0000010 ! a kind of development
 
 [Term]
 id: GO:0000012
-name: regulation of the part
-namespace: biological_process
 is_a: GO:0000099 {source="x"} ! regulation
 relationship: positively_regulates GO:0000011 ! a part of a kind
 
 [Term]
 id: GO:0000013
-name: something that has a developmental part
-namespace: biological_process
 relationship: has_part GO:0032502 ! developmental process
 
 [Term]
 id: GO:0000014
-name: old development
-namespace: biological_process
 is_a: GO:0032502
 is_obsolete: true
 
 [Term]
 id: GO:0000099
-name: regulation
-namespace: biological_process
 
 [Term]
 id: GO:0140110
-name: transcription regulator activity
-namespace: molecular_function
 
 [Typedef]
 id: part_of
-name: part of
 is_transitive: true
 is_a: overlaps
 """

@@ -14,12 +14,8 @@ from lib.cohort.summary import split_report
 
 def organs(n_donors=60, n_tissues=8, seed=0):
     rng = np.random.default_rng(seed)
-    rows = [
-        (f"d{d}-{t}", f"d{d}-{t}", f"d{d}", f"tissue{t}")
-        for d in range(n_donors)
-        for t in range(n_tissues)
-        if rng.random() < 0.5
-    ]
+    pairs = [(d, t) for d in range(n_donors) for t in range(n_tissues) if rng.random() < 0.5]
+    rows = [(f"d{d}-{t}", f"d{d}-{t}", f"d{d}", f"tissue{t}") for d, t in pairs]
     return pd.DataFrame(rows, columns=["sample_id", "slide_id", "donor", "tissue"])
 
 
@@ -106,9 +102,8 @@ def test_bad_split_parameters():
 
 @pytest.mark.parametrize("head", ["sample,tissue,dataset\n", ""])
 def test_split_file(tmp_path, head):
-    path = written(
-        tmp_path, head + "s0,Liver,Training\ns1,Liver,valid\ns2,Liver,test\ns3,Liver,val\n", "split.csv"
-    )
+    lines = "s0,Liver,Training\ns1,Liver,valid\ns2,Liver,test\ns3,Liver,val\n"
+    path = written(tmp_path, head + lines, "split.csv")
     split = assign_splits(table(4), split_file=path)
     assert split.tolist() == ["train", "validation", "test", "validation"]
 
