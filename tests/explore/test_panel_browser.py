@@ -12,11 +12,23 @@ import urllib.request
 import nbformat
 import pytest
 from conftest import SMALL
+from notebook_cells import run_cells
 
 from lib.config import ROOT, parse_setting
+from lib.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+OVERRIDES = dict(parse_setting(text) for text in SMALL)
+NEEDED = (
+    "00_cohort",
+    "01_tiles",
+    "02_train",
+    "03_classify",
+    "04_features",
+    "05_correlate",
+    "06_significance",
+)
 QUIET_SETTINGS = '{"fetchNews": "false", "checkForUpdates": false}'
 
 pytestmark = [
@@ -29,13 +41,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lab(finished, tmp_path_factory):
+def root(tmp_path_factory):
+    """A root where the small cohort has been run as far as notebook 11 needs it, without figures."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HISTOCORR_ROOT", str(folder))
+        for save in ("save_figure", "save_table"):
+            patch.setattr(Store, save, lambda self, stem, shown, *_, **__: shown)
+        for stem in NEEDED:
+            run_cells(stem, OVERRIDES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(root, tmp_path_factory):
     """The address of a JupyterLab of its own, whose folder holds notebook 11 set to the small cohort."""
     folder, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("jupyter")
     notebook = nbformat.read(ROOT / "notebooks" / "11_inspect.ipynb", as_version=4)
-    overrides = dict(parse_setting(text) for text in SMALL)
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    parameters.source = f'cohort = "demo"\narchitecture = ""\noverrides = {overrides!r}'
+    parameters.source = f'cohort = "demo"\narchitecture = ""\noverrides = {OVERRIDES!r}'
     nbformat.write(notebook, folder / "11_inspect.ipynb")
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
@@ -48,7 +72,7 @@ def lab(finished, tmp_path_factory):
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
     own = {
-        "HISTOCORR_ROOT": str(finished[0]),
+        "HISTOCORR_ROOT": str(root),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -281,10 +305,11 @@ def test_a_suggestion_is_taken_with_a_click(panel):
     assert not offered(panel)
 
 
-def typed_at_once(panel, text):
-    """The box changes as if by typing, while the pointer stays where it is."""
-    change = "const [box, text] = arguments; box.value = text; box.dispatchEvent(new InputEvent('input'))"
-    panel.execute_script(change, one(panel, ".inspect-search input"), text)
+def typed_at_once(panel, *texts):
+    """The box takes one text after another before any answer can come; the pointer stays where it is."""
+    change = "const [box, texts] = arguments;"
+    change += "for (const text of texts) { box.value = text; box.dispatchEvent(new InputEvent('input')); }"
+    panel.execute_script(change, one(panel, ".inspect-search input"), texts)
 
 
 def test_suggestions_answer_the_last_letters_and_stay_where_they_are(panel):
@@ -294,8 +319,7 @@ def test_suggestions_answer_the_last_letters_and_stay_where_they_are(panel):
     after = offered(panel)
     kept = next(name for name in after if name in before and "SYN0001" in name)
     assert after[kept] == before[kept], "the same element"
-    for text in ("", "8_4", "syn000"):
-        typed_at_once(panel, text)
+    typed_at_once(panel, "", "8_4", "syn000")
     assert list(offered(panel)) == list(before), "answers to earlier letters are dropped"
     assert offered(panel)[kept] == before[kept]
 

@@ -3,13 +3,13 @@
 import json
 import re
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL
+from notebook_cells import run_cells
 
-from lib.config import ROOT, Config, parse_setting
+from lib.config import Config, parse_setting
 from lib.explore import report_pairs
 from lib.store import Store
 from lib.visualize import attribution, pair_choice
@@ -112,7 +112,7 @@ def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
 
 
 @pytest.fixture
-def run_cells(store, monkeypatch):
+def run_notebook(store, monkeypatch):
     """A function that runs the cells of the notebook in this process and returns the stems it saved."""
     monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
     monkeypatch.setattr(Store, "cached", lambda self, names, make, **facts: make())
@@ -121,28 +121,23 @@ def run_cells(store, monkeypatch):
         monkeypatch.setattr(Store, save, lambda self, stem, *rest: saved.append(stem))
 
     def run() -> list[str]:
-        names = {"display": print, "pd": pd}
-        for cell in nbformat.read(ROOT / "notebooks/10_visualize.ipynb", as_version=4).cells:
-            if cell.cell_type == "code":
-                source = cell.source
-                if "parameters" in cell.metadata.get("tags", []):
-                    source = f"cohort, architecture, overrides = 'demo', '', {OVERRIDES!r}"
-                exec(compile(source, "10_visualize", "exec"), names)
+        saved.clear()
+        run_cells("10_visualize", OVERRIDES)
         return saved
 
     return run
 
 
-def test_no_pair_is_reported_and_nothing_fails(run_cells, monkeypatch, capsys):
+def test_no_pair_is_reported_and_nothing_fails(run_notebook, monkeypatch, capsys):
     """As if no pair had passed."""
     monkeypatch.setattr(pair_choice, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
-    assert run_cells() == []
+    assert run_notebook() == []
     printed = capsys.readouterr().out
     assert "no marker pair keeps its sign within tissues" in printed
     assert "no immunohistochemistry image" in printed
 
 
-def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch, capsys):
+def test_maps_are_compared_on_the_first_pair_that_has_one(run_notebook, monkeypatch, capsys):
     """A tile on which the feature has no gradient cannot be checked: the next pair's, or a sentence."""
     checked, guided = [], attribution.guided_or_plain
     monkeypatch.setattr(
@@ -157,9 +152,8 @@ def test_maps_are_compared_on_the_first_pair_that_has_one(run_cells, monkeypatch
 
     monkeypatch.setattr(attribution, "guided_or_plain", without_gradient)
     n_dead = 1
-    saved = run_cells()
+    assert {"gradient_methods", "randomisation"} <= set(run_notebook())
     assert checked == made[1:2]
-    assert {"gradient_methods", "randomisation"} <= set(saved)
-    n_dead, made[:], saved[:] = 99, [], []
-    assert not {"gradient_methods", "randomisation"} & set(run_cells())
+    n_dead, made[:] = 99, []
+    assert not {"gradient_methods", "randomisation"} & set(run_notebook())
     assert "the gradient of every pair is zero" in capsys.readouterr().out
