@@ -179,7 +179,7 @@ def test_run_without_slides(tmp_path, monkeypatch, capsys):
     cohort = (ROOT / "data/cohorts/gtex-rehearsal.toml").read_text()
     tiny = tmp_path / "tiny.toml"
     tiny.write_text("n_permutations = 60\n" + cohort.replace('"vgg16"', '"alexnet"'))
-    assert run_all.main(["--cohort", str(tiny)]) == 1
+    assert run_all.main(["--cohort", str(tiny)]) == 2
     command = f"python -m lib.simulated.rehearsal {tmp_path}/data/raw/tiny"
     assert f"samples.csv is missing: make it with {command}" in capsys.readouterr().err
     write_portal(tmp_path / "data/raw/gtex" / rehearsal.PORTAL_FILE)
