@@ -1,23 +1,18 @@
-"""Small made-up cohorts for the tests of the statistics."""
+"""Small simulated cohorts for the tests of the statistics."""
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.statistics import calibration, correlation
+from lib.statistics import calibration, correlation, expression_levels
 
 N = 72
 
 
 def make_samples(tissues, donors=None):
-    n = len(tissues)
-    return pd.DataFrame(
-        {
-            "sample_id": [f"s{i}" for i in range(n)],
-            "tissue": tissues,
-            "donor": donors if donors is not None else [f"d{i}" for i in range(n)],
-        }
-    )
+    ids = [f"s{i}" for i in range(len(tissues))]
+    donors = [f"d{i}" for i in range(len(tissues))] if donors is None else donors
+    return pd.DataFrame({"sample_id": ids, "tissue": tissues, "donor": donors})
 
 
 def make_frames(x, y, samples_df):
@@ -43,17 +38,15 @@ def small_cohort():
     x[:8] += 1.2 * y[:8]
     x[8:10] -= 1.2 * y[8:10]
     log_df, features_df = make_frames(x, y, samples_df)
-    table = correlation.highest_median(log_df, samples_df.set_index("sample_id")["tissue"])
-    pairs_df = correlation.correlate(
-        log_df, features_df, genes_table=table, r_threshold=0.25, progress=False
-    ).pairs_df
+    table = expression_levels.highest_median(log_df, samples_df.set_index("sample_id")["tissue"])
+    pairs_df = correlation.correlate(log_df, features_df, genes_table=table, r_threshold=0.25).pairs_df
     return samples_df, log_df, features_df, pairs_df
 
 
-def simulated(seed, n_pairs, donor_effect=0.0):
-    """Nulls of `lib.statistics.calibration`: 39 tissues, 334 slides, 60 donors of several tissues each."""
+def simulated(seed, n_pairs):
+    """Null pairs of `lib.statistics.calibration`: 334 slides of 39 tissues, 60 donors."""
     samples_df = calibration.design(n_donors=60, seed=seed)
-    return samples_df, *calibration.null_pairs(samples_df, n_pairs, donor_effect, seed)[:2]
+    return samples_df, *calibration.null_pairs(samples_df, n_pairs, seed=seed)[:2]
 
 
 def rejected(p, alpha):
@@ -61,6 +54,6 @@ def rejected(p, alpha):
 
 
 def inside(k, n, alpha):
-    """Does the 99.9 % binomial interval of the rate hold alpha?"""
+    """Whether the 99.9 % binomial interval of the rate holds alpha."""
     low, high = stats.binomtest(k, n).proportion_ci(0.999)
     return low <= alpha <= high

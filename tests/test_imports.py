@@ -15,7 +15,8 @@ LIGHT = (
     "lib.statistics.pair_tests",
     "lib.statistics.max_statistic",
     "lib.statistics.false_discovery",
-    "lib.statistics.partial_correlation",
+    "lib.statistics.conditional_independence",
+    "lib.statistics.links",
     "lib.visualize.attribution",
     "lib.benchmarks.run",
 )

@@ -16,10 +16,11 @@ from scipy import stats
 from lib.benchmarks.timing import row, timed
 from lib.statistics import (
     block_products,
+    conditional_independence,
     correlation,
+    expression_levels,
     max_statistic,
     pair_tests,
-    partial_correlation,
     permutations,
     reproducibility,
 )
@@ -76,7 +77,7 @@ def made_up(size: Size, seed: int = 0) -> Cohort:
     )
     log_df = pd.DataFrame(frames[0], index=genes, columns=ids)
     features_df = pd.DataFrame(frames[1].astype(np.float64), index=features, columns=ids)
-    table = correlation.highest_median(log_df, samples_df.set_index("sample_id")["tissue"])
+    table = expression_levels.highest_median(log_df, samples_df.set_index("sample_id")["tissue"])
     pairs_df = pd.DataFrame({
         "gene": rng.choice(genes[::50][:995], size.n_pairs),
         "feature": rng.choice(features[::5][:1947], size.n_pairs),
@@ -91,7 +92,7 @@ def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
     x, _ = correlation.standardise(cohort.log_df, "gene")
     y, _ = correlation.standardise(cohort.features_df, "feature")
     x_t, y_t = torch.from_numpy(x), torch.from_numpy(y)
-    starts, _ = block_products.runs(correlation.feature_layers(cohort.features_df.index)[0])
+    starts, _ = block_products.layer_runs(correlation.feature_layers(cohort.features_df.index)[0])
     out_t = torch.empty(1024, len(y))
 
     def product():
@@ -99,7 +100,7 @@ def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
             torch.mm(x_t[i : i + 1024], y_t.T, out=out_t[: min(1024, len(x) - i)])
 
     def loop():
-        block_products.all_pairs(x, y, starts, 0.7, True, 512, 10**8, progress=False)
+        block_products.all_pairs(x, y, starts, 0.7, progress=False)
 
     def whole():
         correlation.correlate(
@@ -167,7 +168,7 @@ def pair_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
         )
 
     def partials():
-        partial_correlation.pairs_conditional(log_df, features_df, pairs_df, samples_df)
+        conditional_independence.pairs_conditional(log_df, features_df, pairs_df, samples_df)
 
     peer, peer_call, n_calls_peer = _partial_peer(x, y, (samples_df["tissue"] == "t00").to_numpy(float))
     ours_s, peer_s = timed(partials, peer_call, n_repeats=size.n_repeats)

@@ -14,6 +14,8 @@ import pandas as pd
 
 from lib.explore import name_search
 from lib.statistics import correlation, pair_tests, partial_correlation, permutations
+from lib.statistics.conditional_independence import patterns
+from lib.statistics.table_rows import same_slides
 
 LEFT = 1e-5  # a row with less of its length left within tissues does not vary there
 
@@ -91,7 +93,7 @@ def build(
     ------
     ValueError : samples that differ or have no tissue, missing values, fewer than four samples.
     """
-    features_df = correlation.same_slides(log_df, features_df)
+    features_df = same_slides(log_df, features_df)
     lacking = log_df.columns[tissues.reindex(log_df.columns).isna()]
     if len(lacking):
         raise ValueError(f"{len(lacking)} samples have no tissue, first {list(lacking[:3])}")
@@ -204,9 +206,7 @@ def _correlates(
     q[[other.names.get_loc(name) for name in known_df[table_df.index.name]]] = known_df["q_within_tissue"]
     table_df["q_within_tissue"] = q
     enough = n_tissues > 1 and n > 4
-    table_df["pattern"] = (
-        partial_correlation.patterns(r, r_gt, r_ft, n, lookup.settings.alpha) if enough else "none"
-    )
+    table_df["pattern"] = patterns(r, r_gt, r_ft, n, lookup.settings.alpha) if enough else "none"
     return ordered(table_df[other.varies], "r_tissues")
 
 
@@ -240,7 +240,7 @@ def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np
         tables = tables[::-1]
         pairs_df = pairs_df.rename(columns={"gene": "feature", "feature": "gene"})
         shuffles = shuffles._replace(order=np.argsort(shuffles.order, axis=1))
-    return pair_tests.pair_p(*tables, pairs_df, shuffles, alternative="two_sided", progress=False)
+    return pair_tests.pair_p(*tables, pairs_df, shuffles, progress=False)
 
 
 def default_pair(

@@ -16,7 +16,7 @@ from lib.explore import correlates
 from lib.explore.feature_view import FeatureView, view_feature
 from lib.figures import style
 from lib.network import models
-from lib.statistics import correlation
+from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.tiles.stored import with_files
 from lib.visualize import tile_choice
@@ -51,7 +51,7 @@ def load(store: Store) -> Inspection:
     all_df = store.load("samples").set_index("sample_id", drop=False)
     samples_df = all_df.loc[features_df.columns]
     lookup = correlates.build(
-        correlation.log2_expression(store.load("expression")[features_df.columns]),
+        log2_expression(store.load("expression")[features_df.columns]),
         features_df,
         samples_df["tissue"],
         store.load("gene_medians"),

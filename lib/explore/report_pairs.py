@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from lib.figures import style
-from lib.statistics import correlation
+from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.visualize import immunostain, pair_cards, pair_choice
 
@@ -39,9 +39,7 @@ def payload(store: Store) -> dict[str, Any] | None:
     if rows_df.empty:
         return None
     features_df = store.load("features_test")
-    log_df = correlation.log2_expression(
-        store.load("expression").loc[rows_df["gene"].unique(), features_df.columns]
-    )
+    log_df = log2_expression(store.load("expression").loc[rows_df["gene"].unique(), features_df.columns])
     samples_df = store.load("samples").set_index("sample_id")
     colours = style.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
     tissues = sorted(colours)

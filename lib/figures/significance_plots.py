@@ -14,19 +14,19 @@ from lib.figures.style import ACCENT, PAGE_IN, QUIET, SPLIT_COLOURS, themed
 def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     """Marker pairs and how many of them survive each test, by tissue or layer.
 
-    table_df : `pair_tests.survival_table`. labels : its columns in drawing order -> label. by : axis label.
+    table_df : `pair_tests.survival_table`. labels : column -> label. by : axis label.
     """
     shown_df = table_df.drop(index="all", errors="ignore")
     shades = ["#dddddd", "#56b4e9", "#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7"]
     # many long names go beside horizontal bars; below vertical ones they would fill the figure's height
     in_rows = len(shown_df) > 12 and shown_df.index.str.len().max() > 12
     figure, axes = plt.subplots(figsize=(PAGE_IN, 0.8 + 0.2 * len(shown_df) if in_rows else 2.8))
-    width = 0.85 / len(labels)
-    for i, (column, label) in enumerate(labels.items()):
-        total = int(table_df.loc["all", column])
-        place = np.arange(len(shown_df)) + (i - (len(labels) - 1) / 2) * width
+    width = 0.85 / table_df.shape[1]
+    for i, column in enumerate(table_df):
+        label = f"{labels[column]}: {table_df[column]['all']:,}"
+        place = np.arange(len(shown_df)) + (i - (table_df.shape[1] - 1) / 2) * width
         bars = axes.barh if in_rows else axes.bar
-        bars(place, shown_df[column], width, color=shades[i % len(shades)], label=f"{label}: {total:,}")
+        bars(place, shown_df[column], width, color=shades[i % len(shades)], label=label)
     if in_rows:
         axes.set_yticks(np.arange(len(shown_df)), shown_df.index)
         axes.set_ylim(len(shown_df) - 0.5, -0.5)

@@ -1,8 +1,8 @@
-"""Do the tests reject as often as they say? Simulated pairs that are linked by nothing but tissue and donor.
+"""Are the tests calibrated? Rejection rates on simulated pairs that only tissue and donor link.
 
-Gene and feature of a pair are specific to tissues, vary more in the tissues they mark than elsewhere, and are
-independent given the tissue (METHOD section 7). A test of what is left within tissues then rejects at level
-alpha in a share alpha of the pairs; what it rejects beyond that is false.
+Gene and feature of a pair mark tissues, vary more in the tissues they mark than elsewhere, and are
+independent given the tissue (notebooks/README.md, section 7). A calibrated test of correlation within tissues
+rejects a share alpha of these pairs at level alpha; an anti-conservative one rejects more.
 """
 
 import math
@@ -11,29 +11,31 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.statistics import pair_tests, partial_correlation, permutations
+from lib.statistics import pair_tests, permutations
+from lib.statistics.conditional_independence import degrees_of_freedom, given_tissues, pairs_conditional
 from lib.statistics.correlation import r_of_pairs
+from lib.statistics.partial_correlation import MIN_DF
 
-# Name of a test -> what it is: a permutation scheme, or a parametric test of `conditional`.
+# name of a test -> its permutation scheme, or the condition of a parametric test
 TESTS = {
     "free permutation (paper)": "free",
     "Fisher z, one indicator (paper)": "indicator",
-    "Fisher z, all tissues": "categorical",
+    "Fisher z, all tissues": "all_tissues",
     "within-tissue permutation": "within_tissue",
     "whole-donor permutation": "within_donor_block",
     "donor signs": "donor_signs",
 }
-
-
-BELIEVED = "both: within-tissue and donor signs"  # the larger p of the two, as `permutations.believable`
+BOTH = "both: within-tissue and donor signs"  # the larger p of the two, where both are required
+ALPHAS = (0.05, 0.01)
+LEVEL = 0.95  # of the intervals of the rates
 
 
 def design(
     n_slides: int = 334, n_tissues: int = 39, n_donors: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """A samples table (sample_id, tissue, donor) with tissues of unequal size, two slides each at least.
+    """A samples table (sample_id, tissue, donor) with tissues of unequal size, at least two slides each.
 
-    n_donors : donors, each giving a tissue at most once; None gives every slide a donor of its own.
+    n_donors : each gives a tissue at most once; None gives every slide its own donor.
     """
     if n_slides < 2 * n_tissues:
         raise ValueError(f"{n_slides} slides are too few for two of each of {n_tissues} tissues")
@@ -44,7 +46,7 @@ def design(
     if n_donors is not None:
         most = int(np.bincount(tissue).max())
         if n_donors < most:
-            raise ValueError(f"{n_donors} donors cannot give {most} slides of one tissue: each gives one")
+            raise ValueError(f"{n_donors} donors cannot give {most} slides of one tissue: a donor gives one")
         for t in range(n_tissues):
             members = np.flatnonzero(tissue == t)
             donor[members] = rng.permutation(n_donors)[: len(members)]
@@ -58,15 +60,15 @@ def design(
 def null_pairs(
     samples_df: pd.DataFrame, n_pairs: int, donor_effect: float = 0.0, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Genes and features with nothing in common but the tissues they mark; gene k goes with feature k.
+    """Pairs (gene k, feature k) that have nothing in common but the tissues they mark.
 
-    Every row marks the first tissue and one in ten of the others by 8 units, with a standard deviation of
+    Each row marks the first tissue and one in ten of the others: 8 units higher, with a standard deviation of
     about 2 there and 0.5 elsewhere (log-normal, sigma 0.8, by row and tissue).
 
     Parameters
     ----------
     samples_df : sample_id, tissue, donor.
-    donor_effect : standard deviation of what all slides of a donor share, in units of a slide's own.
+    donor_effect : standard deviation of what all slides of a donor share, in units of a slide's own noise.
 
     Returns
     -------
@@ -98,11 +100,10 @@ def p_values(
     n_permutations: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Two-sided p of each pair under every one of TESTS that can be made with these samples, and BELIEVED
-    where donors give several of them.
+    """Two-sided p of each pair under those of TESTS that these samples allow, and BOTH (columns).
 
-    A scheme is left out where nothing can change place, or so little that no p reaches 0.01; a parametric
-    test where its conditions leave too few degrees of freedom.
+    A scheme is omitted where fewer than FEW_ORDERS rearrangements are possible, so that no p reaches 0.01; a
+    parametric test where its conditions leave too few degrees of freedom; BOTH where one scheme is enough.
     """
     columns = {}
     tables = (log_df, features_df, pairs_df)
@@ -110,40 +111,38 @@ def p_values(
         if kind in permutations.SCHEMES:
             try:
                 drawn = permutations.draw(kind, n_permutations, samples_df, seed)
-            except ValueError:  # no two slides, or donors, can take each other's place
+            except ValueError:  # no two slides, or donors, are exchangeable
                 continue
-            if len(drawn.order) < permutations.FEW_ORDERS:
-                continue
-            columns[name] = pair_tests.pair_p(*tables, drawn, alternative="two_sided", progress=False)
-        elif partial_correlation.degrees_of_freedom(samples_df, tissue=kind) >= partial_correlation.MIN_DF:
-            result_df = partial_correlation.pairs_conditional(*tables, samples_df, tissue=kind, alphas=())
-            columns[name] = result_df["p_gf_t"].to_numpy()
+            if len(drawn.order) >= permutations.FEW_ORDERS:
+                columns[name] = pair_tests.pair_p(*tables, drawn, progress=False)
+        elif kind == "indicator":
+            if len(samples_df) - 3 >= MIN_DF:
+                columns[name] = pairs_conditional(*tables, samples_df, alphas=())["p_gf_t"].to_numpy()
+        elif degrees_of_freedom(samples_df) >= MIN_DF:
+            columns[name] = given_tissues(*tables, samples_df)["p"].to_numpy()
     p_df = pd.DataFrame(columns)
-    asked = [name for name, kind in TESTS.items() if kind in permutations.believable(samples_df)]
+    required = permutations.required_schemes(samples_df)
+    asked = [name for name, kind in TESTS.items() if kind in required]
     if len(asked) > 1 and set(asked) <= set(p_df):
-        p_df[BELIEVED] = p_df[asked].max(axis=1)
+        p_df[BOTH] = p_df[asked].max(axis=1)
     return p_df
 
 
-def rejection_table(
-    p_df: pd.DataFrame, alphas: tuple[float, ...] = (0.05, 0.01), level: float = 0.95
-) -> pd.DataFrame:
-    """How often each test (a column of p_df) rejects at each alpha.
+def rejection_table(p_df: pd.DataFrame) -> pd.DataFrame:
+    """Share of pairs that each test (a column of p_df) rejects at each of ALPHAS.
 
     Returns
     -------
-    test, alpha, n, rejected (count), rate, low, high (Clopper-Pearson interval of the rate at `level`), and
-    holds: the interval reaches down to alpha, so there is no sign of more false calls than promised.
+    test, alpha, n, rejected (count), rate, low, high (95 % Clopper-Pearson interval of the rate), and holds:
+    the interval reaches down to alpha, so there is no evidence that the test is anti-conservative.
     """
     rows = []
     for name in p_df:
-        for alpha in alphas:
+        for alpha in ALPHAS:
             k, n = int((p_df[name] <= alpha).sum()), len(p_df)
-            low, high = stats.binomtest(k, n).proportion_ci(level)
-            rows.append(
-                {"test": name, "alpha": alpha, "n": n, "rejected": k, "rate": k / n, "low": low, "high": high}
-                | {"holds": bool(low <= alpha)}
-            )
+            low, high = stats.binomtest(k, n).proportion_ci(LEVEL)
+            row = {"test": name, "alpha": alpha, "n": n, "rejected": k, "rate": k / n}
+            rows.append(row | {"low": low, "high": high, "holds": bool(low <= alpha)})
     return pd.DataFrame(rows)
 
 
@@ -151,13 +150,12 @@ def calibration(
     designs: dict[str, tuple[pd.DataFrame, float]],
     n_pairs: int = 2000,
     n_permutations: int = 399,
-    alphas: tuple[float, ...] = (0.05, 0.01),
     seed: int = 0,
 ) -> pd.DataFrame:
     """`rejection_table` of all tests for several designs: name -> (samples table, donor effect)."""
     tables = []
     for name, (samples_df, donor_effect) in designs.items():
         made = null_pairs(samples_df, n_pairs, donor_effect, seed)
-        table_df = rejection_table(p_values(samples_df, *made, n_permutations, seed), alphas)
+        table_df = rejection_table(p_values(samples_df, *made, n_permutations, seed))
         tables.append(table_df.assign(design=name))
     return pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""False discovery rates: over all tested pairs from a histogram of r, over genes, over the pairs of genes."""
+"""False discovery rates: of all pairs from the histogram of r, of genes, and of the pairs of genes."""
 
 import math
 from typing import Literal
@@ -9,19 +9,18 @@ from scipy import stats
 
 
 def q_from_histogram(
-    histogram_df: pd.DataFrame, n_slides: int, method: Literal["bh", "by"] = "bh", n_conditions: int = 0
+    histogram_df: pd.DataFrame, n_slides: int, method: Literal["bh", "by"] = "bh"
 ) -> pd.DataFrame:
-    """q-values over all tested pairs from the histogram of r, two-sided, parametric null (t with n - 2
-    degrees of freedom).
+    """q-values over all tested pairs, two-sided, with the parametric null (t with n - 2 degrees of freedom).
 
-    p falls as |r| grows, so Benjamini-Hochberg needs only how many pairs reach each |r|. At a bin's edge q
-    is exact; between edges the lower edge's is used (`q_of`), which is never too small. `by` holds under
-    any dependence (Benjamini and Yekutieli).
+    p falls as |r| grows, so Benjamini-Hochberg needs only the number of pairs that reach each |r|, not a list
+    of 557 million p. q is exact at the edges of bins; between them `q_of` takes the lower edge's, which is
+    never too small.
 
     Parameters
     ----------
     histogram_df : r_low, r_high, count, symmetric bins over [-1, 1] (`correlation.correlate`).
-    n_conditions : columns conditioned on, when r are partial correlations.
+    method : Benjamini-Hochberg, or Benjamini-Yekutieli, which is valid under any dependence.
 
     Returns
     -------
@@ -29,9 +28,9 @@ def q_from_histogram(
     """
     if method not in ("bh", "by"):
         raise ValueError(f"method is 'bh' or 'by', got {method!r}")
-    df = n_slides - 2 - n_conditions
+    df = n_slides - 2
     if df < 1:
-        raise ValueError(f"{n_slides} slides and {n_conditions} conditions leave {df} degrees of freedom")
+        raise ValueError(f"{n_slides} slides leave {df} degrees of freedom; 1 is needed")
     low, high = histogram_df["r_low"].to_numpy(), histogram_df["r_high"].to_numpy()
     counts = histogram_df["count"].to_numpy()
     if not np.allclose(low, -high[::-1]):
@@ -63,38 +62,34 @@ def q_of(r: np.ndarray, q_df: pd.DataFrame) -> np.ndarray:
 
 
 def r_at_q(q_df: pd.DataFrame, q_threshold: float = 0.05) -> float:
-    """Smallest |r| (an edge) with q at or below q_threshold; infinity if none has."""
+    """Smallest |r| (an edge) with q at or below q_threshold; infinity if there is none."""
     passing = q_df["r_abs"][(q_df["q"] <= q_threshold) & (q_df["n_pairs"] > 0)]
     return float(passing.min()) if len(passing) else math.inf
 
 
 def bh(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg q-values, in the order of p."""
+    """Benjamini-Hochberg q-values, in the order of p; ValueError on a p that is missing or outside [0, 1]."""
+    from statsmodels.stats.multitest import multipletests  # slow to import, and only needed here
+
     p = np.asarray(p, float)
-    if len(p) == 0:
-        return p
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("p-values must lie in [0, 1]")
-    by_p = np.argsort(p)
-    q = np.minimum.accumulate((p[by_p] * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
-    result = np.empty(len(p))
-    result[by_p] = np.minimum(q, 1)
-    return result
+        raise ValueError(f"p-values must lie in [0, 1], got {p[~((p >= 0) & (p <= 1))][0]}")
+    return multipletests(p, method="fdr_bh")[1] if len(p) else p
 
 
 def hierarchical_q(gene_p: np.ndarray, pair_p_gene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """q of genes, and of pairs within the genes found, as eQTL mapping does it.
+    """q of genes, and of pairs of the genes found, as in eQTL mapping.
 
-    Level 1: BH over the genes' max-statistic p. Level 2: at level q with R of G genes found, a pair is
-    found if its own p in the family of its gene is at or below q R / G (Benjamini and Bogomolov 2014). A
-    pair's q is the least q at which it is found; it is never below its gene's. No p is below 1 / (N + 1),
-    so k genes at that least p are found only if N + 1 >= G / (q k): many genes and few strong ones need
-    more permutations.
+    Level 1: Benjamini-Hochberg over the genes' max-statistic p. Level 2: with R of G genes found at level q,
+    a pair is found if its p in the family of its gene is at most q R / G (Benjamini and Bogomolov 2014). A
+    pair's q is the lowest level at which it is found, and never below its gene's. No p is below 1 / (N + 1),
+    so k genes with that smallest p are found only if N + 1 >= G / (q k): many genes of which few are strong
+    need more permutations.
 
     Parameters
     ----------
-    gene_p : p_gene of all G genes tested. pair_p_gene : p of pairs in their gene's family
-        (`MaxStatistic.tested_df`).
+    gene_p : p_gene of all G genes tested.
+    pair_p_gene : p of pairs in their gene's family (`MaxStatistic.tested_df`).
 
     Returns
     -------

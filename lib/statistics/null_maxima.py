@@ -1,26 +1,111 @@
-"""The largest statistic of every gene over all features under every rearrangement, in blocks, on CPU or GPU.
+"""The statistic of a pair under shuffles within groups, and each gene's largest under every rearrangement.
+
+`r`: the correlation of the residuals of gene and feature, each centred within its groups. `z`: their
+covariance over its standard deviation under shuffles within the groups, sqrt(sum over groups of Sxx Syy /
+(n - 1)), so that a feature whose variation lies in one small tissue does not raise the bar for all others.
 
 A block of genes under a block of rearrangements is one float32 product, reduced to its row maxima while it
-is still in the cache (a fused numba pass on the CPU, aminmax elsewhere).
+is still in the cache (a fused numba pass on the CPU, torch elsewhere). Single values are float64.
 """
 
 import functools
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lib.statistics.blocks import each_block, full_precision
-from lib.statistics.pair_statistic import Statistic
+from lib.statistics.block_products import each_block, full_precision
 from lib.statistics.permutations import Permutations
 
+BLOCK_BYTES = 64_000_000  # of one block of float64 values
+CPU_BLOCK = (64, 8)  # genes and rearrangements of one product: it fits the cache of a core
+GPU_BLOCK = (1024, 16)  # it fills a GPU
 
-def null_maxima(
-    statistic: Statistic, permutations: Permutations, device: str, gene_block: int, permutation_block: int,
-    use_numba: bool, progress: bool,
-) -> np.ndarray:  # fmt: skip
-    """float32 [N, n_genes]: a block of genes under a block of rearrangements is one product, then reduced."""
+
+class Statistic(NamedTuple):
+    """Unit residual rows and the weights of their products; the statistic is |x . y| times the weight.
+
+    x_t, y_t : float64 [n_genes, n_slides] and [n_features, n_slides].
+    a_t, b_t : float64 [n_genes, n_groups] and [n_features, n_groups]; the weight is
+        max(a . b, floor) ** -0.5. None: every weight is 1.
+    """
+
+    x_t: torch.Tensor
+    y_t: torch.Tensor
+    a_t: torch.Tensor | None = None
+    b_t: torch.Tensor | None = None
+    floor: float = 0.0
+
+    def weights(self, genes: slice | torch.Tensor) -> torch.Tensor | None:
+        """float64 [genes, n_features], or None where all are 1."""
+        if self.a_t is None or self.b_t is None:
+            return None
+        return (self.a_t[genes] @ self.b_t.T).clamp_min_(self.floor).rsqrt_()
+
+
+def prepare(x: np.ndarray, y: np.ndarray, groups: np.ndarray, statistic: str, device: str) -> Statistic:
+    """Rows of length 1 (float64, centred within the groups) as a `Statistic` on the device."""
+    device = "cpu" if device.startswith("mps") else device  # Apple's GPUs have no float64
+    x_t, y_t = (torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in (x, y))
+    sizes = np.bincount(groups)
+    if statistic == "r" or (sizes > 0).sum() == 1:
+        return Statistic(x_t, y_t)
+    root = torch.from_numpy(np.sqrt(np.maximum(sizes - 1, 1))).to(device)
+    membership = torch.from_numpy(np.eye(len(sizes))[groups]).to(device)
+    a_t, b_t = ((rows * rows) @ membership / root for rows in (x_t, y_t))
+    # a gene and a feature that vary in different tissues have a variance near 0; a tenth of the usual
+    # deviation is the least
+    return Statistic(x_t, y_t, a_t, b_t, 0.01 / max(len(groups) - (sizes > 0).sum(), 1))
+
+
+def observed_maxima(s: Statistic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each gene its largest statistic over the features, the feature's row, and the largest weight."""
+    largest, best, weight = [], [], []
+    for genes in _blocks(len(s.x_t), len(s.y_t)):
+        values_t, w_t = s.x_t[genes] @ s.y_t.T, s.weights(genes)
+        if w_t is not None:
+            values_t *= w_t
+        top_t, at_t = values_t.abs_().max(dim=1)
+        largest.append(top_t)
+        best.append(at_t)
+        weight.append(torch.ones_like(top_t) if w_t is None else w_t.amax(dim=1))
+    return torch.cat(largest).cpu().numpy(), torch.cat(best).cpu().numpy(), torch.cat(weight).cpu().numpy()
+
+
+def of_pairs(s: Statistic, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """float64 [n_pairs]: the statistic of row genes[k] with row features[k]."""
+    result = np.empty(len(genes))
+    for at in _blocks(len(genes), s.x_t.shape[1]):
+        g, f = (torch.from_numpy(rows[at]).to(s.x_t.device) for rows in (genes, features))
+        values_t = (s.x_t[g] * s.y_t[f]).sum(dim=1)
+        if s.a_t is not None and s.b_t is not None:
+            values_t *= (s.a_t[g] * s.b_t[f]).sum(dim=1).clamp_min_(s.floor).rsqrt_()
+        result[at] = values_t.abs_().cpu().numpy()
+    return result
+
+
+def exact_maxima(
+    s: Statistic, permutations: Permutations, which: np.ndarray, genes: np.ndarray
+) -> np.ndarray:
+    """float64 [n_cases]: the maximum over features of gene genes[k] under rearrangement which[k]."""
+    result = np.empty(len(genes))
+    for at in _blocks(len(genes), len(s.y_t)):
+        g = torch.from_numpy(genes[at]).to(s.x_t.device)
+        order_t = torch.from_numpy(permutations.order[which[at]].astype(np.int64)).to(s.x_t.device)
+        rows_t = s.x_t[g].gather(1, order_t)
+        if permutations.signs is not None:
+            rows_t *= torch.from_numpy(permutations.signs[which[at]]).to(s.x_t.device)
+        values_t, w_t = rows_t @ s.y_t.T, s.weights(g)
+        if w_t is not None:
+            values_t *= w_t
+        result[at] = values_t.abs_().amax(dim=1).cpu().numpy()
+    return result
+
+
+def null_maxima(statistic: Statistic, permutations: Permutations, device: str, progress: bool) -> np.ndarray:
+    """float32 [N, n_genes]: the maximum over features of every gene under every rearrangement."""
     n, n_genes = len(permutations.order), len(statistic.x_t)
     y_t = statistic.y_t.to(device, torch.float32)
     order_t = torch.from_numpy(np.ascontiguousarray(permutations.order.T, dtype=np.int64)).to(device)
@@ -28,7 +113,9 @@ def null_maxima(
     if permutations.signs is not None:
         signs_t = torch.from_numpy(np.ascontiguousarray(permutations.signs.T)).to(device)
     on_cpu = device == "cpu"
-    reduce = _numba_maxima if on_cpu and use_numba and _kernels() is not None else _torch_maxima
+    gene_block, permutation_block = CPU_BLOCK if on_cpu else GPU_BLOCK
+    kernels = _kernels() if on_cpu else None
+    reduce = functools.partial(_numba_maxima, *kernels) if kernels else _torch_maxima
     null_t = torch.empty(n, n_genes, dtype=torch.float32, device=device)
     name = f"{permutations.scheme} maxima"
     bar = tqdm(total=n * n_genes, unit="gene", unit_scale=True, disable=not progress, desc=name)
@@ -36,7 +123,7 @@ def null_maxima(
     def make_worker():
         out_t = torch.empty(gene_block * permutation_block * len(y_t), dtype=torch.float32, device=device)
 
-        def work(start):
+        def work(start: int) -> None:
             genes = slice(start, min(start + gene_block, n_genes))
             block_t = statistic.x_t[genes].T.to(device, torch.float32).contiguous()
             w_t = statistic.weights(genes)
@@ -49,7 +136,7 @@ def null_maxima(
                 rows_t = moved_t.view(len(moved_t), -1).T
                 values_t = out_t[: len(rows_t) * len(y_t)].view(len(rows_t), len(y_t))
                 torch.mm(rows_t, y_t.T, out=values_t)
-                null_t[these, genes] = reduce(values_t, w_t, statistic.signed).view(-1, block_t.shape[1])
+                null_t[these, genes] = reduce(values_t, w_t).view(-1, block_t.shape[1])
                 bar.update(len(rows_t))
 
         return work
@@ -66,47 +153,52 @@ def null_maxima(
     return null_t.cpu().numpy()
 
 
-def _torch_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool) -> torch.Tensor:
-    """Largest weighted value of each row; rows are rearrangements x genes, w_t has one row for each gene."""
+def _blocks(n_rows: int, n_columns: int) -> Sequence[slice]:
+    step = max(1, BLOCK_BYTES // (8 * max(n_columns, 1)))
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def _torch_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None) -> torch.Tensor:
+    """Largest weighted |value| of each row; rows are rearrangements x genes, w_t has a row for each gene."""
     if w_t is not None:
         values_t.view(-1, *w_t.shape).mul_(w_t)
-    if signed:
-        return values_t.amax(dim=1)
-    return torch.linalg.vector_norm(values_t, torch.inf, dim=1)  # the largest absolute value, read once
+    return torch.linalg.vector_norm(values_t, torch.inf, dim=1)  # each value is read once
 
 
-def _numba_maxima(values_t: torch.Tensor, w_t: torch.Tensor | None, signed: bool) -> torch.Tensor:
-    kernels, result = _kernels(), np.empty(len(values_t), np.float32)
+def _numba_maxima(
+    plain: Callable, weighted: Callable, values_t: torch.Tensor, w_t: torch.Tensor | None
+) -> torch.Tensor:
+    result = np.empty(len(values_t), np.float32)
     if w_t is None:
-        kernels.plain(values_t.numpy(), signed, result)
+        plain(values_t.numpy(), result)
     else:
-        kernels.weighted(values_t.numpy(), w_t.numpy(), signed, result)
+        weighted(values_t.numpy(), w_t.numpy(), result)
     return torch.from_numpy(result)
 
 
 @functools.cache
-def _kernels() -> SimpleNamespace | None:
-    """Compile the reductions at first use; None without numba (torch does the same)."""
+def _kernels() -> tuple[Callable, Callable] | None:
+    """The reductions (plain, weighted), compiled at first use; None without numba (torch does the same)."""
     try:
         import numba
     except ImportError:
         return None
 
-    def plain(values, signed, result):
+    def plain(values, result):
         for i in range(values.shape[0]):
             row, highest, lowest = values[i], values[i, 0], values[i, 0]
             for j in range(values.shape[1]):
                 highest, lowest = max(highest, row[j]), min(lowest, row[j])
-            result[i] = highest if signed else max(highest, -lowest)
+            result[i] = max(highest, -lowest)
 
-    def weighted(values, weights, signed, result):
+    def weighted(values, weights, result):
         for i in range(values.shape[0]):
             row, w = values[i], weights[i % weights.shape[0]]
             highest = lowest = row[0] * w[0]
             for j in range(values.shape[1]):
                 v = row[j] * w[j]
                 highest, lowest = max(highest, v), min(lowest, v)
-            result[i] = highest if signed else max(highest, -lowest)
+            result[i] = max(highest, -lowest)
 
     fast = numba.njit(nogil=True, fastmath={"nnan", "nsz", "reassoc"})
-    return SimpleNamespace(plain=fast(plain), weighted=fast(weighted))
+    return fast(plain), fast(weighted)

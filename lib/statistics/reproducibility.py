@@ -1,10 +1,10 @@
-"""Do gene-feature correlations of the validation slides return on the test slides (S3 Fig; METHOD section 9)?
+"""Do gene-feature correlations of the validation slides replicate on the test slides (S3 Fig)?
 
-All pairs are compared block by block: two products, one pass over both for the sums and the density picture.
+All pairs are compared block by block: two products, and one pass over both for the sums and the density.
 """
 
 import functools
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,23 +12,30 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lib.statistics import variation
-from lib.statistics.blocks import each_block
+from lib.statistics.block_products import each_block
+from lib.statistics.residuals import centre, unit_length
+from lib.statistics.table_rows import MIN_SLIDES, check_none, rows_of
 
-N_BINS = 200  # on each side of the density picture: 0.01 wide, so that R_T falls on an edge
-LARGEST_R = 1 - 1e-6  # atanh of 1 is infinite: r is clipped to this before the Fisher transform
+N_BINS = 200  # on each side of the density: 0.01 wide, so that R_T is an edge
+GENE_BLOCK = 512  # genes of one product
+LARGEST_R = 1 - 1e-6  # atanh of 1 is infinite: r is limited to this before the Fisher transformation
+THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.75, 0.8)  # of |r|; edges of the density
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 
 class Reproducibility(NamedTuple):
-    """r_raw, r_fisher : Pearson correlation over all pairs of r, and of atanh r (0.9205 and 0.9233 in the
-    paper).
-    density : int64 [N_BINS, N_BINS] pairs, rows r of the first set (validation), columns r of the second
-        (test); edges as in `edges`.
-    by_threshold_df : r_threshold; n_test (pairs with |r| >= it on the second set), same_sign and
-        replicated (the share of them with the same sign, and also with |r| >= it, on the first), n_first,
-        expected (share of all pairs that pass on the first set, per sign and weighted as on the second:
-        what chance would replicate).
-    n_pairs : compared. constant_genes, constant_features : left out, constant on either set.
+    """Correlations of all pairs on two sets of slides, compared.
+
+    r_raw, r_fisher : Pearson correlation over all pairs of r, and of atanh r (0.9205 and 0.9233 in the
+        paper).
+    density : int64 [N_BINS, N_BINS], number of pairs; rows: r of the first set (validation), columns: r of
+        the second (test); edges as in `edges`.
+    by_threshold_df : for each of THRESHOLDS: r_threshold, n_test (pairs with |r| >= it on the second set),
+        n_first (on the first), and of those on the second the shares same_sign (on the first), replicated
+        (same sign and |r| >= it there too) and expected (the share that would replicate by chance: the share
+        of all pairs that pass on the first set, weighted by sign as on the second).
+    n_pairs : pairs compared; genes and features constant on either set are left out.
     """
 
     r_raw: float
@@ -37,27 +44,17 @@ class Reproducibility(NamedTuple):
     edges: np.ndarray
     by_threshold_df: pd.DataFrame
     n_pairs: int
-    n_slides: tuple[int, int]
-    constant_genes: list[str]
-    constant_features: list[str]
 
     @property
     def z_edges(self) -> np.ndarray:
-        """Edges of the density picture after Fisher's transformation; the outermost would be infinite."""
+        """Edges of the density after the Fisher transformation; finite replacements for the outermost."""
         z = np.arctanh(self.edges[1:-1])
         end = np.arctanh((self.edges[-2] + 1) / 2)
         return np.r_[-end, z, end]
 
 
 def compare(
-    first: tuple[pd.DataFrame, pd.DataFrame],
-    second: tuple[pd.DataFrame, pd.DataFrame],
-    *,
-    tissues: pd.Series | None = None,
-    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.75, 0.8),
-    gene_block: int = 512,
-    use_numba: bool = True,
-    progress: bool = True,
+    first: Tables, second: Tables, *, tissues: pd.Series | None = None, progress: bool = True
 ) -> Reproducibility:
     """Compare r of all pairs on two sets of slides.
 
@@ -65,9 +62,8 @@ def compare(
     ----------
     first, second : (log expression, features) of the validation and of the test slides; the same genes and
         features.
-    tissues : sample_id -> tissue. If given, r are within-tissue: every row is centred within tissues
-        first, in each set.
-    thresholds : multiples of 0.01; counted from the density picture.
+    tissues : sample_id -> tissue. If given, r are within tissues: each row is centred within tissues first,
+        in each set.
 
     Raises
     ------
@@ -75,89 +71,61 @@ def compare(
     """
     for what, k in (("genes", 0), ("features", 1)):
         differing = first[k].index.symmetric_difference(second[k].index)
-        if len(differing):
-            raise ValueError(f"{len(differing)} {what} are in one set only, first {list(differing[:3])}")
+        check_none(differing, f"{what} are in one set only")
     genes, features = first[0].index, first[1].index
     x1, y1 = _unit_rows(first, genes, features, tissues)
     x2, y2 = _unit_rows(second, genes, features, tissues)
     keep_x, keep_y = x1.any(axis=1) & x2.any(axis=1), y1.any(axis=1) & y2.any(axis=1)
-    if not keep_x.any() or not keep_y.any():
-        raise ValueError("no gene or no feature varies on both sets of slides")
-    sums, density = _stream(
-        x1[keep_x],
-        y1[keep_y],
-        x2[keep_x],
-        y2[keep_y],
-        gene_block,
-        use_numba and _kernels() is not None,
-        progress,
-    )
     n_pairs = int(keep_x.sum()) * int(keep_y.sum())
-    edges = (np.arange(N_BINS + 1) - N_BINS // 2) / (N_BINS // 2)
+    if not n_pairs:
+        raise ValueError("no gene or no feature varies on both sets of slides")
+    sums, density = _sums_and_density(x1[keep_x], y1[keep_y], x2[keep_x], y2[keep_y], progress)
     return Reproducibility(
         r_raw=_pearson(n_pairs, *sums[:5]),
         r_fisher=_pearson(n_pairs, *sums[5:]),
         density=density,
-        edges=edges,
-        by_threshold_df=_by_threshold(density, thresholds),
+        edges=(np.arange(N_BINS + 1) - N_BINS // 2) / (N_BINS // 2),
+        by_threshold_df=_by_threshold(density),
         n_pairs=n_pairs,
-        n_slides=(x1.shape[1], x2.shape[1]),
-        constant_genes=genes[~keep_x].tolist(),
-        constant_features=features[~keep_y].tolist(),
     )
 
 
-def _unit_rows(frames, genes: pd.Index, features: pd.Index, tissues: pd.Series | None) -> list[np.ndarray]:
+def _unit_rows(
+    tables: Tables, genes: pd.Index, features: pd.Index, tissues: pd.Series | None
+) -> list[np.ndarray]:
     """Both tables as float32 rows of mean 0 (within tissues, if given) and length 1; constant rows are 0."""
-    ids = frames[0].columns
-    differing = ids.symmetric_difference(frames[1].columns)
-    if len(differing):
-        raise ValueError(
-            f"{len(differing)} samples are in the expression or the feature table only, first "
-            f"{list(differing[:3])}"
-        )
-    if len(ids) < 4:
-        raise ValueError(f"{len(ids)} slides: a correlation needs at least 4")
-    groups = [np.arange(len(ids))]
+    ids = tables[0].columns
+    differing = ids.symmetric_difference(tables[1].columns)
+    check_none(differing, "samples are in the expression or the feature table only")
+    if len(ids) < MIN_SLIDES:
+        raise ValueError(f"{len(ids)} slides: a correlation needs at least {MIN_SLIDES}")
+    groups = np.zeros(len(ids), int)
     if tissues is not None:
-        missing = ids.difference(tissues.dropna().index)
-        if len(missing):
-            raise ValueError(f"{len(missing)} samples have no tissue, first {list(missing[:3])}")
-        of_sample = tissues.loc[ids].to_numpy()
-        groups = [np.flatnonzero(of_sample == t) for t in sorted(set(of_sample))]
+        check_none(ids.difference(tissues.dropna().index), "samples have no tissue")
+        groups = pd.factorize(tissues.loc[ids])[0]
     result = []
-    for what, df, names in (("gene", frames[0], genes), ("feature", frames[1], features)):
-        rows = df.loc[names, ids].to_numpy(np.float64, copy=True)
-        if not np.isfinite(rows).all():
-            i, s = np.argwhere(~np.isfinite(rows))[0]
-            raise ValueError(
-                f"{what} {names[i]!r} is {rows[i, s]} in sample {ids[s]!r}: every value is needed"
-            )
-        scale = variation.largest(rows)
-        for members in groups:
-            rows[:, members] -= rows[:, members].mean(axis=1, keepdims=True)
-        rows[~variation.varies(rows, scale)] = 0
-        length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-        result.append(np.divide(rows, length, out=np.zeros_like(rows), where=length > 0).astype(np.float32))
+    for what, df, names in (("gene", tables[0], genes), ("feature", tables[1], features)):
+        rows = centre(rows_of(df, names, ids, what), groups)
+        result.append(unit_length(rows).astype(np.float32))
     return result
 
 
-def _stream(
-    x1, y1, x2, y2, gene_block: int, use_numba: bool, progress: bool
+def _sums_and_density(
+    x1: np.ndarray, y1: np.ndarray, x2: np.ndarray, y2: np.ndarray, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ten float64 sums (a, b, aa, bb, ab of r, then of atanh r) and the density, over all pairs."""
     y1_t, y2_t = torch.from_numpy(y1).T, torch.from_numpy(y2).T
     densities = []
-    scan = _kernels().scan if use_numba else _numpy_scan
+    scan = _kernel() or _numpy_scan
     bar = tqdm(total=len(x1), unit="gene", disable=not progress, desc="validation against test")
 
     def make_worker():
-        outs = [torch.empty(gene_block, len(y1)) for _ in range(2)]
+        outs = [torch.empty(GENE_BLOCK, len(y1)) for _ in range(2)]
         density = np.zeros(N_BINS * N_BINS, np.int64)
         densities.append(density)
 
-        def work(start):
-            x1_t, x2_t = (torch.from_numpy(x[start : start + gene_block]) for x in (x1, x2))
+        def work(start: int) -> np.ndarray:
+            x1_t, x2_t = (torch.from_numpy(x[start : start + GENE_BLOCK]) for x in (x1, x2))
             a = torch.mm(x1_t, y1_t, out=outs[0][: len(x1_t)]).numpy()
             b = torch.mm(x2_t, y2_t, out=outs[1][: len(x1_t)]).numpy()
             bar.update(len(a))
@@ -165,7 +133,7 @@ def _stream(
 
         return work
 
-    sums = np.sum(each_block(range(0, len(x1), gene_block), make_worker), axis=0)
+    sums = np.sum(each_block(range(0, len(x1), GENE_BLOCK), make_worker), axis=0)
     bar.close()
     return sums, np.sum(densities, axis=0).reshape(N_BINS, N_BINS)
 
@@ -181,8 +149,8 @@ def _numpy_scan(a: np.ndarray, b: np.ndarray, density: np.ndarray) -> np.ndarray
 
 
 @functools.cache
-def _kernels() -> SimpleNamespace | None:
-    """Compile the pass at first use; None without numba."""
+def _kernel() -> Callable | None:
+    """The pass, compiled at first use; None without numba."""
     try:
         import numba
     except ImportError:
@@ -206,22 +174,20 @@ def _kernels() -> SimpleNamespace | None:
             sums += np.array([s0, s1, s2, s3, s4, s5, s6, s7, s8, s9])
         return sums
 
-    return SimpleNamespace(scan=numba.njit(nogil=True)(scan))
+    return numba.njit(nogil=True)(scan)
 
 
 def _pearson(n: int, a: float, b: float, aa: float, bb: float, ab: float) -> float:
     spread = (aa - a * a / n) * (bb - b * b / n)
     if n < 2 or spread <= 0:
-        raise ValueError(f"{n} pairs without spread: their correlations cannot be compared")
+        raise ValueError(f"r of {n} pairs does not vary on one of the sets: their correlation is undefined")
     return float((ab - a * b / n) / np.sqrt(spread))
 
 
-def _by_threshold(density: np.ndarray, thresholds: tuple[float, ...]) -> pd.DataFrame:
+def _by_threshold(density: np.ndarray) -> pd.DataFrame:
     middle, n_pairs, rows = N_BINS // 2, int(density.sum()), []
-    for threshold in thresholds:
+    for threshold in THRESHOLDS:
         k = round(threshold * middle)
-        if not 0 <= threshold < 1 or abs(k - threshold * middle) > 1e-9:
-            raise ValueError(f"thresholds are multiples of {1 / middle:g} in [0, 1), got {threshold}")
         up, down = slice(middle + k, None), slice(0, middle - k)
         n_up, n_down = int(density[:, up].sum()), int(density[:, down].sum())
         same = int(density[middle:, up].sum() + density[:middle, down].sum())

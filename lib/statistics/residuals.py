@@ -1,9 +1,9 @@
-"""Rows centred within the groups of a permutation scheme, and covariates projected out of them.
+"""Rows centred within groups of slides, with covariates projected out.
 
-Under shuffles within groups the part of r between the groups is fixed, so r is a growing function of the
+Under shuffles within groups the part of r between groups is constant, so r is an increasing function of the
 covariance of the residuals, each row centred within its groups. That covariance is the statistic of all
-permutation tests here: the p of one pair is the p of r itself, and it costs one product. Variables are
-rows, slides are columns.
+permutation tests here: the p of a pair is the p of r itself, and it costs one product. Variables are rows,
+slides are columns.
 """
 
 from collections.abc import Sequence
@@ -11,49 +11,65 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.statistics import variation
 from lib.statistics.permutations import Permutations
+from lib.statistics.table_rows import Names, rows_of
 
-EXPLAINED = 1e-10  # a smaller share of a row's squares is what rounding leaves, not variation
+ROUNDING = 1e-12  # of a row's largest value; float64 sums of some thousand values err by less
+EXPLAINED = 1e-10  # a smaller share of a row's sum of squares is rounding error, not variation
 
 
-def within_groups(df: pd.DataFrame, names: Sequence, permutations: Permutations, what: str) -> np.ndarray:
-    """Rows of the names, in the order of the slides, centred within the groups, float64."""
-    missing = pd.Index(names).difference(df.index)
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} {what}s of the pairs are not in the {what} table, first {list(missing[:3])}"
-        )
-    ids = pd.Index(permutations.sample_ids)
-    if len(ids.symmetric_difference(df.columns)):
-        only, lacking = df.columns.difference(ids), ids.difference(df.columns)
-        raise ValueError(
-            f"the {what} table and the permutations are of different samples: {len(only)} only in the "
-            "table (first "
-            f"{list(only[:3])}), {len(lacking)} only in the permutations (first {list(lacking[:3])})"
-        )
-    rows = df.loc[list(names), permutations.sample_ids].to_numpy(np.float64, copy=True)
-    if not np.isfinite(rows).all():
-        i, s = np.argwhere(~np.isfinite(rows))[0]
-        raise ValueError(f"{what} {names[i]!r} is {rows[i, s]} in sample {ids[s]!r}: every value is needed")
-    scale = variation.largest(rows)
-    for group in np.unique(permutations.groups):
-        members = permutations.groups == group
+def varies(centred: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """bool [n_rows]: whether more than rounding error is left of a row once it is centred.
+
+    One rule for all statistics: the mean of a constant over slides with different numbers of tiles differs
+    in the last bit, and r of two such rows can come out as 1.
+
+    Parameters
+    ----------
+    centred : float64 [n_rows, n_slides], the rows less their mean, or their means within groups.
+    scale : float64 [n_rows], `largest` of the rows before.
+    """
+    return largest(centred) > ROUNDING * scale
+
+
+def largest(rows: np.ndarray) -> np.ndarray:
+    """The largest absolute value of each row, [n_rows]; without a copy of the rows."""
+    return np.maximum(rows.max(axis=1), -rows.min(axis=1))
+
+
+def centre(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Centre float64 rows within groups of columns, in place; a row constant within all groups becomes 0."""
+    scale = largest(rows)
+    for group in np.unique(groups):
+        members = groups == group
         rows[:, members] -= rows[:, members].mean(axis=1, keepdims=True)
-    rows[~variation.varies(rows, scale)] = 0
+    rows[~varies(rows, scale)] = 0
     return rows
 
 
 def unit_length(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row without variation within the groups stays 0, every shuffle ties with it and
-    p is 1.
-    """
+    """Rows scaled to length 1; a row of zeros stays as it is, ties with all its shuffles, and has p 1."""
     length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
+def within_groups(df: pd.DataFrame, names: Names, permutations: Permutations, what: str) -> np.ndarray:
+    """Rows of these names, slides in the order of the permutations, centred within the groups, float64.
+
+    ValueError on names or samples that do not match, or a missing value.
+    """
+    ids = pd.Index(permutations.sample_ids)
+    if len(ids.symmetric_difference(df.columns)):
+        only, lacking = df.columns.difference(ids), ids.difference(df.columns)
+        raise ValueError(
+            f"the {what} table and the permutations have different samples: {len(only)} only in the table "
+            f"(first {list(only[:3])}), {len(lacking)} only in the permutations (first {list(lacking[:3])})"
+        )
+    return centre(rows_of(df, names, permutations.sample_ids, what), permutations.groups)
+
+
 def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Covariates of the samples as numbers: index sample_id; a column of text becomes dummies, one left out.
+    """Covariates of the samples as numbers: index sample_id; a text column becomes dummies, one left out.
 
     ValueError on a name that is no column, or a missing value (with counts).
     """
@@ -63,28 +79,19 @@ def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
         raise ValueError(
             f"covariates {unknown} are not columns of the samples table: {', '.join(df.columns)}"
         )
-    missing = df[names].isna().sum()
-    if missing.any():
-        raise ValueError(
-            f"samples without a value: {missing[missing > 0].to_dict()} of {len(df)}; fill them in, drop "
-            "the samples or leave the covariate out"
-        )
+    _check_complete(df[names])
     return pd.get_dummies(df[names], drop_first=True, dtype=float)
 
 
 def covariate_basis(covariates_df: pd.DataFrame | None, permutations: Permutations) -> np.ndarray:
-    """Orthonormal columns [n_slides, k] of the covariates' part within the groups; k = 0 without any.
+    """Orthonormal columns [n_slides, k] that span the covariates within the groups; k = 0 without any.
 
     ValueError on missing values, or when the covariates leave no degree of freedom within the groups.
     """
     n = len(permutations.sample_ids)
     if covariates_df is None or covariates_df.shape[1] == 0:
         return np.zeros((n, 0))
-    missing = covariates_df.isna().sum()
-    if missing.any():
-        raise ValueError(
-            f"covariates with missing values: {missing[missing > 0].to_dict()}; fill them or drop the samples"
-        )
+    _check_complete(covariates_df)
     rows = within_groups(covariates_df.T, covariates_df.columns, permutations, "covariate")
     u, s, _ = np.linalg.svd(unit_length(rows).T, full_matrices=False)
     basis, n_groups = u[:, s > 1e-8], len(np.unique(permutations.groups))
@@ -96,25 +103,33 @@ def covariate_basis(covariates_df: pd.DataFrame | None, permutations: Permutatio
     return basis
 
 
+def _check_complete(covariates_df: pd.DataFrame) -> None:
+    missing = covariates_df.isna().sum()
+    if missing.any():
+        raise ValueError(
+            f"samples without a value: {missing[missing > 0].to_dict()} of {len(covariates_df)}; fill them "
+            "in, drop the samples or leave the covariate out"
+        )
+
+
 def project_out(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Rows orthogonal to the basis; a row that the basis explains but for rounding becomes 0."""
     if not basis.shape[1]:
         return rows
     residual = rows - (rows @ basis) @ basis.T
-    residual -= (residual @ basis) @ basis.T  # once more: what rounding left of the first
+    residual -= (residual @ basis) @ basis.T  # a second time, against the rounding errors of the first
     left, before = ((v * v).sum(axis=1) for v in (residual, rows))
     residual[left <= EXPLAINED * before] = 0
     return residual
 
 
 def covariate_scales(rows: np.ndarray, permutations: Permutations, basis: np.ndarray) -> np.ndarray:
-    """Length of each row over its length once the covariates are out, under every rearrangement.
+    """Length of each rearranged row over its length once the covariates are projected out of it again.
 
-    Freedman and Lane (1983; Winkler et al. 2014, NeuroImage 92:381): residuals of the covariates are
-    shuffled, and the covariates are taken out of the shuffled residuals again. The other side is orthogonal
-    to the covariates already, so its product with a shuffled row stays as it is, and all that the second
-    projection changes is the row's length. Exact only where the residuals are exchangeable: approximately,
-    with covariates.
+    Freedman and Lane (1983; Winkler et al. 2014, NeuroImage 92:381): the residuals are rearranged, and the
+    covariates are projected out of them again. The other side is orthogonal to the covariates already, so
+    its product with a rearranged row does not change, and the second projection only shortens the row.
+    Exact only where the residuals are exchangeable; with covariates they are so approximately.
 
     Parameters
     ----------
@@ -127,7 +142,7 @@ def covariate_scales(rows: np.ndarray, permutations: Permutations, basis: np.nda
     """
     n_permutations, n = permutations.order.shape
     k = basis.shape[1]
-    # row[order] . basis = row . (basis carried back to the places the values came from)
+    # row[order] . basis = row . (basis moved back to the places the values came from)
     moved = np.empty((n_permutations, n, k))
     signed = np.ones((n_permutations, n)) if permutations.signs is None else permutations.signs
     np.put_along_axis(moved, permutations.order[:, :, None].astype(np.int64), signed[:, :, None] * basis, 1)
@@ -147,14 +162,14 @@ def covariate_scales_of(
         moved = np.take_along_axis(rows[row[at]], permutations.order[which[at]], axis=1)
         if permutations.signs is not None:
             moved *= permutations.signs[which[at]]
-        # sums of rows of their own, so that a value does not depend on what else is asked for
+        # a sum for each row, so that a value does not depend on which others are asked for
         explained[at] = sum((moved * column).sum(axis=1) ** 2 for column in basis.T)
         length[at] = _lengths(rows[row[at]], permutations)
     return _scales(explained, length)
 
 
 def _lengths(rows: np.ndarray, permutations: Permutations) -> np.ndarray:
-    """Squared length of the rows once shuffled: a donor's signs have the same squares in every one."""
+    """Squared length of the rearranged rows: the squares of a donor's signs are the same in all of them."""
     squares = rows * rows
     if permutations.signs is not None:
         squares *= permutations.signs[0] ** 2
@@ -162,7 +177,7 @@ def _lengths(rows: np.ndarray, permutations: Permutations) -> np.ndarray:
 
 
 def _scales(explained: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """In the place of the share that the covariates explain, so that large tables are held once."""
+    """Scales from the squared length that the covariates explain, in place: large tables are held once."""
     share = np.divide(explained, length, out=explained, where=length > 0)
     np.subtract(1, share, out=share)
     np.maximum(share, EXPLAINED, out=share)

@@ -11,12 +11,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lib.statistics import correlation, pair_tests, partial_correlation, permutations
+from lib.statistics import conditional_independence, correlation, pair_tests, permutations
+from lib.statistics.partial_correlation import MIN_DF
 from lib.visualize import tile_choice
 
 PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
 PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern", "pattern_within_tissue"]
-# What notebook 06 finds of a pair (`pair_tests.within_tissue_pattern`) -> the words on figures and cards.
+# What notebook 06 finds of a pair (`links.within_tissue_pattern`) -> the words on figures and cards.
 FINDINGS = {
     "direct": "found within tissues",
     "direct, other sign": "found within tissues, with the opposite sign",
@@ -119,19 +120,18 @@ def measured(
         r = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
         new_df = new_df.assign(r=r)
         found_df.loc[new, "r"] = r
-        for column, given in (("r_given_own", "indicator"), ("r_partial", "categorical")):
-            if partial_correlation.degrees_of_freedom(samples_df, tissue=given) < partial_correlation.MIN_DF:
-                continue
-            given_df = partial_correlation.pairs_conditional(*sides, new_df, samples_df, tissue=given)
-            found_df.loc[new, column] = given_df["r_gf_t"].to_numpy()
+        if len(samples_df) - 3 >= MIN_DF:
+            own_df = conditional_independence.pairs_conditional(*sides, new_df, samples_df)
+            found_df.loc[new, "r_given_own"] = own_df["r_gf_t"].to_numpy()
+        if conditional_independence.degrees_of_freedom(samples_df) >= MIN_DF:
+            given_df = conditional_independence.given_tissues(*sides, new_df, samples_df)
+            found_df.loc[new, "r_partial"] = given_df["r"].to_numpy()
         repeated = samples_df["tissue"].duplicated().any()  # else nothing can be permuted within a tissue
         schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
         for column, scheme in schemes.items():
             drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
             # On both sides, as in notebook 06.
-            found_df.loc[new, column] = pair_tests.pair_p(
-                *sides, new_df, drawn, alternative="two_sided", progress=False
-            )
+            found_df.loc[new, column] = pair_tests.pair_p(*sides, new_df, drawn, progress=False)
     return found_df[PAIR_COLUMNS]
 
 

@@ -9,7 +9,7 @@ from slide_factory import MPP, write_slide
 from lib.explore import correlates, inspection
 from lib.figures import style
 from lib.network import models
-from lib.statistics import correlation
+from lib.statistics import expression_levels
 from lib.visualize.feature_values import Network
 
 ODD = "<b>A$b$&"  # a gene id such as a user's table may hold
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
     log_df = pd.DataFrame(
         rng.normal(5, 1, (5, 8)), index=["ENSG1", "ENSG2", "ENSG3", "ENSG4", ODD], columns=ids
     )
-    genes_df = correlation.highest_median(log_df, samples_df["tissue"])
+    genes_df = expression_levels.highest_median(log_df, samples_df["tissue"])
     genes_df["symbol"] = ["ALB", "AFP", "SFTPB", "KRT1", ODD]
     settings = correlates.Settings(n_permutations=30)
     return inspection.Inspection(

@@ -16,7 +16,7 @@ from lib.network import models
 from lib.simulated import demo_cohort, rehearsal
 from lib.simulated.slides import QUANTITIES
 from lib.sources.gtex_tables import read_portal
-from lib.statistics import correlation
+from lib.statistics import correlation, expression_levels
 
 N_SAMPLES = (60, 120, 160)
 N_GENES = 900
@@ -72,7 +72,7 @@ def log2_of(expression_df, samples_df):
     """log2(1 + TPM) of the first RNA sample of each sample."""
     first = {i.split("-SM-")[0]: i for i in expression_df.columns[:1:-1]}
     values_df = expression_df[[first[i] for i in samples_df["sample_id"]]]
-    return correlation.log2_expression(values_df.set_axis(samples_df["sample_id"].tolist(), axis=1))
+    return expression_levels.log2_expression(values_df.set_axis(samples_df["sample_id"].tolist(), axis=1))
 
 
 def test_sizes_and_ids(portal_df, tables):
@@ -129,14 +129,15 @@ def test_features_give_pairs_of_both_kinds(raw, tables):
     samples_df, expression_df, features_df = tables
     test_df = samples_df[samples_df["split"] == "test"]
     log_df = log2_of(expression_df, test_df)
-    table_df = correlation.highest_median(log_df, test_df.set_index("sample_id")["tissue"])
+    table_df = expression_levels.highest_median(log_df, test_df.set_index("sample_id")["tissue"])
     result = correlation.correlate(
         log_df, features_df[log_df.columns], genes_table=table_df, r_threshold=0.7, progress=False
     )
     kind = demo_cohort.read_truth(raw)[1]["kind"].loc[result.pairs_df["gene"]]
     assert {"marker", "direct"} <= set(kind)
     assert (result.pairs_df["r"] < 0).any()
-    assert result.constant_features, "some channels are dead"
+    left_out_df = correlation.left_out(log_df, features_df).set_index("left_out")
+    assert left_out_df.loc["constant features", "n"], "some channels are dead"
 
 
 def test_too_small_a_portal_says_what_it_has(portal_df):

@@ -1,15 +1,41 @@
-"""What covariates take out of shuffled rows, case by case and all at once."""
+"""One rule for what varies, kept by all statistics; and what covariates take out of rearranged rows."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from made_cohort import N, small_cohort
 
-from lib.statistics import permutations, residuals
+from lib.statistics import correlation, permutations, reproducibility, residuals
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-3, 1.0, 1e200])
+def test_rounding_error_differs_from_variation_at_any_scale(scale):
+    noise = np.full(12, 0.1)
+    noise[3] = np.nextafter(0.1, 1)
+    rows = scale * np.stack([noise, -noise, np.ones(12), 1 + 1e-11 * np.arange(12), np.eye(12)[0]])
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    assert residuals.varies(centred, residuals.largest(rows)).tolist() == [False] * 3 + [True] * 2
+    np.testing.assert_array_equal(residuals.largest(rows), np.abs(rows).max(axis=1))
+    assert not residuals.varies(np.zeros((1, 4)), np.zeros(1)).any()
+
+
+@pytest.mark.parametrize("share", [1e-15, 1e-13, 9e-13, 1.2e-12, 1e-9])
+def test_correlation_residuals_and_reproducibility_agree(share):
+    """A row of mean 1 and a largest deviation of about the share, on either side of the limit."""
+    samples = [f"s{i}" for i in range(8)]
+    row = 1 + share * np.tile([1, -1], 4)
+    df = pd.DataFrame([row, np.arange(8)], index=["0_0", "0_1"], columns=samples)
+    varies = share > residuals.ROUNDING
+    assert correlation.standardise(df, "feature")[1].tolist() == [varies, True]
+    drawn = permutations.draw("free", 5, pd.DataFrame({"sample_id": samples, "tissue": "a"}), 0)
+    assert residuals.within_groups(df, df.index, drawn, "feature").any(axis=1).tolist() == [varies, True]
+    more_df = pd.DataFrame(np.random.default_rng(0).normal(size=(3, 8)), index=list("abc"), columns=samples)
+    both = more_df, df
+    assert reproducibility.compare(both, both).n_pairs == (6 if varies else 3)
 
 
 @pytest.mark.parametrize("scheme", ["free", "within_tissue", "donor_signs"])
-def test_scales_of_cases_are_those_of_the_table(scheme):
+def test_scales_of_single_cases_are_those_of_the_table(scheme):
     samples_df, log_df, _, _ = small_cohort()
     drawn = permutations.draw(scheme, 40, samples_df, 5)
     given = np.random.default_rng(3).normal(size=(N, 2))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.statistics import pair_tests, permutations
+from lib.statistics import links, pair_tests, permutations
 from lib.visualize import pair_choice
 
 rng = np.random.default_rng(3)
@@ -15,7 +15,7 @@ def pairs(rows):
     """Rows (gene, feature, tissue, r, r_partial, max_median_log2, q_within_tissue)."""
     columns = ["gene", "feature", "tissue", "r", "r_partial", "max_median_log2", "q_within_tissue"]
     pairs_df = pd.DataFrame(rows, columns=columns).assign(symbol=lambda df: df["gene"].str.upper())
-    pattern = pair_tests.within_tissue_pattern(pairs_df["q_within_tissue"])
+    pattern = links.within_tissue_pattern(pairs_df["q_within_tissue"])
     return pairs_df.assign(pattern_within_tissue=pattern)
 
 
@@ -87,7 +87,7 @@ def test_findings_in_words():
     q = pd.Series([0.01, 0.01, 0.01, 0.9, np.nan])
     given = pd.Series([0.01, 0.01, 0.9, 0.9, np.nan])
     turned = pd.Series([False, True, False, False, False])
-    patterns = pair_tests.within_tissue_pattern(q, given, 0.05, turned)
+    patterns = links.within_tissue_pattern(q, given, 0.05, turned)
     assert set(patterns) == set(pair_choice.FINDINGS), "every pattern there is has its words"
 
 
@@ -194,7 +194,7 @@ def test_p_of_a_pair_asked_for_is_the_two_sided_one_of_the_tables(cohort):
     assert found_df["p_within_tissue"].item() < 0.05
     for scheme in ("free", "within_tissue"):
         drawn = permutations.draw(scheme, 99, samples_df, 0)
-        p = pair_tests.pair_p(log_df, features_df, asked_df, drawn, alternative="two_sided", progress=False)
+        p = pair_tests.pair_p(log_df, features_df, asked_df, drawn, progress=False)
         assert found_df[f"p_{scheme}"].item() == p[0]
 
 
