@@ -131,7 +131,7 @@ def _side(df: pd.DataFrame, what: str, membership: np.ndarray, method: str) -> S
     for start in range(0, len(df), 4096):
         rows = slice(start, start + 4096)
         left[rows] = np.linalg.norm(_within(unit[rows], membership), axis=1)
-    return Side(df.index, unit, unit.any(axis=1), left, r_tissue)
+    return Side(df.index, unit, np.asarray(unit.any(axis=1)), left, r_tissue)
 
 
 def _units(df: pd.DataFrame, what: str, method: str) -> np.ndarray:
@@ -177,9 +177,9 @@ def genes_of(lookup: Lookup, feature: str) -> pd.DataFrame:
 
 
 def _place(side: Side, name: str, what: str) -> int:
-    if name not in side.names:
+    i = int(side.names.get_indexer(pd.Index([name]))[0])
+    if i < 0:
         raise KeyError(f"there is no {what} {name!r} in this cohort")
-    i = side.names.get_loc(name)
     if not side.varies[i]:
         n = side.unit.shape[1]
         raise ValueError(f"{what} {name!r} has the same value in all {n} test samples: it has no correlates")
@@ -199,12 +199,12 @@ def _correlates(
     p = np.full(len(r), np.nan)
     if varies.any():
         p[varies] = partial_correlation.ci_test(r_tissues[varies], n, n_tissues - 1)
-    index = other.names.rename("feature" if what == "gene" else "gene")
+    partner = "feature" if what == "gene" else "gene"
+    index = other.names.rename(partner)
     table_df = pd.DataFrame({"r": r, "r_tissues": r_tissues, "p_tissues": p}, index=index)
     known_df = lookup.known_df[lookup.known_df[what] == one.names[i]]
-    q = np.full(len(r), np.nan)
-    q[[other.names.get_loc(name) for name in known_df[table_df.index.name]]] = known_df["q_within_tissue"]
-    table_df["q_within_tissue"] = q
+    table_df["q_within_tissue"] = np.nan
+    table_df.loc[list(known_df[partner]), "q_within_tissue"] = known_df["q_within_tissue"].to_numpy(float)
     enough = n_tissues > 1 and n > 4
     table_df["pattern"] = patterns(r, r_gt, r_ft, n, lookup.settings.alpha) if enough else "none"
     return ordered(table_df[other.varies], "r_tissues")
@@ -213,7 +213,7 @@ def _correlates(
 def ordered(table_df: pd.DataFrame, by: str, reverse: bool = False) -> pd.DataFrame:
     """Sort correlates: r by size, strongest first; p, q and text ascending; unknown values always last."""
     if by == table_df.index.name:
-        key = table_df.index.to_series(index=range(len(table_df)))
+        key = pd.Series(table_df.index)
     else:
         key = table_df[by].reset_index(drop=True)
     if by.startswith("r"):
@@ -232,15 +232,18 @@ def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np
         return np.full(len(genes), np.nan)
     pairs_df = pd.DataFrame({"gene": genes, "feature": features})
     # Ranks of the rows that are asked about only.
-    sides = ((lookup.log_df, genes), (lookup.features_df, features))
-    tables = [correlation.on_scale(df.loc[pd.unique(np.array(n))], lookup.settings.method) for df, n in sides]
+    first_df, other_df = (
+        lookup.log_df.loc[pairs_df["gene"].unique()],
+        lookup.features_df.loc[pairs_df["feature"].unique()],
+    )
     shuffles = lookup.shuffles
-    if len(set(features)) == 1:
+    if len(other_df) == 1:
         # Shuffling the one feature backwards equals shuffling each gene forwards, and takes one product.
-        tables = tables[::-1]
+        first_df, other_df = other_df, first_df
         pairs_df = pairs_df.rename(columns={"gene": "feature", "feature": "gene"})
         shuffles = shuffles._replace(order=np.argsort(shuffles.order, axis=1))
-    return pair_tests.pair_p(*tables, pairs_df, shuffles, progress=False)
+    sides = (correlation.on_scale(df, lookup.settings.method) for df in (first_df, other_df))
+    return pair_tests.pair_p(*sides, pairs_df, shuffles, progress=False)
 
 
 def default_pair(

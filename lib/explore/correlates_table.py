@@ -73,11 +73,11 @@ class CorrelatesTable:
         self._fill()
 
     def _fill(self) -> None:
-        by = self.table_df.index.name if self.by == "name" else self.by
+        by = str(self.table_df.index.name) if self.by == "name" else self.by
         sorted_df = correlates.ordered(self.table_df, by, self.reverse)
         ranks = np.arange(min(N_ROWS, len(sorted_df)))
         if self.current in sorted_df.index:
-            ranks = np.union1d(ranks, sorted_df.index.get_loc(self.current))
+            ranks = np.union1d(ranks, sorted_df.index.get_indexer(pd.Index([self.current])))
         shown_df = sorted_df.iloc[ranks].assign(rank=ranks + 1)
         names = shown_df.index.tolist()
         of = [self.of] * len(names)

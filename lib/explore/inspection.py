@@ -117,7 +117,7 @@ def feature_view(
     view = view_feature(
         inspection.network(),
         feature,
-        inspection.lookup.features_df.loc[feature],
+        inspection.lookup.features_df.loc[[feature]].iloc[0],
         inspection.tiles_df,
         inspection.samples_df,
         n_steps=inspection.n_steps,
@@ -147,7 +147,7 @@ def slide_values(
         raise ValueError(f"slide {slide_id!r} has no tiles among the test samples")
     index = pd.Index(of_slide_df["tile_id"])
     if not of_slide_df["sample_id"].duplicated().any() and len(of_slide_df) > 1:
-        of_sample = inspection.lookup.features_df.loc[feature, of_slide_df["sample_id"]]
+        of_sample = inspection.lookup.features_df.loc[feature, list(of_slide_df["sample_id"])]
         return pd.Series(of_sample.to_numpy(float), index=index)
     path = inspection.folder / f"map_{feature}_{slide_id}.npy"
     made_for = {"n_tiles": len(of_slide_df)}
@@ -166,7 +166,7 @@ def slide_values(
 def slides_by_value(inspection: Inspection, feature: str) -> pd.Series:
     """Slide id -> mean value of its test samples, highest first; slides without tiles left out."""
     one_df = inspection.sample_tiles_df
-    values = inspection.lookup.features_df.loc[feature, one_df["sample_id"]]
+    values = inspection.lookup.features_df.loc[feature, list(one_df["sample_id"])]
     return values.groupby(one_df["slide_id"].to_numpy()).mean().sort_values(ascending=False, kind="stable")
 
 
@@ -177,7 +177,7 @@ def strip_tiles(inspection: Inspection, feature: str) -> pd.DataFrame:
     slide_id, file, stack_index, value (of the sample, not of the tile), tissue.
     """
     one_df = inspection.sample_tiles_df
-    values = inspection.lookup.features_df.loc[feature, one_df["sample_id"]].to_numpy(float)
+    values = inspection.lookup.features_df.loc[feature, list(one_df["sample_id"])].to_numpy(float)
     values_df = pd.DataFrame({feature: values}, index=pd.Index(one_df["tile_id"], name="tile_id"))
     samples_df = inspection.samples_df.assign(donor=inspection.samples_df["donor"].fillna("unknown"))
     strip_df = tile_choice.quantile_strip(values_df, one_df, samples_df, n=STRIP_TILES)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-N_LETTERS = 38  # a to z, 0 to 9, "_", and all others together
+LEAST_LIKENESS = 0.5  # of a name spelt like the text, as difflib measures it
 
 
 class Names(NamedTuple):
@@ -14,7 +14,6 @@ class Names(NamedTuple):
 
     table_df: pd.DataFrame  # text (as suggested), kind, name; label, symbol, id, bare_id in lower case
     words: np.ndarray  # str [2, n_names], symbol and id of the rows of table_df
-    letters: np.ndarray  # int16 [n_names, N_LETTERS], of the symbols
 
 
 class Found(NamedTuple):
@@ -41,19 +40,7 @@ def index_names(symbols: pd.Series, features: pd.Index) -> Names:
     of_features = dict.fromkeys(("text", "name", "symbol", "id", "bare_id"), features.astype(str).to_numpy())
     table_df = pd.concat([genes, pd.DataFrame(of_features | {"kind": "feature"})], ignore_index=True)
     table_df["label"] = table_df["text"].str.lower()
-    words = np.ascontiguousarray(table_df[["symbol", "id"]].to_numpy(dtype="U").T)
-    return Names(table_df, words, _letters(words[0]))
-
-
-def _letters(words: np.ndarray) -> np.ndarray:
-    """How often each letter occurs in each word, int16 [n_words, N_LETTERS]."""
-    codes = np.ascontiguousarray(words).view(np.uint32).reshape(len(words), -1)
-    kind = np.full(max(int(codes.max(initial=0)), 128) + 1, N_LETTERS - 1)
-    kind[[ord(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789_"]] = np.arange(N_LETTERS - 1)
-    counts = np.zeros((len(words), N_LETTERS), np.int16)
-    row, place = np.nonzero(codes)
-    np.add.at(counts, (row, kind[codes[row, place]]), 1)
-    return counts
+    return Names(table_df, np.ascontiguousarray(table_df[["symbol", "id"]].to_numpy(dtype="U").T))
 
 
 def find(names: Names, text: str) -> Found:
@@ -88,19 +75,6 @@ def suggest(names: Names, text: str, n: int) -> list[str]:
         holds = (np.strings.find(words, wanted) >= 0).any(axis=0)
         picked += list(np.flatnonzero(holds & ~begins)[: n - len(picked)])
     if len(picked) < n:
-        picked += [k for k in _alike(names, wanted, n) if k not in picked]
+        alike = difflib.get_close_matches(wanted, words[0].tolist(), n, LEAST_LIKENESS)
+        picked += [k for word in alike for k in np.flatnonzero(words[0] == word) if k not in picked]
     return names.table_df["text"].iloc[picked[:n]].tolist()
-
-
-def _alike(names: Names, wanted: str, n: int) -> list[int]:
-    """Positions of the symbols spelt most like the one wanted, the best first."""
-    # First the letters in common, for all symbols at once; then their order, for the nearest of these only.
-    distance = np.abs(names.letters - _letters(np.array([wanted]))).sum(axis=1)
-    nearest = np.argsort(distance, kind="stable")[:200]
-    matcher = difflib.SequenceMatcher(b=wanted, autojunk=False)
-    likeness = []
-    for k in nearest:
-        matcher.set_seq1(str(names.words[0, k]))
-        likeness.append(matcher.ratio())
-    best = np.argsort(-np.array(likeness), kind="stable")[:n]
-    return [int(nearest[b]) for b in best if likeness[b] >= 0.5]

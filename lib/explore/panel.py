@@ -117,7 +117,7 @@ class Panel(widgets.VBox):
         new_feature = feature != self.feature
         self.gene, self.feature = gene, feature
         self.back.disabled = not self.history
-        facts = self.features.table_df.loc[feature]
+        facts = self.features.table_df.loc[[feature]].iloc[0]
         self.words.value = pair_in_words(self.inspection, gene, feature, facts)
         figure = pair_figures.pair_figure(self.inspection, gene, feature, facts)
         self.pair_image.value = pair_figures.png(figure)
@@ -254,10 +254,11 @@ def show_figure(image: widgets.Image, figure: Figure | None) -> None:
 
 def pair_in_words(inspection: Inspection, gene: str, feature: str, facts: pd.Series) -> str:
     """What is known of a pair and of its gene, as HTML; names escaped."""
-    about = inspection.lookup.genes_df.loc[gene]
+    about = inspection.lookup.genes_df.loc[[gene]].iloc[0]
     (p,) = correlates.within_tissue_p(inspection.lookup, [gene], [feature])
-    text = f"<b>{html.escape(str(about['symbol']))}</b>"
-    if about["symbol"] != gene:
+    symbol = str(about["symbol"])
+    text = f"<b>{html.escape(symbol)}</b>"
+    if symbol != gene:
         text += f" ({html.escape(gene)})"
     text += (
         f", highest in {html.escape(str(about['tissue']))} (median log₂(1 + {inspection.unit}) "
@@ -267,7 +268,7 @@ def pair_in_words(inspection: Inspection, gene: str, feature: str, facts: pd.Ser
         f"pattern {facts['pattern']}."
     )
     if gene in inspection.genes_df.index:
-        q = number(inspection.genes_df.loc[gene, "q"])
+        q = number(float(inspection.genes_df["q"].loc[gene]))
         text += f" Over all features, the gene has q {q} within tissues."
     return text
 

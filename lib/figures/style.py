@@ -1,6 +1,6 @@
 """The shared look of all figures: theme, sizes, and one fixed colour for each tissue."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 COLUMN_IN = 3.5  # width of one journal column, inches
 PAGE_IN = 7.2  # width of a page
 
-THEME = {
+THEME: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -54,7 +54,7 @@ def distinct_colours(names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, palette, strict=True))
 
 
-def tissue_colours(tissues: Sequence[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
+def tissue_colours(tissues: Iterable[str], known_df: pd.DataFrame | None = None) -> dict[str, Any]:
     """One fixed colour for each tissue, the same in every figure of a cohort.
 
     Parameters

@@ -188,7 +188,7 @@ def tile_values(
     with tqdm(total=len(tiles_df), unit="tile", disable=not progress) as bar:
         for of_file in tiles_df.groupby("file", sort=False).indices.values():
             for first in range(0, len(of_file), batch):
-                rows = of_file[first : first + batch]
+                rows = np.asarray(of_file[first : first + batch])
                 with torch.no_grad():
                     input_t = network.normalised(torch.from_numpy(tiles.read(rows)))
                     values[rows] = feature_sums(network, features, input_t).cpu().numpy()

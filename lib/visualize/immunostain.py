@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.filters import gaussian, threshold_otsu
+from skimage.measure import label
 
 GLASS_DENSITY = 0.04  # mean optical density (natural log) below which a place holds no stain: 4 % absorbed
 GLASS_PX = 8  # pale places narrower than twice this are part of the tissue: gaps, cytoplasm, thin stroma
@@ -83,11 +84,11 @@ def nuclei_mask(image: np.ndarray, *, mpp: float | None = None) -> np.ndarray:
             f"the image of shape {image.shape} has no haematoxylin contrast, so no nuclei: is it blank?"
         )
     smooth = gaussian(haematoxylin, sigma=1.0 if mpp is None else max(0.5, 0.5 / mpp))
-    labels, _ = ndimage.label(smooth > threshold_otsu(smooth))
+    labels = np.asarray(label(smooth > threshold_otsu(smooth), connectivity=1))
     area_px = np.bincount(labels.ravel())
     area_px[0] = 0  # the background
     smallest_px = 16 if mpp is None else LEAST_NUCLEUS_UM2 / mpp**2
-    return ndimage.binary_fill_holes((area_px >= smallest_px)[labels])
+    return np.asarray(ndimage.binary_fill_holes((area_px >= smallest_px)[labels]))
 
 
 def tissue_pixels(image: np.ndarray) -> np.ndarray:
@@ -109,10 +110,14 @@ def tissue_pixels(image: np.ndarray) -> np.ndarray:
         return np.zeros(image.shape[:2], dtype=bool)
     # Opened by a disc, the image's outermost pixels repeated beyond its edge; then grown over the blur.
     pad = 2 * GLASS_PX
-    wide = ndimage.distance_transform_edt(np.pad(pale, pad, mode="edge")) > GLASS_PX
+    wide = _distance_to_false(np.pad(pale, pad, mode="edge")) > GLASS_PX
     if not wide.any():
         return np.ones(image.shape[:2], dtype=bool)
-    return (ndimage.distance_transform_edt(~wide) > GLASS_PX + 3)[pad:-pad, pad:-pad]
+    return (_distance_to_false(~wide) > GLASS_PX + 3)[pad:-pad, pad:-pad]
+
+
+def _distance_to_false(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(ndimage.distance_transform_edt(mask))
 
 
 def cut_tiles(image: np.ndarray, tile_px: int) -> np.ndarray:

@@ -42,12 +42,7 @@ COLUMNS = ["gene", "symbol", "feature", "map", *Overlap._fields, "remark"]
 
 
 def overlap(
-    maps: np.ndarray,
-    masks: np.ndarray,
-    tissue: np.ndarray,
-    *,
-    n_null: int = N_NULL,
-    seed: int = 0,
+    maps: np.ndarray, masks: np.ndarray, tissue: np.ndarray, *, n_null: int = N_NULL, seed: int = 0
 ) -> Overlap:
     """Share of a map that lies on a mask, against each map laid on the mask of another, random tile.
 
@@ -65,8 +60,7 @@ def overlap(
         Nuclei of the same tiles.
     tissue : bool, n_tiles x H x H
         Pixels of tissue (`tissue_pixels`); the others, and tiles without any, are left out.
-    n_null : int
-        Random pairings.
+    n_null : random pairings
 
     Raises
     ------
@@ -212,14 +206,15 @@ def compare(
     DataFrame with columns COLUMNS, two rows a pair (map: DAB stain, gradient); empty without images.
     """
     rows = []
-    for pair in pairs_df[pairs_df["gene"].isin(list(images))].itertuples():
-        name = {"gene": pair.gene, "symbol": pair.symbol, "feature": pair.feature}
-        on_tiles = partial(gradient_on_nuclei, network, pair.feature, tiles[pair.feature], mpp=mpp)
-        measure = {"DAB stain": partial(dab_on_nuclei, images[pair.gene]), "gradient": on_tiles}
+    with_image_df = pairs_df.loc[pairs_df["gene"].isin(list(images)), ["gene", "symbol", "feature"]]
+    for pair in with_image_df.to_dict("records"):
+        feature = pair["feature"]
+        on_tiles = partial(gradient_on_nuclei, network, feature, tiles[feature], mpp=mpp)
+        measure = {"DAB stain": partial(dab_on_nuclei, images[pair["gene"]]), "gradient": on_tiles}
         for what, of_pair in measure.items():
             try:
                 found = {**of_pair(seed=seed)._asdict(), "remark": ""}
             except ValueError as error:
                 found = {"remark": str(error)}
-            rows.append(name | {"map": what} | found)
+            rows.append(pair | {"map": what} | found)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)

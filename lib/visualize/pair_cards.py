@@ -65,7 +65,7 @@ def make_cards(
     for card, pair in enumerate(cards_df.itertuples()):
         tile_df = cover_df.iloc[[card]].assign(card=card, order=1)
         (tile,) = read_tiles(tile_df)
-        gradient, method = attribution.guided_or_plain(network, pair.feature, tile)
+        gradient, method = attribution.guided_or_plain(network, str(pair.feature), tile)
         strip_df, note = _graded_strip(pair, values_df, tiles_df, N_STRIP)
         for column, fact in (("method", method), ("has_map", bool(gradient.any())), ("strip_note", note)):
             cards_df.loc[card, column] = fact
@@ -201,9 +201,9 @@ def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[
     """
     cards_df, shown_df, _, pictures = cards
     rows = []
-    for pair in cards_df.itertuples():
-        shown = {kind: pictures_of(shown_df, pictures, pair.Index, kind) for kind in KINDS}
-        tile = shown_df[(shown_df["card"] == pair.Index) & (shown_df["kind"] == "tile")].iloc[0]
+    for card, pair in enumerate(cards_df.itertuples()):
+        shown = {kind: pictures_of(shown_df, pictures, card, kind) for kind in KINDS}
+        tile = shown_df[(shown_df["card"] == card) & (shown_df["kind"] == "tile")].iloc[0]
         guided = pair.method == "guided backpropagation"
         row = {
             "symbol": pair.symbol if isinstance(pair.symbol, str) else pair.gene,
@@ -224,7 +224,7 @@ def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[
             "has_map": bool(pair.has_map),
             "synthetic": next(iter(shown["synthetic"]), None),
             "synthetic_label": pair.synthetic_note,
-            "ihc": _central_square(ihc_images.get(pair.gene)),
+            "ihc": _central_square(ihc_images.get(str(pair.gene))),
         }
         rows.append(row)
     return rows

@@ -127,11 +127,12 @@ def measured(
             given_df = conditional_independence.given_tissues(*sides, new_df, samples_df)
             found_df.loc[new, "r_partial"] = given_df["r"].to_numpy()
         repeated = samples_df["tissue"].duplicated().any()  # else nothing can be permuted within a tissue
-        schemes = {"p_free": "free"} | ({"p_within_tissue": "within_tissue"} if repeated else {})
-        for column, scheme in schemes.items():
+        schemes: list[Literal["free", "within_tissue"]] = ["free", "within_tissue"] if repeated else ["free"]
+        for scheme in schemes:
             drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
             # On both sides, as in notebook 06.
-            found_df.loc[new, column] = pair_tests.pair_p(*sides, new_df, drawn, progress=False)
+            p = pair_tests.pair_p(*sides, new_df, drawn, progress=False)
+            found_df.loc[new, f"p_{scheme}"] = p
     return found_df[PAIR_COLUMNS]
 
 
@@ -220,11 +221,12 @@ def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.
     -------
     Series of str, index of chosen_df
     """
-    found = chosen_df["tissue"].copy()
-    for row in chosen_df[chosen_df["r"] < 0].itertuples():
-        values = features_df.loc[row.feature]
-        found[row.Index] = values.groupby(tissues.loc[values.index]).median().idxmax()
-    return found
+    of_sample = tissues.loc[features_df.columns].to_numpy()
+    found = [
+        tissue if r >= 0 else features_df.loc[[feature]].iloc[0].groupby(of_sample).median().idxmax()
+        for feature, tissue, r in chosen_df[["feature", "tissue", "r"]].to_numpy()
+    ]
+    return pd.Series(found, index=chosen_df.index, dtype=object)
 
 
 def candidate_tiles(labelled_df: pd.DataFrame, n_per_sample: int, seed: int = 0) -> pd.DataFrame:

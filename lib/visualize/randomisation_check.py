@@ -7,6 +7,7 @@ Guided backpropagation is partly an edge detector: its maps can look the same fo
 import copy
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,13 +66,14 @@ def randomisation_check(
     if not original.any():
         raise ValueError(f"{feature} has no gradient on this tile: choose a tile where it is active")
     names = modules_below(network, feature, tile)
-    maps, rows = [original], [("", 0, len(names), 1.0, 1.0, 1.0)]
+    maps = [original]
+    rows: list[tuple[str, int, int, float, float, float]] = [("", 0, len(names), 1.0, 1.0, 1.0)]
     for n_random in np.unique(np.linspace(1, len(names), N_STEPS).round().astype(int)):
         random_map = _map_of_random_copy(
             network, names[:n_random], seed, lambda net: method(net, feature, tile)
         )
         maps.append(np.zeros_like(original) if random_map is None else random_map)
-        alike = (np.nan,) * 3 if random_map is None else similarity(original, random_map)
+        alike = (np.nan, np.nan, np.nan) if random_map is None else similarity(original, random_map)
         rows.append((names[n_random - 1], int(n_random), len(names), *alike))
     columns = ["module", "n_random", "n_modules", "rank_correlation", "rank_correlation_magnitude", "ssim"]
     return pd.DataFrame(rows, columns=columns).rename_axis("step"), maps
@@ -80,9 +82,9 @@ def randomisation_check(
 def step_titles(check_df: pd.DataFrame) -> list[str]:
     """Titles of the maps of `randomisation_check`."""
     titles = []
-    for row in check_df.itertuples():
-        likeness = row.rank_correlation_magnitude
-        title = f"{row.n_random} of {row.n_modules} random" if row.n_random else "as trained"
+    facts_df = check_df[["n_random", "n_modules", "rank_correlation_magnitude"]]
+    for n_random, n_modules, likeness in facts_df.itertuples(index=False, name=None):
+        title = f"{n_random} of {n_modules} random" if n_random else "as trained"
         title += f"\ndead in {N_DRAWS} draws" if np.isnan(likeness) else f"\nrank corr. {likeness:.2f}"
         titles.append(title)
     return titles
@@ -90,13 +92,15 @@ def step_titles(check_df: pd.DataFrame) -> list[str]:
 
 def similarity(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     """Spearman of two maps, Spearman of their magnitudes, SSIM of their magnitudes each scaled to 0..1."""
-    sizes = [magnitude(gradient) for gradient in (one, other)]
-    scaled = [(size / size.max()).astype(np.float64) for size in sizes]
-    return (
-        float(stats.spearmanr(one.ravel(), other.ravel()).statistic),
-        float(stats.spearmanr(*(size.ravel() for size in sizes)).statistic),
-        float(structural_similarity(*scaled, **WANG_2004)),
-    )
+    x, y = magnitude(one), magnitude(other)
+    scaled = ((size / size.max()).astype(np.float64) for size in (x, y))
+    ssim: Any = structural_similarity(*scaled, **WANG_2004)
+    return _rank_correlation(one, other), _rank_correlation(x, y), float(ssim)
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    result: Any = stats.spearmanr(one.ravel(), other.ravel())
+    return float(result.statistic)
 
 
 def modules_below(network: Network, feature: str, tile: np.ndarray) -> list[str]:
@@ -117,8 +121,8 @@ def modules_below(network: Network, feature: str, tile: np.ndarray) -> list[str]
             depth: dict[str, int] = {}
             for node in reachable([value_t.grad_fn]):
                 for leaf, _ in node.next_functions:
-                    if leaf is not None and id(getattr(leaf, "variable", None)) in owner:
-                        name = owner[id(leaf.variable)]
+                    name = owner.get(id(getattr(leaf, "variable", None)))
+                    if name is not None:
                         depth[name] = max(depth.get(name, -1), node._sequence_nr())
     finally:
         for parameter in frozen:

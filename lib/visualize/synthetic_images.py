@@ -108,9 +108,7 @@ def synthesise(
 
     Parameters
     ----------
-    network : Network
     features : feature names
-    ascent : Ascent
     colours : from `colour_decorrelation`
     input_px : edge of the images, px; more than twice SHIFT_PX
     on_step : called after each step with the number of steps done; an error it raises ends the work
@@ -119,37 +117,31 @@ def synthesise(
     -------
     images : uint8, (len(features) * n_seeds) x input_px x input_px x 3, RGB
         All seeds of the first feature, then those of the second.
-    curve_df : DataFrame
-        Columns image (its number), feature, seed, step, objective: f (spatial sum) of the unmoved image after
-        that many steps; step 0 is the noise.
+    curve_df : columns image (its number), feature, seed, step, objective
+        f (spatial sum) of the unmoved image after that many steps; step 0 is the noise.
 
     Raises
     ------
-    ValueError
-        For unknown features, no feature, or images that are too small.
-    RuntimeError
-        If a feature's gradient is not finite; if the model is in training mode.
+    ValueError, RuntimeError : unknown features, small images; a gradient not finite, a model in training
     """
     if input_px <= 2 * SHIFT_PX:
         raise ValueError(f"input_px is {input_px}: it must be more than {2 * SHIFT_PX} px")
-    n_features, n_steps, seeds = len(features), ascent.n_steps, [int(seed) for seed in ascent.seeds]
-    rows = [(feature, seed) for feature in features for seed in seeds]
-    objectives = _objectives(network, features, len(seeds))
+    rows = [(feature, int(seed)) for feature in features for seed in ascent.seeds]
+    objectives = _objectives(network, features, len(ascent.seeds))
     paint = _painter(colours, input_px, network.device)
-    noise_t = torch.stack([_noise(input_px, seed) for seed in seeds])
-    parameter_t = noise_t.repeat(n_features, 1, 1, 1, 1).to(network.device).requires_grad_()
-    moves = [_moves(n_steps, input_px, seed) for seed in seeds]
-    # step x image x 2 x 3
-    moves_t = torch.stack(moves, dim=1).repeat(1, n_features, 1, 1).to(network.device)
+    parameter_t = torch.stack([_noise(input_px, seed) for _, seed in rows])
+    parameter_t = parameter_t.to(network.device).requires_grad_()
+    moves = [_moves(ascent.n_steps, input_px, seed) for _, seed in rows]
+    moves_t = torch.stack(moves, dim=1).to(network.device)  # step x image x 2 x 3
     optimiser = torch.optim.Adam([parameter_t], lr=LEARNING_RATE)
-    recorded = set(np.linspace(0, n_steps, ascent.n_recorded).round().astype(int))
+    recorded = set(np.linspace(0, ascent.n_steps, ascent.n_recorded).round().astype(int))
     curve = []
-    for step in tqdm(range(n_steps + 1), unit="step", disable=not progress):
+    for step in tqdm(range(ascent.n_steps + 1), unit="step", disable=not progress):
         if step in recorded:
             with torch.no_grad():
                 values = objectives(paint(parameter_t)).tolist()
             curve += [(i, *row, step, value) for i, (row, value) in enumerate(zip(rows, values, strict=True))]
-        if step < n_steps:
+        if step < ascent.n_steps:
             images_t = _moved(paint(parameter_t), moves_t[step])
             # The objectives get no name here: it would keep their graph through the next forward pass.
             parameter_t.grad = _ascent(objectives(images_t), parameter_t, rows)
@@ -218,7 +210,8 @@ def _moves(n_steps: int, input_px: int, seed: int) -> torch.Tensor:
     """One random shift, turn and magnification per step as affine matrices, n_steps x 2 x 3."""
     rng = np.random.default_rng([seed, 1])
     angle = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, n_steps))
-    zoom = np.exp(rng.uniform(*np.log(SCALE_RANGE), n_steps))
+    smallest, largest = np.log(SCALE_RANGE)
+    zoom = np.exp(rng.uniform(smallest, largest, n_steps))
     shift = rng.uniform(-SHIFT_PX, SHIFT_PX, (n_steps, 2)) * 2 / input_px  # the image spans -1..1
     cosine, sine = np.cos(angle) / zoom, np.sin(angle) / zoom
     matrices = np.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], axis=1).reshape(-1, 2, 3)

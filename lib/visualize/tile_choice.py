@@ -33,17 +33,14 @@ def greedy_cover(
 
     Parameters
     ----------
-    values_df : DataFrame, tiles x features, float; index tile_id
+    values_df : tiles x features, float; index tile_id
         Give only the test tiles of one tissue, and features from pairs of that tissue.
-    tiles_df : DataFrame
-        Columns tile_id, sample_id, slide_id and any of CARRIED_COLUMNS.
-    samples_df : DataFrame
-        Columns sample_id, donor.
-    gene_expression_df : DataFrame, features x samples
+    tiles_df : columns tile_id, sample_id, slide_id and any of CARRIED_COLUMNS
+    samples_df : columns sample_id, donor
+    gene_expression_df : features x samples
         log2(1 + TPM) of the gene paired with each feature, in each sample. Genes differ in level, so samples
         are compared by their rank within each gene.
-    top_q : float in (0, 1]
-        Share of the tiles that counts as the top of a feature; at least one tile always does.
+    top_q : share of the tiles that counts as the top of a feature, in (0, 1]; at least one tile always does
 
     Returns
     -------
@@ -158,7 +155,7 @@ def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.D
         raise ValueError(f"there are no tile values to choose from: values_df has shape {values_df.shape}")
     finite = np.isfinite(values_df.to_numpy(np.float64))
     if not finite.all():
-        bad = values_df.columns[~finite.all(axis=0)]
+        bad = values_df.columns[np.flatnonzero(~finite.all(axis=0))]
         raise ValueError(
             f"values_df has {int((~finite).sum())} values that are not finite, first in {list(bad[:3])}"
         )
@@ -266,4 +263,5 @@ def top_pictures(values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int = 8)
     if not values_df.shape[1]:
         return {}
     top_df = top_k(values_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=k)
-    return {feature: read_tiles(strip_df) for feature, strip_df in top_df.groupby("feature", sort=False)}
+    by_feature = top_df.groupby("feature", sort=False)
+    return {str(feature): read_tiles(strip_df) for feature, strip_df in by_feature}
