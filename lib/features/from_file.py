@@ -1,4 +1,4 @@
-"""Feature tables made elsewhere: features x samples, read and checked in place of slides and a network."""
+"""Feature tables computed elsewhere (features x samples), read and checked in place of slides and network."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def read_features(path: str | Path, architecture: str, features: str = "table1")
 
     Parameters
     ----------
-    path : .parquet with the index `feature`, or .csv (also .gz) whose first column is the feature.
-    architecture, features : the network that made it (`networks.feature_names`).
+    path : .parquet with the index `feature`, or .csv (also .gz) whose first column is the feature
+    architecture, features : the network that made it (`models.feature_names`)
 
     Returns
     -------
@@ -24,40 +24,42 @@ def read_features(path: str | Path, architecture: str, features: str = "table1")
     Raises
     ------
     FileNotFoundError, ValueError
-        No file; another file type; features that are not the network's (first names and counts); a sample
-        twice; values that are missing, infinite or not numbers.
+        No file; another file type; features that are not the network's; a sample twice; values that are
+        missing, infinite or not numbers.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No feature table at {path}. Check features_file in the cohort's TOML.")
+        raise FileNotFoundError(
+            f"there is no feature table at {path}: check features_file in the cohort's TOML"
+        )
     if path.suffix == ".parquet":
         features_df = pd.read_parquet(path)
     elif path.name.endswith((".csv", ".csv.gz")):
         features_df = pd.read_csv(path, index_col=0)
     else:
-        raise ValueError(f"{path}: a feature table is .parquet or .csv (also .gz).")
+        raise ValueError(f"{path}: a feature table must be .parquet or .csv (also .gz)")
     index, wanted = features_df.index.astype(str), pd.Index(models.feature_names(architecture, features))
     absent, foreign = wanted.difference(index, sort=False), index.difference(wanted, sort=False)
     if len(absent) or len(foreign) or not index.is_unique:
         raise ValueError(
-            f"{path} is not of {architecture}: it lacks {len(absent):,} of {len(wanted):,} features "
-            f"(first {list(absent[:3])}), has {len(foreign):,} others (first {list(foreign[:3])}) and "
-            f"{int(index.duplicated().sum()):,} twice. Set architecture to the network that made it."
+            f"{path} is not of {architecture}: of its {len(wanted):,} features {len(absent):,} are missing "
+            f"(first {list(absent[:3])}), {len(foreign):,} are unknown (first {list(foreign[:3])}) and "
+            f"{int(index.duplicated().sum()):,} repeated; set architecture to the network that made it"
         )
     if not features_df.columns.is_unique:
         twice = features_df.columns[features_df.columns.duplicated()]
-        raise ValueError(f"{path}: {len(twice)} samples occur twice, first {list(twice[:3])}.")
+        raise ValueError(f"{path}: {len(twice)} samples occur twice, first {list(twice[:3])}")
     text = [name for name, kind in features_df.dtypes.items() if kind.kind not in "fiu"]
     if text:
-        raise ValueError(f"{path}: {len(text)} samples have values that are no numbers, first {text[0]!r}.")
+        raise ValueError(f"{path}: {len(text)} samples have values that are not numbers, first {text[0]!r}")
     features_df = features_df.set_axis(index.rename("feature")).loc[wanted].astype(np.float64)
     bad = ~np.isfinite(features_df.to_numpy())
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise ValueError(
             f"{path}: feature {features_df.index[row]!r} is missing or infinite in sample "
-            f"{features_df.columns[column]!r}, as are {int(bad.sum()):,} values in all. Drop the sample or "
-            "make the table again."
+            f"{features_df.columns[column]!r} ({int(bad.sum()):,} such values): drop the sample or compute its "
+            "features again"
         )
     return features_df.rename_axis("feature")
 
@@ -65,10 +67,7 @@ def read_features(path: str | Path, architecture: str, features: str = "table1")
 def by_set(features_df: pd.DataFrame, samples_df: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The validation and the test samples' columns, in the order of the samples table.
 
-    Raises
-    ------
-    ValueError
-        A set of which the table has no sample: three ids of each side are shown.
+    Raises ValueError where a set has no sample in the table.
     """
     tables = []
     for name in ("validation", "test"):
@@ -76,8 +75,8 @@ def by_set(features_df: pd.DataFrame, samples_df: pd.DataFrame) -> tuple[pd.Data
         present = [i for i in ids if i in features_df.columns]
         if not present:
             raise ValueError(
-                f"the feature table has none of the {len(ids)} {name} samples: they are {list(ids[:3])}, its "
-                f"columns {list(features_df.columns[:3])}. Both must use the sample ids of the samples table."
+                f"the feature table has none of the {len(ids)} {name} samples (first {list(ids[:3])}): its "
+                f"columns (first {list(features_df.columns[:3])}) must be ids of the samples table"
             )
         tables.append(features_df[present])
     return tables[0], tables[1]

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,14 +21,6 @@ from lib.network import models
 from lib.network.weights import fingerprint
 from lib.tiles.stored import StoredTiles
 from lib.whole_files import text_fingerprint, whole_file
-
-
-class _SlideSums(NamedTuple):
-    """The features of one slide's samples."""
-
-    sample_ids: np.ndarray  # str [n]
-    n_tiles: np.ndarray  # int64 [n]
-    sums: np.ndarray  # float64 [n, n_features]
 
 
 def quantify_samples(
@@ -79,10 +70,10 @@ def quantify_samples(
             bar.set_postfix_str(f"slide {k + 1} of {len(todo)}")
             batches = tiles.batches(slides[path].index.to_numpy(), how.batch_size)
             of_slide = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
-            _check_finite(of_slide.sums, how, f"slide {path.stem}")
+            _check_finite(of_slide["sums"], how, f"slide {path.stem}")
             work_records.remove(path)
             with whole_file(path) as temporary:
-                np.savez(temporary, **of_slide._asdict())
+                np.savez(temporary, **of_slide)
             work_records.write(path, made_for[path])
     return _collected(list(slides), tiles_df["sample_id"].unique(), how)
 
@@ -100,7 +91,8 @@ def _inputs(slide_df: pd.DataFrame) -> dict[str, str]:
 
 def _slide_sums(
     quantify_batch: QuantifyBatch, sample_of_tile: pd.Series, batches: Iterable[np.ndarray], bar: tqdm
-) -> _SlideSums:
+) -> dict[str, np.ndarray]:
+    """What the file of a slide holds (module docstring)."""
     sample_ids, rows = np.unique(sample_of_tile.to_numpy(str), return_inverse=True)
     sums_t, start = torch.empty(0), 0
     for tiles in batches:
@@ -112,7 +104,8 @@ def _slide_sums(
         sums_t.index_add_(0, rows_t, tile_sums_t)
         start += len(tiles)
         bar.update(len(tiles))
-    return _SlideSums(sample_ids, np.bincount(rows).astype(np.int64), sums_t.cpu().numpy())
+    n_tiles = np.bincount(rows).astype(np.int64)
+    return {"sample_ids": sample_ids, "n_tiles": n_tiles, "sums": sums_t.cpu().numpy()}
 
 
 def _accumulator(device: torch.device) -> torch.device:
@@ -140,10 +133,9 @@ def _collected(
     sums, n_tiles = np.zeros((len(samples), len(names))), np.zeros(len(samples), dtype=np.int64)
     for path in paths:
         with np.load(path) as content:
-            of_slide: dict[str, Any] = dict(content)
-        rows = samples.get_indexer(of_slide["sample_ids"])
-        sums[rows] += of_slide["sums"]
-        n_tiles[rows] += of_slide["n_tiles"]
+            rows = samples.get_indexer(content["sample_ids"])
+            sums[rows] += content["sums"]
+            n_tiles[rows] += content["n_tiles"]
     return pd.DataFrame(sums.T, index=names, columns=samples), pd.Series(n_tiles, samples, name="n_tiles")
 
 

@@ -4,7 +4,6 @@ Resolution is decided by µm/px alone. Coordinates `l0_` are level-0 pixels. Not
 colour profiles are ignored.
 """
 
-import time
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
@@ -20,18 +19,9 @@ from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
 from lib.whole_files import whole_file
 
-TILE_COLUMNS = {
-    "tile_id": "str",
-    "sample_id": "str",
-    "slide_id": "str",
-    "column": "int64",
-    "row": "int64",
-    "l0_x": "int64",
-    "l0_y": "int64",
-    "l0_size": "int64",
-    "tissue_fraction": "float64",
-    "stack_index": "int64",
-}
+TILE_COLUMNS = dict.fromkeys(["tile_id", "sample_id", "slide_id"], "str")
+TILE_COLUMNS |= dict.fromkeys(["column", "row", "l0_x", "l0_y", "l0_size"], "int64")
+TILE_COLUMNS |= {"tissue_fraction": "float64", "stack_index": "int64"}
 MAX_DIFFERENCE = 2.0  # mean difference in grey levels up to which scaled JPEG decoding passes for OpenSlide's
 
 ReadTile = Callable[[int, int], np.ndarray]
@@ -49,7 +39,6 @@ class SlideTiles(NamedTuple):
     l0_height: int
     tissue_area_mm2: float  # of the whole slide, whatever regions the samples name
     reader: str  # "openslide", or "jpeg 1/2" and so on
-    seconds: float
 
 
 def cut_slide(
@@ -69,7 +58,7 @@ def cut_slide(
     FileNotFoundError, SlideError (a ValueError)
         The slide cannot be used.
     """
-    stack_path, started = Path(stack_path), time.perf_counter()
+    stack_path = Path(stack_path)
     with slides.open_slide(path) as slide:
         try:
             mpp, note = slides.slide_mpp(slide, grid.one_mpp(samples_df))
@@ -97,7 +86,6 @@ def cut_slide(
         l0_height=l0_height,
         tissue_area_mm2=float(mask.sum()) * tiling.mask_mpp**2 / 1e6,
         reader=reader,
-        seconds=time.perf_counter() - started,
     )
 
 

@@ -28,22 +28,11 @@ from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
 from lib.whole_files import ends_fingerprint, remove_leftovers, text_fingerprint, whole_file
 
-SLIDE_COLUMNS = {
-    "slide_id": "str",
-    "state": "str",
-    "reason": "str",
-    "note": "str",
-    "n_samples": "int64",
-    "n_samples_without_tiles": "int64",
-    "n_grid": "int64",
-    "n_tiles": "int64",
-    "n_dropped_tissue": "int64",
-    "n_dropped_edge": "int64",
-    "mpp": "float64",
-    "l0_width": "int64",
-    "l0_height": "int64",
-    "tissue_area_mm2": "float64",
-}
+_COUNTS = ["n_samples", "n_samples_without_tiles", "n_grid", "n_tiles", "n_dropped_tissue", "n_dropped_edge"]
+SLIDE_COLUMNS = dict.fromkeys(["slide_id", "state", "reason", "note"], "str") | dict.fromkeys(
+    _COUNTS, "int64"
+)
+SLIDE_COLUMNS |= {"mpp": "float64", "l0_width": "int64", "l0_height": "int64", "tissue_area_mm2": "float64"}
 FORMAT = 1  # raise when a stack made by older code must not be reused
 
 
@@ -178,8 +167,7 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     row |= {name: getattr(found, name) for name in same}
     with whole_file(table_path) as temporary:
         found.tiles_df.to_parquet(temporary, index=False)
-    how = {"reader": found.reader, "seconds": round(found.seconds, 3)}
-    work_records.write(table_path, made_for, slide=row, **how)
+    work_records.write(table_path, made_for, slide=row, reader=found.reader)
     return row
 
 

@@ -1,4 +1,4 @@
-"""The one reader of stored tiles: rows of a tiles frame as pixels, one tile, some, or batch by batch.
+"""The one reader of stored tiles: rows of a tiles frame as pixels, at once or batch by batch.
 
 A tile stack is the file `<slide_id>.npy`: uint8, shape (n_tiles, input_px, input_px, 3), RGB. A row of a
 tiles frame names one stored tile by `file` (path of the stack) and `stack_index` (position in it);
@@ -8,7 +8,6 @@ tiles frame names one stored tile by `file` (path of the stack) and `stack_index
     tiles.read(rows)                        # rows in any order -> uint8 (n, input_px, input_px, 3)
     for pixels in tiles.batches(rows, 64):  # the same in batches, one read ahead by a thread
     read_tiles(tiles_df)                    # all rows of a small frame
-    read_tile(file, stack_index)            # one tile
 
 Reading needs NumPy and pandas only; `network.batches` turns it into a torch data set.
 """
@@ -177,11 +176,6 @@ class StoredTiles:
 def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:
     """All tiles of a frame (columns file, stack_index) in its order, uint8 (n, input_px, input_px, 3)."""
     return StoredTiles(tiles_df).read(np.arange(len(tiles_df)))
-
-
-def read_tile(file: str | Path, stack_index: int) -> np.ndarray:
-    """One stored tile, uint8 (input_px, input_px, 3)."""
-    return read_tiles(pd.DataFrame({"file": [str(file)], "stack_index": [stack_index]}))[0]
 
 
 class _Header(NamedTuple):

@@ -34,8 +34,12 @@ def cohort(tmp_path_factory) -> tuple[pd.DataFrame, dict[str, Path]]:
     return pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)}), paths
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.suffix != ".json"}
+def assert_same(one: tuple, two: tuple, *folders: Path) -> None:
+    """Both tables of two runs are equal, and so are the bytes of the files in their folders."""
+    for a, b in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    files = [{path.name: path.read_bytes() for path in folder.glob("[!.]*.[np]*")} for folder in folders]
+    assert not folders or files[0] == files[1]
 
 
 def test_tables_follow_the_order_of_the_samples(cohort, tmp_path):
@@ -58,45 +62,37 @@ def test_several_processes_give_the_same(cohort, tmp_path):
     samples_df, paths = cohort
     one = cut_all.cut_slides(samples_df, paths, tmp_path / "one", SMALL)
     two = cut_all.cut_slides(samples_df, paths, tmp_path / "two", SMALL, n_workers=2)
-    for a, b in zip(one, two, strict=True):
-        pd.testing.assert_frame_equal(a, b)
-    assert results(tmp_path / "one") == results(tmp_path / "two")
+    assert_same(one, two, tmp_path / "one", tmp_path / "two")
 
 
 def test_bad_slides_are_recorded_and_the_rest_goes_on(cohort, tmp_path):
-    _, paths = cohort
-    whole = paths["a"].read_bytes()
+    _, good = cohort
+    whole = good["a"].read_bytes()
     (tmp_path / "cut.svs").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.svs").write_text("hello")
-    paths = paths | {
-        "gone": tmp_path / "gone.svs",
-        "cut": tmp_path / "cut.svs",
-        "text": tmp_path / "text.svs",
-        "no_mpp": write_slide(tmp_path / "no_mpp.svs", textured(300, 300, 0), mpp=None),
-        "blank": write_slide(tmp_path / "blank.svs", glass(300, 300)),
-        "narrow": write_slide(tmp_path / "narrow.svs", textured(900, 120, 0)),
+    write_slide(tmp_path / "no_mpp.svs", textured(300, 300, 0), mpp=None)
+    write_slide(tmp_path / "blank.svs", glass(300, 300))
+    write_slide(tmp_path / "narrow.svs", textured(900, 120, 0))
+    bad = {
+        "gone": ("failed", "does not exist"),
+        "cut": ("failed", "download it again"),
+        "text": ("failed", "not in a format"),
+        "no_mpp": ("failed", "fill in column mpp"),
+        "unlisted": ("failed", "no file"),
+        "blank": ("empty", "no tissue was found"),
+        "narrow": ("empty", "cut by an edge"),
     }
-    names = [*paths, "unlisted"]
+    names = [*good, *bad]
+    paths = good | {name: tmp_path / f"{name}.svs" for name in bad if name != "unlisted"}
     all_df = pd.DataFrame({"sample_id": names, "slide_id": names})
     tiles_df, slides_df = cut_all.cut_slides(all_df, paths, tmp_path / "stacks", SMALL)
     slides_df = slides_df.set_index("slide_id")
-    state = slides_df["state"]
-    assert state[list("dbca")].tolist() == ["ok"] * 4
-    assert state[["gone", "cut", "text", "no_mpp", "unlisted"]].tolist() == ["failed"] * 5
-    assert state[["blank", "narrow"]].tolist() == ["empty"] * 2
-    words = {
-        "gone": "does not exist",
-        "cut": "download it again",
-        "text": "not in a format",
-        "no_mpp": "fill in column mpp",
-        "unlisted": "no file",
-        "blank": "no tissue was found",
-        "narrow": "cut by an edge",
-    }
-    for name, word in words.items():
-        assert word in slides_df.loc[name, "reason"]
-    assert set(tiles_df["slide_id"]) == set("dbca")
-    assert slides_df.loc[["gone", "blank"], "n_samples_without_tiles"].tolist() == [1, 1]
+    assert (slides_df.loc[list(good), "state"] == "ok").all()
+    for name, (state, words) in bad.items():
+        assert slides_df.loc[name, "state"] == state
+        assert words in slides_df.loc[name, "reason"]
+    assert set(tiles_df["slide_id"]) == set(good)
+    assert (slides_df.loc[list(bad), "n_samples_without_tiles"] == 1).all()
     given = all_df.assign(mpp=np.where(all_df["slide_id"] == "no_mpp", 0.5, np.nan))
     _, again_df = cut_all.cut_slides(given, paths, tmp_path / "stacks", SMALL)
     assert again_df.set_index("slide_id")["state"]["no_mpp"] == "ok"
@@ -130,8 +126,7 @@ def test_only_what_changed_is_cut_again(cohort, tmp_path, monkeypatch):
     names = cut_names(monkeypatch)
     again = cut_all.cut_slides(samples_df, paths, out, SMALL)
     assert names == []
-    for a, b in zip(first, again, strict=True):
-        pd.testing.assert_frame_equal(a, b)
+    assert_same(first, again)
     (out / "b.npy").unlink()
     (out / "c.parquet.json").write_text("{ torn")
     cut_all.cut_slides(samples_df, paths, out, SMALL)
@@ -166,9 +161,7 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
     names = cut_names(monkeypatch)
     resumed = cut_all.cut_slides(samples_df, paths, out, SMALL)
     assert len(names) == 4 - done
-    for a, b in zip(whole, resumed, strict=True):
-        pd.testing.assert_frame_equal(a, b)
-    assert results(out) == results(tmp_path / "whole")
+    assert_same(whole, resumed, tmp_path / "whole", out)
     assert not list(out.glob(".*"))
 
 
@@ -219,6 +212,4 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
         time.sleep(0.05)
     assert not any(Path(f"/proc/{child}").exists() for child in children), "workers outlive the run"
     resumed = cut_all.cut_slides(samples_df, paths, out, SMALL)
-    for a, b in zip(whole, resumed, strict=True):
-        pd.testing.assert_frame_equal(a, b)
-    assert results(out) == results(tmp_path / "whole")
+    assert_same(whole, resumed, tmp_path / "whole", out)

@@ -26,10 +26,6 @@ def test_rows_come_in_the_order_asked_for(stacks):
     np.testing.assert_array_equal(
         stored.read_tiles(tiles_df.iloc[5:9]), expected_tiles(arrays, tiles_df, range(5, 9))
     )
-    np.testing.assert_array_equal(
-        stored.read_tile(*tiles_df.loc[7, ["file", "stack_index"]]),
-        arrays[tiles_df["file"][7]][tiles_df["stack_index"][7]],
-    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 50])
@@ -72,7 +68,7 @@ def test_files_that_are_not_arrays_or_truncated_are_refused(tmp_path):
     (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:-10])
     for name in ("text", "short"):
         with pytest.raises(ValueError, match=rf"{name}\.npy is not a readable"):
-            stored.read_tile(tmp_path / f"{name}.npy", 0)
+            stored.read_tiles(pd.DataFrame({"file": [tmp_path / f"{name}.npy"], "stack_index": [0]}))
 
 
 def test_stack_truncated_after_opening_is_an_error(stacks):
