@@ -58,8 +58,8 @@ def read_features(path: str | Path, architecture: str, features: str = "table1")
         row, column = np.argwhere(bad)[0]
         raise ValueError(
             f"{path}: feature {features_df.index[row]!r} is missing or infinite in sample "
-            f"{features_df.columns[column]!r} ({int(bad.sum()):,} such values): drop the sample or compute its "
-            "features again"
+            f"{features_df.columns[column]!r} ({int(bad.sum()):,} such values): drop the sample or compute "
+            "its features again"
         )
     return features_df.rename_axis("feature")
 

@@ -69,11 +69,11 @@ def quantify_samples(
         for k, path in enumerate(todo):
             bar.set_postfix_str(f"slide {k + 1} of {len(todo)}")
             batches = tiles.batches(slides[path].index.to_numpy(), how.batch_size)
-            of_slide = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
-            _check_finite(of_slide["sums"], how, f"slide {path.stem}")
+            ids, n_tiles, sums = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
+            _check_finite(sums, how, f"slide {path.stem}")
             work_records.remove(path)
             with whole_file(path) as temporary:
-                np.savez(temporary, **of_slide)
+                np.savez(temporary, sample_ids=ids, n_tiles=n_tiles, sums=sums)
             work_records.write(path, made_for[path])
     return _collected(list(slides), tiles_df["sample_id"].unique(), how)
 
@@ -91,8 +91,8 @@ def _inputs(slide_df: pd.DataFrame) -> dict[str, str]:
 
 def _slide_sums(
     quantify_batch: QuantifyBatch, sample_of_tile: pd.Series, batches: Iterable[np.ndarray], bar: tqdm
-) -> dict[str, np.ndarray]:
-    """What the file of a slide holds (module docstring)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the file of a slide holds: sample_ids, n_tiles, sums (module docstring)."""
     sample_ids, rows = np.unique(sample_of_tile.to_numpy(str), return_inverse=True)
     sums_t, start = torch.empty(0), 0
     for tiles in batches:
@@ -104,8 +104,7 @@ def _slide_sums(
         sums_t.index_add_(0, rows_t, tile_sums_t)
         start += len(tiles)
         bar.update(len(tiles))
-    n_tiles = np.bincount(rows).astype(np.int64)
-    return {"sample_ids": sample_ids, "n_tiles": n_tiles, "sums": sums_t.cpu().numpy()}
+    return sample_ids, np.bincount(rows).astype(np.int64), sums_t.cpu().numpy()
 
 
 def _accumulator(device: torch.device) -> torch.device:
