@@ -57,11 +57,7 @@ def test_index_shows_its_figures_and_fetches_nothing(finished, browser):
     root, _ = finished
     open_report(browser, root)
     browser.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
-    browser.execute_async_script(
-        "const done = arguments[0];"
-        "Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() => done())"
-    )
-    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    widths = image_widths(browser)
     assert len(widths) > 10
     assert all(width > 100 for width in widths), "a figure did not load"
     assert "synthetic" in browser.find_element("css selector", ".notice").text
@@ -88,6 +84,14 @@ def test_index_is_readable_on_a_phone(finished, browser):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def image_widths(browser, images="document.images"):
+    """Widths of images in px once each is decoded; 0 for one that fails to load."""
+    return browser.execute_async_script(
+        f"const done = arguments[0], images = [...{images}];"
+        "Promise.all(images.map(i => i.decode().then(() => i.naturalWidth, () => 0))).then(done)"
+    )
+
+
 def shown_symbols(browser):
     return [button.text for button in browser.find_elements("css selector", "#pairs tbody button")]
 
@@ -112,10 +116,9 @@ def test_search_narrows_the_table_and_a_card_opens(finished, browser):
     browser.find_element("css selector", "#pairs button").click()  # those with pictures come first
     title = browser.find_element("id", "card-title").text
     assert everything[0] in title
-    pictures = browser.find_elements("css selector", "#card-body img")
-    assert len(pictures) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
-    loaded = browser.execute_script("return arguments[0].map(i => i.complete && i.naturalWidth)", pictures)
-    assert all(width >= 60 for width in loaded)
+    widths = image_widths(browser, "document.querySelectorAll('#card-body img')")
+    assert len(widths) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
+    assert all(width >= 60 for width in widths)
     (features,) = (root / "data/derived/demo").rglob("features_test.parquet")
     n_test = pd.read_parquet(features).shape[1]
     assert len(browser.find_elements("css selector", "#card-body circle")) == n_test, (

@@ -231,10 +231,9 @@ def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np
     if lookup.shuffles is None or not genes:
         return np.full(len(genes), np.nan)
     pairs_df = pd.DataFrame({"gene": genes, "feature": features})
-    # Ranks of the rows that are asked about only.
-    first_df, other_df = (
-        lookup.log_df.loc[pairs_df["gene"].unique()],
-        lookup.features_df.loc[pairs_df["feature"].unique()],
+    asked = ((lookup.log_df, "gene"), (lookup.features_df, "feature"))
+    first_df, other_df = (  # ranks of the rows that are asked about only
+        correlation.on_scale(df.loc[pairs_df[name].unique()], lookup.settings.method) for df, name in asked
     )
     shuffles = lookup.shuffles
     if len(other_df) == 1:
@@ -242,8 +241,7 @@ def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np
         first_df, other_df = other_df, first_df
         pairs_df = pairs_df.rename(columns={"gene": "feature", "feature": "gene"})
         shuffles = shuffles._replace(order=np.argsort(shuffles.order, axis=1))
-    sides = (correlation.on_scale(df, lookup.settings.method) for df in (first_df, other_df))
-    return pair_tests.pair_p(*sides, pairs_df, shuffles, progress=False)
+    return pair_tests.pair_p(first_df, other_df, pairs_df, shuffles, progress=False)
 
 
 def default_pair(
