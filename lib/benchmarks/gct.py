@@ -20,7 +20,7 @@ from lib.benchmarks.timing import row, timed
 ROOT = Path(__file__).resolve().parents[2]
 N_GENES, N_RNA, N_FEW = 56_200, 1_000, 40
 N_DISTINCT_ROWS = 4_000  # repeated under other gene ids; too far apart for gzip to find the repeats
-TARGET, MEMORY_TARGET = "<= 0.6", "1.5 GB"
+TARGETS, MEMORY_TARGET = {".gz": "<= 0.6", ".gct": "< 1"}, "1.5 GB"
 
 
 def write_gct(path: Path, n_genes: int, n_rna: int, seed: int = 0) -> list[str]:
@@ -66,7 +66,7 @@ def _second_rows(name: str, path: Path, wanted: list[str], n_repeats: int) -> li
     readers = [reader(name, path, wanted) for name in ("ours", "pandas", "pyarrow")]
     ours_s, pandas_s, pyarrow_s = timed(*readers, n_repeats=n_repeats)
     return [
-        row(name, ours_s, "pandas.read_csv", pandas_s, TARGET, n_repeats),
+        row(name, ours_s, "pandas.read_csv", pandas_s, TARGETS[path.suffix], n_repeats),
         row(name, ours_s, "pyarrow.csv, unchecked", pyarrow_s, "", n_repeats),
     ]
 
