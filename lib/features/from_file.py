@@ -8,7 +8,7 @@ import pandas as pd
 from lib.network import models
 
 
-def read_features(path: str | Path, architecture: str, features: str = "table1") -> pd.DataFrame:
+def read_features(path: Path, architecture: str, features: str = "table1") -> pd.DataFrame:
     """Read a table of features x samples.
 
     Parameters
@@ -27,7 +27,6 @@ def read_features(path: str | Path, architecture: str, features: str = "table1")
         No file; another file type; features that are not the network's; a sample twice; values that are
         missing, infinite or not numbers.
     """
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no feature table at {path}: check features_file in the cohort's TOML"

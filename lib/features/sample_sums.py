@@ -24,7 +24,7 @@ from lib.whole_files import text_fingerprint, whole_file
 
 
 def quantify_samples(
-    model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: str | os.PathLike, how: Quantification
+    model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: Path, how: Quantification
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Sums of every feature over the tiles of every sample, and the tile counts; resumes slide by slide.
 
@@ -56,7 +56,6 @@ def quantify_samples(
     if repeated:
         raise ValueError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
     tiles = StoredTiles(rows_df)
-    out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     network = {"architecture": how.architecture, "weights": fingerprint(model)}
     facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}

@@ -31,8 +31,9 @@ class SlideTiles(NamedTuple):
     """What `cut_slide` found on one slide."""
 
     tiles_df: pd.DataFrame  # kept tiles, in the order of the stack
-    dropped: dict[str, int]  # reason ("edge", "tissue") -> number of tiles
     n_grid: int
+    n_dropped_edge: int
+    n_dropped_tissue: int
     mpp: float
     note: str  # remark on the resolution, empty when there is none
     l0_width: int
@@ -41,9 +42,7 @@ class SlideTiles(NamedTuple):
     reader: str  # "openslide", or "jpeg 1/2" and so on
 
 
-def cut_slide(
-    path: str | Path, samples_df: pd.DataFrame, stack_path: str | Path, tiling: Tiling
-) -> SlideTiles:
+def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tiling: Tiling) -> SlideTiles:
     """Cut one slide and write its stack of tiles; no stack is written when no tile is kept.
 
     Parameters
@@ -58,7 +57,6 @@ def cut_slide(
     FileNotFoundError, SlideError (a ValueError)
         The slide cannot be used.
     """
-    stack_path = Path(stack_path)
     with slides.open_slide(path) as slide:
         try:
             mpp, note = slides.slide_mpp(slide, grid.one_mpp(samples_df))
@@ -78,8 +76,9 @@ def cut_slide(
         l0_width, l0_height = slide.dimensions
     return SlideTiles(
         tiles_df=tiles_df,
-        dropped={reason: int((grid_df["dropped"] == reason).sum()) for reason in ("edge", "tissue")},
         n_grid=len(grid_df),
+        n_dropped_edge=int((grid_df["dropped"] == "edge").sum()),
+        n_dropped_tissue=int((grid_df["dropped"] == "tissue").sum()),
         mpp=mpp,
         note=note,
         l0_width=l0_width,

@@ -49,7 +49,7 @@ class _Job(NamedTuple):
 def cut_slides(
     samples_df: pd.DataFrame,
     slide_paths: Mapping[str, str | Path],
-    stacks_dir: str | Path,
+    stacks_dir: Path,
     tiling: Tiling,
     n_workers: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -78,7 +78,6 @@ def cut_slides(
     RuntimeError
         No slide gave a tile (with the first reasons), or a worker process died.
     """
-    stacks_dir = Path(stacks_dir)
     stacks_dir.mkdir(parents=True, exist_ok=True)
     of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
     jobs = [_Job(i, slide_paths.get(i), df, stacks_dir, tiling) for i, df in of_slide.items()]
@@ -93,7 +92,7 @@ def cut_slides(
     if not any(row["n_tiles"] for row in in_order):
         first = "\n".join(f"  {row['slide_id']} ({row['state']}): {row['reason']}" for row in in_order[:5])
         raise RuntimeError(f"none of {len(in_order)} slides gave a tile; the first reasons:\n{first}")
-    tables = [pd.read_parquet(_table_path(stacks_dir, i)) for i in of_slide if rows[i]["state"] == "ok"]
+    tables = [pd.read_parquet(stacks_dir / f"{i}.parquet") for i in of_slide if rows[i]["state"] == "ok"]
     tiles_df = pd.concat(tables, ignore_index=True).astype(cut.TILE_COLUMNS)
     return tiles_df, pd.DataFrame(in_order, columns=list(SLIDE_COLUMNS)).astype(SLIDE_COLUMNS)
 
@@ -139,7 +138,7 @@ def _end_with_parent() -> None:
 def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     """One slide: its row of slides_df, from its record when that still fits, else by cutting it."""
     slide_id, path, samples_df, stacks_dir, tiling = job
-    table_path, stack_path = _table_path(stacks_dir, slide_id), stacks_dir / f"{slide_id}.npy"
+    table_path, stack_path = stacks_dir / f"{slide_id}.parquet", stacks_dir / f"{slide_id}.npy"
     row = dict.fromkeys(SLIDE_COLUMNS, 0) | {"slide_id": slide_id, "reason": "", "note": ""}
     row |= {"mpp": np.nan, "n_samples": len(samples_df), "n_samples_without_tiles": len(samples_df)}
     if path is None:
@@ -160,27 +159,20 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
         "reason": "" if len(found.tiles_df) else _why_empty(found, tiling.min_tissue),
         "n_samples_without_tiles": len(samples_df) - found.tiles_df["sample_id"].nunique(),
         "n_tiles": len(found.tiles_df),
-        "n_dropped_tissue": found.dropped["tissue"],
-        "n_dropped_edge": found.dropped["edge"],
     }
-    same = ("note", "n_grid", "mpp", "l0_width", "l0_height", "tissue_area_mm2")
-    row |= {name: getattr(found, name) for name in same}
+    row |= {name: value for name, value in found._asdict().items() if name in SLIDE_COLUMNS}
     with whole_file(table_path) as temporary:
         found.tiles_df.to_parquet(temporary, index=False)
     work_records.write(table_path, made_for, slide=row, reader=found.reader)
     return row
 
 
-def _table_path(stacks_dir: Path, slide_id: str) -> Path:
-    return stacks_dir / f"{slide_id}.parquet"
-
-
 def _why_empty(found: cut.SlideTiles, min_tissue: float) -> str:
     if found.tissue_area_mm2 == 0:
         return "no tissue was found"
     return (
-        f"none of {found.n_grid} tiles was kept: {found.dropped['edge']} cut by an edge, "
-        f"{found.dropped['tissue']} with less than {min_tissue:.0%} tissue ({found.tissue_area_mm2:.3g} mm² "
+        f"none of {found.n_grid} tiles was kept: {found.n_dropped_edge} cut by an edge, "
+        f"{found.n_dropped_tissue} with less than {min_tissue:.0%} tissue ({found.tissue_area_mm2:.3g} mm² "
         "of tissue on the slide)"
     )
 

@@ -16,7 +16,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,10 +24,7 @@ import pandas as pd
 def with_files(tiles_df: pd.DataFrame, stack_files: Mapping[str, str | Path]) -> pd.DataFrame:
     """Add the column `file`, the path of the tile stack of each row's slide_id, in front.
 
-    Raises
-    ------
-    ValueError
-        Slides that have no stack file.
+    Raises ValueError for slides that have no stack file.
     """
     _require_known(tiles_df["slide_id"], pd.Index(list(stack_files)), "slides", "the tile stacks")
     located_df = tiles_df.drop(columns="file", errors="ignore")
@@ -63,14 +59,9 @@ def labelled_tiles(
         Tiles of a sample that `samples_df` lacks, or of a slide without a stack file; a sample listed twice.
     """
     samples_df = samples_df.set_index("sample_id")[["donor", "tissue", "split"]]
-    if samples_df.index.has_duplicates:
-        twice = samples_df.index[samples_df.index.duplicated()].unique()
-        raise ValueError(
-            f"{len(twice)} samples are listed twice in the samples table, first {list(twice[:3])}"
-        )
     _require_known(tiles_df["sample_id"], samples_df.index, "samples", "the samples table")
-    tiles_df = tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]]
-    joined_df = with_files(tiles_df, stack_files).join(samples_df, on="sample_id")
+    located_df = with_files(tiles_df[["tile_id", "sample_id", "slide_id", "stack_index"]], stack_files)
+    joined_df = located_df.join(samples_df, on="sample_id", validate="m:1")
     label_of = {name: label for label, name in enumerate(class_names)}
     joined_df["label"] = [label_of.get(tissue, -1) for tissue in joined_df["tissue"]]
     order = ["file", "stack_index", "label", "tile_id", "sample_id", "slide_id", "donor", "tissue", "split"]
@@ -112,16 +103,15 @@ class StoredTiles:
         self.files = [str(file) for file in files]
         self.file_of_row = codes.astype(np.int32)
         self.stack_index = tiles_df["stack_index"].to_numpy(np.int64)
-        headers = [_read_header(file) for file in self.files]
-        self.offsets = np.array([header.offset for header in headers], np.int64)
-        self.input_px = headers[0].input_px
-        for file, header in zip(self.files, headers, strict=True):
-            if header.input_px != self.input_px:
-                raise ValueError(
-                    f"{file} holds tiles of {header.input_px} px and {self.files[0]} of {self.input_px} px: "
-                    "cut all slides with one input_px"
-                )
-        n_stored = np.array([header.n_tiles for header in headers])[self.file_of_row]
+        n_tiles, input_px, self.offsets = np.array([_read_header(file) for file in self.files]).T
+        self.input_px = int(input_px[0])
+        if (input_px != self.input_px).any():
+            other = int((input_px != self.input_px).argmax())
+            raise ValueError(
+                f"{self.files[other]} holds tiles of {input_px[other]} px and {self.files[0]} of "
+                f"{self.input_px} px: cut all slides with one input_px"
+            )
+        n_stored = n_tiles[self.file_of_row]
         outside = np.flatnonzero((self.stack_index < 0) | (self.stack_index >= n_stored))
         if len(outside):
             row, file = outside[0], self.files[self.file_of_row[outside[0]]]
@@ -178,13 +168,8 @@ def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:
     return StoredTiles(tiles_df).read(np.arange(len(tiles_df)))
 
 
-class _Header(NamedTuple):
-    n_tiles: int
-    input_px: int
-    offset: int  # bytes before the first tile
-
-
-def _read_header(file: str) -> _Header:
+def _read_header(file: str) -> tuple[int, int, int]:
+    """Number of tiles, their edge (px) and the bytes before the first one."""
     if not os.path.exists(file):
         raise FileNotFoundError(
             f"the tile stack {file} does not exist: cut the tiles of this slide first (notebook 01)"
@@ -201,4 +186,4 @@ def _read_header(file: str) -> _Header:
         )
     if not stack.flags.c_contiguous:
         raise ValueError(f"{file} is stored in Fortran order: save it with np.ascontiguousarray")
-    return _Header(stack.shape[0], stack.shape[1], stack.offset)
+    return stack.shape[0], stack.shape[1], stack.offset

@@ -74,8 +74,8 @@ def test_known_squares_land_in_their_tiles(squares, cut_slide, tmp_path, reader)
         inner = stack[tile.stack_index][2:-2, 2:-2].reshape(-1, 3)
         assert np.abs(inner - np.array(colours[tile.column, tile.row])).max() < 8
         assert tile.tissue_fraction > 0.9
-    assert found.n_grid == 8 * 5
-    assert found.dropped == {"edge": 8 * 5 - 7 * 4, "tissue": 7 * 4 - 4}
+    counts = (found.n_grid, found.n_dropped_edge, found.n_dropped_tissue)
+    assert counts == (8 * 5, 8 * 5 - 7 * 4, 7 * 4 - 4)
     assert (found.l0_width, found.l0_height, found.mpp) == (3600, 2240, MPP)
     # The four squares and the piece in the row that is cut.
     assert found.tissue_area_mm2 == pytest.approx((4 * CELL**2 + 192 * CELL) * MPP**2 / 1e6, rel=0.05)
@@ -94,7 +94,7 @@ def test_spots_each_give_their_own_tile(squares, cut_slide):
     # The third is glass, the fourth leaves the slide.
     at = [(1536, 512), (0, 0), (2200, 1100), (3400, 10), (1024, 1024)]
     found, stack = cut_slide(path, LARGE, samples(*"pqrst", **regions(*[(x, y, 511, 513) for x, y in at])))
-    assert (found.n_grid, found.dropped) == (5, {"edge": 1, "tissue": 1})
+    assert (found.n_grid, found.n_dropped_edge, found.n_dropped_tissue) == (5, 1, 1)
     assert sorted(found.tiles_df["tile_id"]) == ["p_0_0", "q_0_0", "t_0_0"]
     for tile in found.tiles_df.itertuples():
         square = {"p": (3, 1), "q": (0, 0), "t": (2, 2)}[tile.sample_id]
@@ -143,7 +143,7 @@ def test_an_empty_slide_leaves_no_stack(cut_slide, tmp_path):
 
 def test_a_slide_smaller_than_a_tile(cut_slide, tmp_path):
     found, _ = cut_slide(write_slide(tmp_path / "a.svs", textured(60, 60, 0)), Tiling())
-    assert found.dropped == {"edge": 1, "tissue": 0}
+    assert (found.n_dropped_edge, found.n_dropped_tissue) == (1, 0)
 
 
 def test_errors_name_the_slide(cut_slide, tmp_path):
@@ -214,7 +214,7 @@ def test_damaged_tile_is_left_to_openslide(cut_slide, tmp_path, reader):
 @pytest.mark.skipif(not CMU.is_file(), reason=f"{CMU} is missing")
 def test_real_slide(cut_slide):
     found, _ = cut_slide(CMU, Tiling(), samples("cmu"))
-    assert (found.mpp, found.n_grid, found.dropped) == (0.499, 9, {"edge": 5, "tissue": 3})
+    assert found[1:5] == (9, 5, 3, 0.499)
     assert found.tiles_df["tile_id"].tolist() == ["cmu_1_1"]
     assert 0.6 < found.tissue_area_mm2 < 0.75
     plain, scaled = (cut_slide(CMU, Tiling(256), reader=reader)[1] for reader in ("openslide", "jpeg"))

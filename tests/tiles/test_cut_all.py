@@ -167,6 +167,7 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
 
 SCRIPT = """
 import json, sys
+from pathlib import Path
 import pandas as pd
 from lib.tiles import cut_all
 from lib.tiles.tiling import Tiling
@@ -174,7 +175,7 @@ from lib.tiles.tiling import Tiling
 if __name__ == "__main__":
     paths = json.loads(sys.argv[1])
     df = pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)})
-    cut_all.cut_slides(df, paths, sys.argv[2], Tiling(**json.loads(sys.argv[3])), n_workers=2)
+    cut_all.cut_slides(df, paths, Path(sys.argv[2]), Tiling(**json.loads(sys.argv[3])), n_workers=2)
 """
 
 

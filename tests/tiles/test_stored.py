@@ -118,5 +118,5 @@ def test_labelled_tiles_names_what_does_not_join(tables):
         stored.labelled_tiles(tiles_df, samples_df, {"s": "s.npy"}, ["Liver"])
     with pytest.raises(ValueError, match=r"1 samples .*\['b'\]"):
         stored.labelled_tiles(tiles_df, samples_df.iloc[1:], {"s": "s.npy", "t": "t.npy"}, ["Liver"])
-    with pytest.raises(ValueError, match="twice"):
-        stored.labelled_tiles(tiles_df, pd.concat([samples_df, samples_df]), {}, ["Liver"])
+    with pytest.raises(ValueError, match="not unique"):
+        stored.labelled_tiles(tiles_df, pd.concat([samples_df] * 2), {"s": "s.npy", "t": "t.npy"}, ["Liver"])
