@@ -15,16 +15,16 @@ def timings(table_df: pd.DataFrame) -> Figure:
     table_df : `benchmarks.run` (work, limit_or_peer, ratio, target, met).
     """
     colours = {"yes": "#009e73", "no": ACCENT, "": QUIET}
-    shown_df = table_df[~table_df["work"].str.contains("GB")].iloc[::-1].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.7 + 0.33 * len(shown_df)))
+    rows = table_df[~table_df["work"].str.contains("GB")].iloc[::-1].to_dict("records")
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.7 + 0.33 * len(rows)))
     axes.axvline(1, color="black", linewidth=0.6)
-    for y, row in shown_df.iterrows():
+    for y, row in enumerate(rows):
         axes.plot([1, row["ratio"]], [y, y], color=colours[row["met"]], linewidth=1)
         axes.plot(row["ratio"], y, "o", color=colours[row["met"]], markersize=4)
         axes.text(row["ratio"], y + 0.2, f"{row['ratio']:.2g}", ha="center", fontsize=6)
         if str(row["target"]).startswith("<"):
             axes.plot(float(row["target"].split()[1]), y, "|", color="black", markersize=9)
-    names = [f"{row.work}\nagainst {row.limit_or_peer}" for row in shown_df.itertuples()]
+    names = [f"{row['work']}\nagainst {row['limit_or_peer']}" for row in rows]
     axes.set_yticks(np.arange(len(names)), names, fontsize=5.5)
     axes.set(xscale="log", ylim=(-0.6, None))
     axes.set_xlabel("ours / limit or alternative (below 1: ours is faster); vertical stroke: target")

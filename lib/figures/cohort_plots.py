@@ -16,9 +16,9 @@ def slides_per_set(samples_df: pd.DataFrame) -> Figure:
     counts_df = counts_df[[s for s in SPLIT_COLOURS if s in counts_df]].iloc[::-1]
     figure, axes = plt.subplots(figsize=(PAGE_IN * 0.75, 0.8 + 0.2 * len(counts_df)))
     left = np.zeros(len(counts_df))
-    for split in counts_df:
-        axes.barh(counts_df.index, counts_df[split], left=left, color=SPLIT_COLOURS[split], label=split)
-        left += counts_df[split].to_numpy()
+    for split, counts in counts_df.items():
+        axes.barh(counts_df.index, counts, left=left, color=SPLIT_COLOURS[str(split)], label=split)
+        left += counts.to_numpy()
     axes.margins(y=0.01)
     axes.set_xlabel(f"samples (n = {len(samples_df):,})")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -14,32 +14,28 @@ from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, themed
 
 
 @themed
-def r_histogram(
-    histogram_df: pd.DataFrame, r_threshold: float, non_negative: dict[int, bool] | None = None
-) -> Figure:
+def r_histogram(histogram_df: pd.DataFrame, r_threshold: float, non_negative: dict[int, bool]) -> Figure:
     """S1 Fig C: r of all gene-feature pairs; S1 Fig D: the same for layers with and without negative output.
 
     histogram_df : r_low, r_high, count, `layer_<l>`. non_negative : layer -> its output is never negative.
     """
-    n_panels = 1 if non_negative is None else 2
-    size = (COLUMN_IN if n_panels == 1 else PAGE_IN, 2.4)
-    figure, axes = plt.subplots(1, n_panels, figsize=size, sharey=True, squeeze=False)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4), sharey=True)
     edges = np.append(histogram_df["r_low"], histogram_df["r_high"].iloc[-1])
-    axes[0, 0].stairs(histogram_df["count"], edges, fill=True, color=QUIET)
-    axes[0, 0].set_title(f"n = {int(histogram_df['count'].sum()):,} pairs")
-    for kind, colour in (("non-negative", "#0072b2"), ("signed", ACCENT)) if non_negative else ():
-        layers = [f"layer_{l}" for l, is_so in non_negative.items() if is_so == (kind == "non-negative")]
-        counts = histogram_df[[l for l in layers if l in histogram_df]].sum(axis=1)
-        axes[0, 1].stairs(counts, edges, color=colour, label=f"{kind} layers, {int(counts.sum()):,}")
-    for ax in axes[0]:
+    left.stairs(histogram_df["count"], edges, fill=True, color=QUIET)
+    left.set(title=f"n = {int(histogram_df['count'].sum()):,} pairs", ylabel="pairs")
+    for kind, is_so, colour in (("non-negative", True, "#0072b2"), ("signed", False, ACCENT)):
+        layers = [
+            f"layer_{layer}" for layer, never_negative in non_negative.items() if never_negative == is_so
+        ]
+        counts = histogram_df[[layer for layer in layers if layer in histogram_df]].sum(axis=1)
+        right.stairs(counts, edges, color=colour, label=f"{kind} layers, {int(counts.sum()):,}")
+    for ax in (left, right):
         for sign in (-1, 1):
             ax.axvline(sign * r_threshold, color="black", linewidth=0.8, linestyle=":")
         ax.set(yscale="log", xlabel="r(gene, feature)", xlim=(-1, 1))
         place = {"transform": ax.get_xaxis_transform(), "fontsize": 6.5}
         ax.text(r_threshold + 0.02, 0.94, f"|r| = {r_threshold:g}", **place)
-    axes[0, 0].set_ylabel("pairs")
-    if non_negative:
-        figure.legend(loc="outside lower right", ncols=2)
+    figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 
@@ -53,10 +49,10 @@ def genes_per_layer(counts_df: pd.DataFrame, layer_labels: dict[int, str], colou
     counts_df = counts_df.reindex(layers, fill_value=0)
     figure, axes = plt.subplots(figsize=(PAGE_IN, 3.2))
     bottom = np.zeros(len(layers))
-    for tissue in counts_df:
-        look = {"color": colours[tissue], "label": tissue, "width": 0.85}
-        axes.bar(np.arange(len(layers)), counts_df[tissue], bottom=bottom, **look)
-        bottom += counts_df[tissue].to_numpy()
+    for tissue, counts in counts_df.items():
+        look = {"color": colours[str(tissue)], "label": tissue, "width": 0.85}
+        axes.bar(np.arange(len(layers)), counts, bottom=bottom, **look)
+        bottom += counts.to_numpy()
     step = max(1, len(layers) // 40)
     labels = [f"{layer} {layer_labels[layer]}" for layer in layers]
     axes.set_xticks(np.arange(len(layers))[::step], labels[::step], rotation=90, fontsize=6)
@@ -77,9 +73,9 @@ def genes_per_feature(per_feature_df: pd.DataFrame, per_gene_df: pd.DataFrame) -
     shades = sns.color_palette("viridis_r", per_feature_df.shape[1])
     sides = ((axes[0], per_feature_df, "feature", "genes"), (axes[1], per_gene_df, "gene", "features"))
     for ax, table_df, one, many in sides:
-        for column, shade in zip(table_df, shades, strict=True):
-            ranked = table_df.loc[table_df[column] > 0, column].sort_values(ascending=False).to_numpy()
-            label = f"r >= {column[2:]}: {len(ranked):,}"
+        for (column, counts), shade in zip(table_df.items(), shades, strict=True):
+            ranked = counts[counts > 0].sort_values(ascending=False).to_numpy()
+            label = f"r >= {str(column).removeprefix('r_')}: {len(ranked):,}"
             ax.plot(np.arange(1, len(ranked) + 1), ranked, color=shade, label=label)
         ax.set(xlabel=f"{one}s, ranked", ylabel=f"correlated {many} of a {one}")
         if len(table_df):
@@ -131,9 +127,8 @@ def pair_scatter(
 def density(counts: np.ndarray, edges: np.ndarray, xlabel: str, ylabel: str, title: str) -> Figure:
     """S3 Fig: two-dimensional histogram with a logarithmic colour scale and the diagonal dotted."""
     figure, axes = plt.subplots(figsize=(COLUMN_IN, 3.0))
-    image = axes.pcolormesh(
-        edges, edges, np.where(counts > 0, counts, np.nan).T, norm=LogNorm(), cmap="viridis"
-    )
+    shown = np.where(counts > 0, counts, np.nan).T
+    image = axes.pcolormesh(edges, edges, shown, norm=LogNorm(), cmap="viridis")
     axes.plot([edges[0], edges[-1]], [edges[0], edges[-1]], color="black", linewidth=0.6, linestyle=":")
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
     figure.colorbar(image, ax=axes, label="pairs", shrink=0.8)

@@ -11,15 +11,12 @@ from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, SPLIT_COLOURS, 
 
 @themed
 def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
-    """Loss and tile accuracy by epoch, with the epoch kept.
-
-    chance : tile accuracy of always predicting the most common tissue.
-    """
+    """Loss and tile accuracy by epoch, with the epoch kept; chance: the share of the most common tissue."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
     for name, colour in (("train", SPLIT_COLOURS["train"]), ("validation", SPLIT_COLOURS["test"])):
         left.plot(history_df["epoch"], history_df[f"{name}_loss"], color=colour, label=name)
         right.plot(history_df["epoch"], history_df[f"{name}_accuracy"], color=colour, label=name)
-    best = history_df.loc[history_df["validation_accuracy"].idxmax(), "epoch"]
+    best = history_df["epoch"].iloc[int(history_df["validation_accuracy"].argmax())]
     for ax in (left, right):
         ax.axvline(best, color=ACCENT, linewidth=0.8, linestyle=":")
         ax.set_xlabel("epoch")
@@ -32,24 +29,19 @@ def training_curves(history_df: pd.DataFrame, chance: float) -> Figure:
 
 
 @themed
-def confusion(confusion_df: pd.DataFrame, unit: str = "slides") -> Figure:
+def confusion(confusion_df: pd.DataFrame) -> Figure:
     """S4 Table: true tissues in rows, predicted ones in columns, shaded by the share of the row."""
-    share = confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0)
-    n = len(confusion_df)
-    size = min(1.8 + 0.42 * n, 10)
+    size = min(1.8 + 0.42 * len(confusion_df), 10)
     figure, axes = plt.subplots(figsize=(size, size * 0.85))
     sns.heatmap(
-        share,
-        annot=confusion_df.map(lambda n: f"{n:.0f}" if n > 0 else ""),
-        **{"fmt": "", "cmap": "Blues", "vmin": 0, "vmax": 1, "square": True},
-        **{"linewidths": 0.3, "linecolor": "#eeeeee"},
-        cbar_kws={"label": "share of the true tissue", "shrink": 0.6},
-        annot_kws={"fontsize": 6},
-        ax=axes,
-    )
+        confusion_df.div(confusion_df.sum(axis=1).clip(lower=1), axis=0),
+        annot=confusion_df.map(lambda n: f"{n:.0f}" if n > 0 else ""), fmt="", annot_kws={"fontsize": 6},
+        cmap="Blues", vmin=0, vmax=1, square=True, linewidths=0.3, linecolor="#eeeeee",
+        cbar_kws={"label": "share of the true tissue", "shrink": 0.6}, ax=axes,
+    )  # fmt: skip
     axes.tick_params(axis="x", rotation=90)
     axes.tick_params(axis="y", rotation=0)
-    axes.set(xlabel=f"predicted ({unit})", ylabel=f"true ({unit}, n = {int(confusion_df.to_numpy().sum())})")
+    axes.set(xlabel="predicted (slides)", ylabel=f"true (slides, n = {int(confusion_df.to_numpy().sum())})")
     return figure
 
 
@@ -63,20 +55,19 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
         genes_within_tissue.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    rows = table_df.to_dict("records")
+    trained = {row["architecture"]: row for row in rows if row["network"] == "trained"}
     colours = distinct_colours(list(dict.fromkeys(table_df["architecture"])))
     markers = {"trained": "o", "pretrained only": "D", "untrained": "^", "shuffled": "s"}
     filled = ("trained", "pretrained only")
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes found within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
-        trained_df = table_df[table_df["network"] == "trained"].set_index("architecture")
-        for row in table_df[table_df["architecture"].isin(trained_df.index)].itertuples():
-            own = trained_df.loc[row.architecture]
-            x, y = (own["slide_test_percent"], row.slide_test_percent), (own[column], getattr(row, column))
-            ax.plot(x, y, color=colours[row.architecture], linewidth=0.5, alpha=0.6)
-        for row in table_df.itertuples():
-            face = colours[row.architecture] if row.network in filled else "white"
-            look = {"facecolor": face, "edgecolor": colours[row.architecture], "s": 26, "zorder": 3}
-            ax.scatter(row.slide_test_percent, getattr(row, column), marker=markers[row.network], **look)
+        for row in rows:
+            colour, ends = colours[row["architecture"]], (trained.get(row["architecture"], row), row)
+            x, y = [end["slide_test_percent"] for end in ends], [end[column] for end in ends]
+            ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.6)
+            look = {"facecolor": colour if row["network"] in filled else "white", "edgecolor": colour}
+            ax.scatter(x[1], y[1], marker=markers[row["network"]], s=26, zorder=3, **look)
         top = max(10.0, 2 * float(table_df[column].max()))
         ax.set_yscale("symlog", linthresh=10)  # a null network may have no pair at all
         ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
@@ -97,8 +88,7 @@ def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figu
 
     features_df : features x samples. table_df : feature, non_negative.
     """
-    positive = set(table_df.loc[table_df["non_negative"], "feature"])
-    is_positive = features_df.index.isin(positive)
+    is_positive = features_df.index.isin(table_df.loc[table_df["non_negative"], "feature"].tolist())
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.4))
     for ax, rows, name in ((axes[0], is_positive, "non-negative"), (axes[1], ~is_positive, "signed")):
         values = features_df.to_numpy()[rows].ravel()
@@ -114,7 +104,7 @@ def feature_histogram(features_df: pd.DataFrame, table_df: pd.DataFrame) -> Figu
 def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     """Correlation of features with the number of tiles, for features averaged and summed over tiles."""
     figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
-    bins = np.linspace(-1, 1, 81)
+    bins = np.linspace(-1, 1, 81).tolist()
     axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
     axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
     axes.set(xlabel="r(feature, tile count)", ylabel=f"features (n = {len(r_mean):,})")
@@ -128,9 +118,7 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
 
 @themed
 def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure:
-    """The feature's value during the optimisation of each synthetic image, in the range of real tiles.
-
-    0 is the weakest real tile, 1 the strongest.
+    """The feature's value during the optimisation of each image; 0 is the weakest real tile, 1 the strongest.
 
     curves_df : image, feature, seed, step, objective. values_df : real tiles x features.
     """
@@ -148,7 +136,6 @@ def synthesis_curves(curves_df: pd.DataFrame, values_df: pd.DataFrame) -> Figure
     marks = [mark for mark in (-10, -1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if bottom <= mark <= top]
     axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
     axes.minorticks_off()
-    n_features = curves_df["feature"].nunique()
-    axes.set_title(f"{curves_df['image'].nunique()} images of {n_features} features")
+    axes.set_title("{} images of {} features".format(*curves_df[["image", "feature"]].nunique()))
     axes.set(xlabel="gradient ascent step", ylabel="feature value\n(0 to 1: range of real tiles)")
     return figure

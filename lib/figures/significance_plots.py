@@ -22,11 +22,11 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
     in_rows = len(shown_df) > 12 and shown_df.index.str.len().max() > 12
     figure, axes = plt.subplots(figsize=(PAGE_IN, 0.8 + 0.2 * len(shown_df) if in_rows else 2.8))
     width = 0.85 / table_df.shape[1]
-    for i, column in enumerate(table_df):
-        label = f"{labels[column]}: {table_df[column]['all']:,}"
+    for i, (column, counts) in enumerate(shown_df.items()):
+        label = f"{labels[str(column)]}: {table_df[column]['all']:,}"
         place = np.arange(len(shown_df)) + (i - (table_df.shape[1] - 1) / 2) * width
         bars = axes.barh if in_rows else axes.bar
-        bars(place, shown_df[column], width, color=shades[i % len(shades)], label=label)
+        bars(place, counts, width, color=shades[i % len(shades)], label=label)
     if in_rows:
         axes.set_yticks(np.arange(len(shown_df)), shown_df.index)
         axes.set_ylim(len(shown_df) - 0.5, -0.5)
@@ -34,10 +34,9 @@ def survival(table_df: pd.DataFrame, labels: dict[str, str], by: str) -> Figure:
         axes.set_xlabel("pairs")
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         return figure
-    turn = (
-        {"rotation": 90} if len(shown_df) > 6 else {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
-    )
-    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, **turn)
+    axes.set_xticks(np.arange(len(shown_df)), shown_df.index, rotation=90 if len(shown_df) > 6 else 20)
+    if len(shown_df) <= 6:
+        plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     axes.set_yscale("symlog", linthresh=10)
     axes.set(xlabel=by, ylabel="pairs")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -57,9 +56,8 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
     left.set(xlabel="largest statistic of a gene", ylabel="density")
     left.legend()
     right.hist(p_gene, bins=np.linspace(0, 1, 41), color=SPLIT_COLOURS["test"])
-    right.axhline(
-        len(p_gene) / 40, color=QUIET, linestyle="--", linewidth=0.8, label="expected under the null"
-    )
+    null = {"color": QUIET, "linestyle": "--", "linewidth": 0.8, "label": "expected under the null"}
+    right.axhline(len(p_gene) / 40, **null)
     right.set(xlabel="p of a gene", ylabel=f"genes (n = {len(p_gene):,})")
     right.legend()
     return figure

@@ -13,21 +13,11 @@ COLUMN_IN = 3.5  # width of one journal column, inches
 PAGE_IN = 7.2  # width of a page
 
 THEME: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
+    "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.linewidth": 0.6, "lines.linewidth": 1.2, "figure.dpi": 110, "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
-}
+}  # fmt: skip
 SPLIT_COLOURS = {"train": "#bbbbbb", "validation": "#56b4e9", "test": "#0072b2"}  # Okabe and Ito
 ACCENT = "#d55e00"
 QUIET = "#7f7f7f"
