@@ -1,6 +1,6 @@
 """Timings of the statistics at the paper's size: correlation, permutations, partial correlations, memory.
 
-Made-up tables of the right size stand in for a cohort, so that the numbers need no data.
+Simulated tables of that size stand in for a cohort, so that no data are needed.
 """
 
 import os
@@ -29,9 +29,7 @@ N_TISSUES = 39
 
 
 class Size(NamedTuple):
-    """How much is measured; the defaults are the paper's, n_max_permutations apart, which scales the limit
-    alike.
-    """
+    """Size of the benchmark: the paper's by default, except n_max_permutations, which scales the limit too."""
 
     n_genes: int = 56_202
     n_features: int = 9_920
@@ -41,14 +39,14 @@ class Size(NamedTuple):
     n_max_genes: int = 6_000  # genes of the max statistic, about those at E_T = 7
     n_max_permutations: int = 200
     n_repeats: int = 2
-    n_peer_calls: int = 2_000  # of what is too slow to run whole
+    n_peer_calls: int = 2_000  # of alternatives that are too slow to run completely
 
 
 QUICK = Size(2_000, 600, 120, 2_000, 100, 300, 20, 2)
 
 
 class Cohort(NamedTuple):
-    """Made-up tables of the right size: markers of tissues among noise, so that some pairs pass R_T."""
+    """Simulated tables: markers of tissues among noise, so that some pairs pass R_T."""
 
     log_df: pd.DataFrame
     features_df: pd.DataFrame
@@ -58,9 +56,7 @@ class Cohort(NamedTuple):
 
 
 def made_up(size: Size, seed: int = 0) -> Cohort:
-    """One in fifty genes and one in five features mark a tissue; n_pairs pairs of markers are picked for
-    the tests.
-    """
+    """One in fifty genes and one in five features mark a tissue; n_pairs pairs of markers are tested."""
     rng = np.random.default_rng(seed)
     tissue = np.arange(size.n_slides) % N_TISSUES
     ids = [f"s{i}" for i in range(size.n_slides)]
@@ -88,7 +84,7 @@ def made_up(size: Size, seed: int = 0) -> Cohort:
 
 
 def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
-    """The whole of `correlate`, and its loop alone, against the bare product and what is plainly written."""
+    """`correlate`, and its loop alone, against the bare product and straightforward implementations."""
     x, _ = correlation.standardise(cohort.log_df, "gene")
     y, _ = correlation.standardise(cohort.features_df, "feature")
     x_t, y_t = torch.from_numpy(x), torch.from_numpy(y)
@@ -135,7 +131,7 @@ def all_pairs_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
 
 
 def pair_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
-    """p of given pairs under the paper's number of permutations, and the three partial correlations."""
+    """p of given pairs with the paper's number of permutations, and the three partial correlations."""
     log_df, features_df, _, samples_df, pairs_df = cohort
     rows = []
     x, y = (
@@ -178,7 +174,7 @@ def pair_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
 
 
 def _partial_peer(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> tuple[str, Callable[[], None], int]:
-    """Three calls per pair of pingouin, or of scipy on residuals where pingouin is not installed."""
+    """pingouin, or scipy on residuals where pingouin is not installed: three calls for each pair."""
     df = pd.DataFrame({"g": x, "f": y, "t": t})
     triples = (("g", "f", "t"), ("f", "t", "g"), ("g", "t", "f"))
     try:
@@ -204,7 +200,7 @@ def _partial_peer(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> tuple[str, Cal
 def max_statistic_rows(cohort: Cohort, size: Size, device: str = "cpu") -> list[dict[str, object]]:
     """Family-wise p within tissues against its bare products, and a plain torch pass.
 
-    Both sides grow alike with the number of permutations, so fewer than 1,000 tell the ratio.
+    Both times are proportional to the number of permutations, so fewer than 1,000 give the ratio.
     """
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
@@ -276,7 +272,7 @@ def memory_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
         return []
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
     genes = cohort.log_df.iloc[: size.n_max_genes]
-    # with covariates what counts is the table of rearrangements x genes: few slides and features show it
+    # with covariates the table of rearrangements x genes dominates; few slides and features are enough
     few_df = cohort.samples_df.head(2 * N_TISSUES)
     few = cohort.log_df[few_df["sample_id"]], cohort.features_df.iloc[:10][few_df["sample_id"]]
     few_perms = permutations.draw("within_tissue", size.n_permutations, few_df, 0)
@@ -319,7 +315,7 @@ def statistics_rows(size: Size = Size()) -> list[dict[str, object]]:  # noqa: B0
 
 
 def gpu_rows(size: Size = Size(), device: str = "cuda") -> list[dict[str, object]]:  # noqa: B008
-    """The max statistic over all genes, 1,000 permutations, on a GPU; and its p held against the CPU's."""
+    """The max statistic over all genes, 1,000 permutations, on a GPU; and its p compared with the CPU's."""
     cohort = made_up(size)
     whole = size._replace(n_max_genes=size.n_genes, n_max_permutations=size.n_permutations, n_repeats=1)
     rows = max_statistic_rows(cohort, whole, device)

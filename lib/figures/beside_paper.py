@@ -16,10 +16,7 @@ def beside(run: Mapping[str, float], paper_df: pd.DataFrame, comparable: bool) -
     paper_df : columns item, value, unit, where.
     comparable : whether the cohort is the paper's.
 
-    Raises
-    ------
-    KeyError
-        An item that the reference table lacks.
+    KeyError on an item that the reference table lacks.
     """
     table_df = paper_df.set_index("item")
     missing = [item for item in run if item not in table_df.index]

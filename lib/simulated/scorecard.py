@@ -39,28 +39,16 @@ class Truth(NamedTuple):
 
 
 def known_truth(genes_df: pd.DataFrame, quantities_df: pd.DataFrame, unseen_df: pd.DataFrame) -> Truth:
-    """The truth of genes, and of features from slides that no test has used.
-
-    Parameters
-    ----------
-    genes_df, quantities_df : `demo_cohort.read_truth`. unseen_df : features x samples.
-    """
+    """The truth of genes (`demo_cohort.read_truth`), and of features from samples that no test has used."""
     hidden_df, tissues = quantities_df.loc[unseen_df.columns, list(QUANTITIES)].T, quantities_df["tissue"]
     r_df = within_tissue_r(unseen_df, hidden_df, tissues)
     return Truth(genes_df, r_df, chance_r(unseen_df.shape[1], tissues.nunique()))
 
 
 def within_tissue_r(a_df: pd.DataFrame, b_df: pd.DataFrame, tissues: pd.Series) -> pd.DataFrame:
-    """Correlation of every row of `a_df` with every row of `b_df`, both centred within each tissue.
+    """Correlation of every row of a_df with every row of b_df within tissues, float64.
 
-    Parameters
-    ----------
     a_df, b_df : variables x samples, the same samples in any order; rows constant within tissues give 0.
-    tissues : tissue of each sample.
-
-    Returns
-    -------
-    Rows of `a_df` x rows of `b_df`, float64.
     """
     samples = a_df.columns
     groups = pd.factorize(tissues.loc[samples])[0]
@@ -77,15 +65,11 @@ def chance_r(n_slides: int, n_tissues: int) -> float:
 def score_genes(truth: Truth, genes_df: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Called genes by what they truly are.
 
-    Parameters
-    ----------
     genes_df : index gene; q (called at or below threshold), feature (the best one within tissues). Genes it
         lacks were not tested.
 
-    Returns
-    -------
-    Index kind; genes, tested, called, share_called (of the tested), right_quantity (called by a feature that
-    best follows the gene's own quantity), share_right (of the tested).
+    Returns index kind; genes, tested, called, share_called (of the tested), right_quantity (called by a
+    feature that best follows the gene's own quantity), share_right (of the tested).
     """
     joined_df = truth.genes_df.join(genes_df[["q", "feature"]], how="left")
     called = joined_df["q"] <= threshold
@@ -108,11 +92,8 @@ def every_pair(genes: Sequence[str] | pd.Index, features: Sequence[str] | pd.Ind
     """Each gene with each feature (columns gene, feature); with every k-th feature beyond MOST_PAIRS."""
     step = max(1, -(-len(genes) * len(features) // MOST_PAIRS))
     chosen = np.asarray(features, object)[::step]
-    columns = {
-        "gene": np.repeat(np.asarray(genes, object), len(chosen)),
-        "feature": np.tile(chosen, len(genes)),
-    }
-    return pd.DataFrame(columns)
+    repeated = np.repeat(np.asarray(genes, object), len(chosen))
+    return pd.DataFrame({"gene": repeated, "feature": np.tile(chosen, len(genes))})
 
 
 def pair_kinds(pairs_df: pd.DataFrame, truth: Truth) -> pd.Series:
@@ -139,23 +120,14 @@ def pair_kinds(pairs_df: pd.DataFrame, truth: Truth) -> pd.Series:
 
 
 def score_pairs(kinds: pd.Series, called_df: pd.DataFrame) -> pd.DataFrame:
-    """Pairs called, by what they truly are.
-
-    Parameters
-    ----------
-    kinds : `pair_kinds`. called_df : a bool column for each test, same rows.
-
-    Returns
-    -------
-    Index kind (PAIR_KINDS); pairs, and for each test the number called.
-    """
+    """Index kind (PAIR_KINDS); pairs of this kind, and the number called by each test (a bool column)."""
     grouped = called_df.groupby(kinds.to_numpy()).sum().reindex(PAIR_KINDS, fill_value=0).astype(int)
     grouped.insert(0, "pairs", kinds.value_counts().reindex(PAIR_KINDS, fill_value=0))
     return grouped.rename_axis("kind")
 
 
 def precision_recall(score_df: pd.DataFrame) -> pd.DataFrame:
-    """Precision and recall of each test in `score_pairs`, with the counts behind them, without weak pairs.
+    """Precision and recall of each test in `score_pairs`, with the counts behind them.
 
     Precision: the direct share of the direct and the falsely called. Recall: the called share of the direct.
     `weak`: weak pairs called, counted neither as right nor as wrong.
@@ -177,11 +149,8 @@ def score_calls(
 ) -> list[pd.DataFrame]:
     """`score_pairs` of every pair, of the marker pairs, and of every pair against permuted truth.
 
-    Parameters
-    ----------
     q_df : gene, feature and the q of each test (a key of TESTS); first the n_marker_pairs marker pairs, then
         every pair.
-    threshold : q at or below which a pair is called.
     """
     tests = {column: name for column, name in TESTS.items() if column in q_df}
     called_df = (q_df[list(tests)] <= threshold).set_axis(list(tests.values()), axis=1)
@@ -223,8 +192,6 @@ def summary(
 ) -> pd.DataFrame:
     """The scorecard: index measure; value (a share), detail (counts in words).
 
-    Parameters
-    ----------
     accuracy_df : `accuracy.accuracy_table`; its test rows are used. None where no network was run.
     genes : tables of `score_genes`; the first as called, a second one with the covariates removed.
     pairs : tables of `score_pairs`, each column named after its test.
@@ -239,7 +206,7 @@ def summary(
     for score_df in pairs:
         for test, row in precision_recall(score_df).iterrows():
             right = f"{row['right']:,.0f} of"
-            detail = f"{right} {row['called']:,.0f} called; {row['weak']:,.0f} weak pairs called besides"
+            detail = f"{right} {row['called']:,.0f} called; {row['weak']:,.0f} weak pairs also called"
             rows[f"pair precision, {test}"] = row["precision"], detail
             rows[f"pair recall, {test}"] = row["recall"], f"{right} {row['direct']:,.0f} direct pairs"
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "detail"]).rename_axis("measure")

@@ -29,6 +29,8 @@ BOTH = "both: within-tissue and donor signs"  # the larger p of the two, where b
 ALPHAS = (0.05, 0.01)
 LEVEL = 0.95  # of the intervals of the rates
 
+Pairs = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]  # log expression, features, pairs
+
 
 def design(
     n_slides: int = 334, n_tissues: int = 39, n_donors: int | None = None, seed: int = 0
@@ -57,9 +59,7 @@ def design(
     })  # fmt: skip
 
 
-def null_pairs(
-    samples_df: pd.DataFrame, n_pairs: int, donor_effect: float = 0.0, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def null_pairs(samples_df: pd.DataFrame, n_pairs: int, donor_effect: float = 0.0, seed: int = 0) -> Pairs:
     """Pairs (gene k, feature k) that have nothing in common but the tissues they mark.
 
     Each row marks the first tissue and one in ten of the others: 8 units higher, with a standard deviation of
@@ -92,21 +92,13 @@ def null_pairs(
     return log_df, features_df, pairs_df.assign(r=r_of_pairs(log_df, features_df, pairs_df))
 
 
-def p_values(
-    samples_df: pd.DataFrame,
-    log_df: pd.DataFrame,
-    features_df: pd.DataFrame,
-    pairs_df: pd.DataFrame,
-    n_permutations: int,
-    seed: int,
-) -> pd.DataFrame:
+def p_values(samples_df: pd.DataFrame, pairs: Pairs, n_permutations: int, seed: int) -> pd.DataFrame:
     """Two-sided p of each pair under those of TESTS that these samples allow, and BOTH (columns).
 
     A scheme is omitted where fewer than FEW_ORDERS rearrangements are possible, so that no p reaches 0.01; a
     parametric test where its conditions leave too few degrees of freedom; BOTH where one scheme is enough.
     """
     columns = {}
-    tables = (log_df, features_df, pairs_df)
     for name, kind in TESTS.items():
         if kind in permutations.SCHEMES:
             try:
@@ -114,12 +106,12 @@ def p_values(
             except ValueError:  # no two slides, or donors, are exchangeable
                 continue
             if len(drawn.order) >= permutations.FEW_ORDERS:
-                columns[name] = pair_tests.pair_p(*tables, drawn, progress=False)
+                columns[name] = pair_tests.pair_p(*pairs, drawn, progress=False)
         elif kind == "indicator":
             if len(samples_df) - 3 >= MIN_DF:
-                columns[name] = pairs_conditional(*tables, samples_df, alphas=())["p_gf_t"].to_numpy()
+                columns[name] = pairs_conditional(*pairs, samples_df, alphas=())["p_gf_t"].to_numpy()
         elif degrees_of_freedom(samples_df) >= MIN_DF:
-            columns[name] = given_tissues(*tables, samples_df)["p"].to_numpy()
+            columns[name] = given_tissues(*pairs, samples_df)["p"].to_numpy()
     p_df = pd.DataFrame(columns)
     required = permutations.required_schemes(samples_df)
     asked = [name for name, kind in TESTS.items() if kind in required]
@@ -156,6 +148,6 @@ def calibration(
     tables = []
     for name, (samples_df, donor_effect) in designs.items():
         made = null_pairs(samples_df, n_pairs, donor_effect, seed)
-        table_df = rejection_table(p_values(samples_df, *made, n_permutations, seed))
+        table_df = rejection_table(p_values(samples_df, made, n_permutations, seed))
         tables.append(table_df.assign(design=name))
     return pd.concat(tables, ignore_index=True)

@@ -79,9 +79,8 @@ def correlate(
     genes_table = genes_table.loc[log_expression_df.index]
     if pairs_e_threshold is not None:
         expressed_genes(genes_table, pairs_e_threshold)
-    log_expression_df, features_df = _defined(log_expression_df, "gene"), _defined(features_df, "feature")
-    x, _ = standardise(log_expression_df, "gene", method)
-    y, _ = standardise(features_df, "feature", method)
+    log_expression_df, x = _defined(log_expression_df, "gene", method)
+    features_df, y = _defined(features_df, "feature", method)
     layers, channels = feature_layers(features_df.index)
     starts, run_layers = block_products.layer_runs(layers)
     scan = block_products.all_pairs(x, y, starts, r_threshold, progress)
@@ -107,7 +106,7 @@ def r_of_pairs(
     log_expression_df: pd.DataFrame,
     features_df: pd.DataFrame,
     pairs_df: pd.DataFrame,
-    method: Method = "pearson",
+    method: str = "pearson",
 ) -> np.ndarray:
     """r in float64 of given pairs (columns gene, feature), for example on other slides.
 
@@ -115,20 +114,15 @@ def r_of_pairs(
     """
     features_df = same_slides(log_expression_df, features_df)
     pairs = rows_of_pairs(pairs_df)
-    sides = []
-    for what, df, names in (
-        ("gene", log_expression_df, pairs.genes),
-        ("feature", features_df, pairs.features),
-    ):
+
+    def unit(df: pd.DataFrame, names: np.ndarray, what: str) -> np.ndarray:
         check_names(df, names, what)
         rows, varying = standardise(df.loc[names], what, method, "float64")
-        if not varying.all():
-            raise ValueError(
-                f"{what} {names[~varying][0]!r} is constant over these {df.shape[1]} slides: its r is "
-                "undefined"
-            )
-        sides.append(rows)
-    return pair_dots(*sides, pairs.g, pairs.f)
+        check_none(names[~varying], f"{what}s are constant over these {df.shape[1]} slides: r is undefined")
+        return rows
+
+    x, y = unit(log_expression_df, pairs.genes, "gene"), unit(features_df, pairs.features, "feature")
+    return pair_dots(x, y, pairs.g, pairs.f)
 
 
 def standardise(
@@ -177,12 +171,10 @@ def on_scale(values_df: pd.DataFrame, method: Method) -> pd.DataFrame:
 
 
 def left_out(log_expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.DataFrame:
-    """Genes and features (rows of the two tables) that `correlate` leaves out because r is undefined.
+    """Genes and features that `correlate` leaves out because r is undefined.
 
-    Returns
-    -------
-    DataFrame, four rows: left_out ("constant genes", "genes with missing values", and of features), n, of
-        (all rows of the table), first (the names of up to three).
+    Returns four rows: left_out ("constant genes", "genes with missing values", and of features), n, of (all
+    rows of the table), first (the names of up to three).
     """
     rows = []
     for what, df in (("gene", log_expression_df), ("feature", features_df)):
@@ -222,16 +214,18 @@ def _finite_and_varying(values_df: pd.DataFrame, what: str) -> tuple[np.ndarray,
     return finite, varying
 
 
-def _defined(values_df: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The rows for which r is defined; ValueError if there is none."""
-    finite, varying = _finite_and_varying(values_df, what)
-    if not varying.any():
+def _defined(values_df: pd.DataFrame, what: str, method: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows for which r is defined, and the same standardised; ValueError if there is none."""
+    finite = np.isfinite(numbers(values_df, what)).all(axis=1)
+    kept_df = values_df if finite.all() else values_df.loc[finite]
+    rows, varying = standardise(kept_df, what, method)
+    if not len(rows):
         missing = int((~finite).sum())
         raise ValueError(
             f"none of {len(values_df):,} {what}s can be correlated: {missing:,} have missing or infinite "
             f"values, the others are constant over the {values_df.shape[1]} slides"
         )
-    return values_df if varying.all() else values_df[varying]
+    return (kept_df if varying.all() else kept_df.loc[varying]), rows
 
 
 def _exact(

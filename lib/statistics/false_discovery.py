@@ -74,11 +74,11 @@ def bh(p: np.ndarray) -> np.ndarray:
     p = np.asarray(p, float)
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values must lie in [0, 1], got {p[~((p >= 0) & (p <= 1))][0]}")
-    return multipletests(p, method="fdr_bh")[1] if len(p) else p
+    return np.asarray(multipletests(p, method="fdr_bh")[1]) if len(p) else p
 
 
 def hierarchical_q(gene_p: np.ndarray, pair_p_gene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """q of genes, and of pairs of the genes found, as in eQTL mapping.
+    """q of genes (gene_p: all G tested), and of pairs (p within their gene's family), as in eQTL mapping.
 
     Level 1: Benjamini-Hochberg over the genes' max-statistic p. Level 2: with R of G genes found at level q,
     a pair is found if its p in the family of its gene is at most q R / G (Benjamini and Bogomolov 2014). A
@@ -86,14 +86,7 @@ def hierarchical_q(gene_p: np.ndarray, pair_p_gene: np.ndarray) -> tuple[np.ndar
     so k genes with that smallest p are found only if N + 1 >= G / (q k): many genes of which few are strong
     need more permutations.
 
-    Parameters
-    ----------
-    gene_p : p_gene of all G genes tested.
-    pair_p_gene : p of pairs in their gene's family (`MaxStatistic.tested_df`).
-
-    Returns
-    -------
-    q of the genes, q of the pairs, in the given orders.
+    Returns q of the genes, q of the pairs, in the given orders.
     """
     q_gene = bh(gene_p)
     n_genes = len(q_gene)

@@ -43,17 +43,8 @@ def find_links(
     schemes : rearrangements of the `permutations.required_schemes`.
     covariates_df, device : as `max_statistic.max_statistic`.
     """
-    maxima = [
-        max_statistic(
-            log_expression_df,
-            features_df,
-            drawn,
-            pairs_df=pairs_df,
-            covariates_df=covariates_df,
-            device=device,
-        )
-        for drawn in schemes
-    ]
+    how = {"pairs_df": pairs_df, "covariates_df": covariates_df}
+    maxima = [max_statistic(log_expression_df, features_df, s, device=device, **how) for s in schemes]
     genes_df, tested_df = largest_p(maxima)
     q_genes, q_pairs = hierarchical_q(genes_df["p_gene"].to_numpy(), tested_df["p_gene"].to_numpy())
     first = maxima[0]
@@ -64,11 +55,8 @@ def find_links(
 def largest_p(results: Sequence[MaxStatistic]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """genes_df and tested_df of the first result, each p replaced by the largest over all results.
 
-    An intersection-union test (Berger 1982): the p is valid wherever one of the schemes is.
-
-    Parameters
-    ----------
-    results : of the same genes, features and pairs under schemes with the same groups.
+    An intersection-union test (Berger 1982): the p is valid wherever one of the schemes is. The results are
+    of the same genes, features and pairs under schemes with the same groups.
     """
     first, *others = results
     genes_df, tested_df = first.genes_df.copy(), first.tested_df.copy()
