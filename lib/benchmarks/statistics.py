@@ -29,7 +29,7 @@ N_TISSUES = 39
 
 
 class Size(NamedTuple):
-    """Size of the benchmark: the paper's by default, except n_max_permutations, which scales the limit too."""
+    """Size of the benchmark: the paper's, except n_max_permutations, which scales the limit alike."""
 
     n_genes: int = 56_202
     n_features: int = 9_920

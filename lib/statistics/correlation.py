@@ -216,7 +216,7 @@ def _finite_and_varying(values_df: pd.DataFrame, what: str) -> tuple[np.ndarray,
 
 def _defined(values_df: pd.DataFrame, what: str, method: str) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows for which r is defined, and the same standardised; ValueError if there is none."""
-    finite = np.isfinite(numbers(values_df, what)).all(axis=1)
+    finite = np.all(np.isfinite(numbers(values_df, what)), axis=1)
     kept_df = values_df if finite.all() else values_df.loc[finite]
     rows, varying = standardise(kept_df, what, method)
     if not len(rows):

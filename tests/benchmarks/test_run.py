@@ -58,7 +58,7 @@ def test_met():
         columns=["work", "ours_s", "ratio", "target"],
     )
     assert timing.met(table_df).tolist() == ["yes", "no", "no", "yes", ""]
-    with pytest.raises(ValueError, match=r"target .fast. of .a. is neither"):
+    with pytest.raises(ValueError, match=r"target .fast. of .a. is none of"):
         timing.met(table_df.assign(target="fast"))
 
 
