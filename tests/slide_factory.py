@@ -1,10 +1,11 @@
-"""Tiny Aperio-like slides for tests, written with tifffile and nothing of ours."""
+"""Tiny Aperio-like slides and their samples for tests, made with tifffile and pandas, without lib."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import pandas as pd
 import tifffile
 
 MPP = 0.4942
@@ -86,3 +87,13 @@ def textured(height: int, width: int, seed: int, colour: tuple[int, int, int] = 
     coarse = rng.normal(size=(-(-height // 6), -(-width // 6), 1)).repeat(6, axis=0).repeat(6, axis=1)
     noise = coarse[:height, :width] * 18 + rng.normal(scale=4, size=(height, width, 3))
     return (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+
+
+def samples(*ids: str, **columns) -> pd.DataFrame:
+    """A samples table of slide "s"."""
+    return pd.DataFrame({"sample_id": list(ids), "slide_id": "s"} | columns)
+
+
+def regions(*boxes) -> dict[str, tuple]:
+    """Region columns from (l0_x, l0_y, l0_width, l0_height) of each sample."""
+    return dict(zip(("l0_x", "l0_y", "l0_width", "l0_height"), zip(*boxes, strict=True), strict=True))

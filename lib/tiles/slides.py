@@ -21,7 +21,7 @@ from lib.cohort.samples import REGION
 MAX_MPP = 10.0  # a coarser resolution is not a histology slide's: the number is wrong
 MPP_TOLERANCE = 0.05  # relative, of x against y and of the samples table against the slide
 STRIP_BYTES = 64 * 2**20  # read at once when a whole slide is reduced
-OVERVIEW_PX, SAMPLE_PX = 1200, 400  # longer edge of a picture of a slide, of a sample
+SAMPLE_PX = 400  # longer edge of a picture of a sample
 
 
 class SlideError(ValueError):
@@ -214,7 +214,7 @@ def reduced(slide: openslide.OpenSlide, l0_per_px: float) -> np.ndarray:
     return out
 
 
-def overview(slide: openslide.OpenSlide, mpp: float, max_px: int = OVERVIEW_PX) -> tuple[np.ndarray, float]:
+def overview(slide: openslide.OpenSlide, mpp: float, max_px: int) -> tuple[np.ndarray, float]:
     """A picture of the whole slide for figures.
 
     Parameters

@@ -251,15 +251,6 @@ def test_zero_and_constant_tiles(small):
     assert (one[~table_df["non_negative"]] < 0).any()
 
 
-def test_batch_size_does_not_matter(small):
-    tiles = random_tiles(7, 64)
-    whole = quantified(small, SMALL, [tiles])
-    size = np.abs(whole) + np.abs(whole).mean()
-    for batch_size in (1, 3):
-        parts = [tiles[k : k + batch_size] for k in range(0, 7, batch_size)]
-        assert (np.abs(quantified(small, SMALL, parts) - whole) <= 1e-6 * size).all()
-
-
 def test_bfloat16_is_near(small):
     tiles = random_tiles(4, 64)
     exact = quantified(small, SMALL, [tiles])

@@ -4,14 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
 from real_data import MIRROR
-from slide_factory import MPP, PINK, glass, textured, write_slide
+from slide_factory import MPP, PINK, glass, regions, samples, textured, write_slide
 
-from lib.cohort.samples import REGION
 from lib.tiles import cut, scaled_jpeg, slides
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
@@ -20,14 +18,6 @@ CMU = MIRROR / "slides" / "cmu-1-small-region.svs"
 SMALL = Tiling(tile_px=64, input_px=32, mask_mpp=4)  # tiles of 128 level-0 px at 0.4942 µm/px
 CELL = 512  # edge of a drawn square, level-0 px at 0.4942 µm/px
 LARGE = Tiling(tile_px=256, input_px=32, mask_mpp=4)  # tiles of one CELL
-
-
-def samples(*ids: str, **columns) -> pd.DataFrame:
-    return pd.DataFrame({"sample_id": list(ids), "slide_id": "s"} | columns)
-
-
-def regions(*boxes) -> dict[str, list]:
-    return dict(zip(REGION, zip(*boxes, strict=True), strict=True))
 
 
 @pytest.fixture

@@ -34,6 +34,13 @@ def cohort(tmp_path_factory) -> tuple[pd.DataFrame, dict[str, Path]]:
     return pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)}), paths
 
 
+@pytest.fixture(scope="module")
+def whole(cohort, tmp_path_factory) -> tuple[tuple[pd.DataFrame, pd.DataFrame], Path]:
+    """The tables of an uninterrupted run in one process, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return cut_all.cut_slides(*cohort, folder, SMALL), folder
+
+
 def assert_same(one: tuple, two: tuple, *folders: Path) -> None:
     """Both tables of two runs are equal, and so are the bytes of the files in their folders."""
     for a, b in zip(one, two, strict=True):
@@ -42,9 +49,8 @@ def assert_same(one: tuple, two: tuple, *folders: Path) -> None:
     assert not folders or files[0] == files[1]
 
 
-def test_tables_follow_the_order_of_the_samples(cohort, tmp_path):
-    samples_df, paths = cohort
-    tiles_df, slides_df = cut_all.cut_slides(samples_df, paths, tmp_path / "stacks", SMALL)
+def test_tables_follow_the_order_of_the_samples(whole):
+    (tiles_df, slides_df), folder = whole
     assert slides_df["slide_id"].tolist() == list("dbca")
     assert list(slides_df) == list(cut_all.SLIDE_COLUMNS)
     assert list(tiles_df) == list(cut.TILE_COLUMNS)
@@ -54,15 +60,12 @@ def test_tables_follow_the_order_of_the_samples(cohort, tmp_path):
     counted = slides_df["n_tiles"] + slides_df["n_dropped_tissue"] + slides_df["n_dropped_edge"]
     assert (counted == slides_df["n_grid"]).all()
     for slide_id, of_slide in tiles_df.groupby("slide_id"):
-        stack = np.load(tmp_path / f"stacks/{slide_id}.npy", mmap_mode="r")
+        stack = np.load(folder / f"{slide_id}.npy", mmap_mode="r")
         assert of_slide["stack_index"].tolist() == list(range(len(stack)))
 
 
-def test_several_processes_give_the_same(cohort, tmp_path):
-    samples_df, paths = cohort
-    one = cut_all.cut_slides(samples_df, paths, tmp_path / "one", SMALL)
-    two = cut_all.cut_slides(samples_df, paths, tmp_path / "two", SMALL, n_workers=2)
-    assert_same(one, two, tmp_path / "one", tmp_path / "two")
+def test_several_processes_give_the_same(cohort, whole, tmp_path):
+    assert_same(whole[0], cut_all.cut_slides(*cohort, tmp_path, SMALL, n_workers=2), whole[1], tmp_path)
 
 
 def test_bad_slides_are_recorded_and_the_rest_goes_on(cohort, tmp_path):
@@ -141,28 +144,26 @@ def test_only_what_changed_is_cut_again(cohort, tmp_path, monkeypatch):
     assert names == ["b", "other"]
 
 
-def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, tmp_path, monkeypatch):
-    samples_df, paths = cohort
-    whole = cut_all.cut_slides(samples_df, paths, tmp_path / "whole", SMALL)
-    out, read_rgb, calls = tmp_path / "stopped", cut.scaled_jpeg._decode, []
+def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, whole, tmp_path, monkeypatch):
+    decode, calls = cut.scaled_jpeg._decode, []
 
     def stopping(*args):
         calls.append(0)
         if len(calls) == 30:  # in the middle of a later slide's stack
             raise KeyboardInterrupt
-        return read_rgb(*args)
+        return decode(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(cut.scaled_jpeg, "_decode", stopping)
         with pytest.raises(KeyboardInterrupt):
-            cut_all.cut_slides(samples_df, paths, out, SMALL)
-    done = len(list(out.glob("*.json")))
+            cut_all.cut_slides(*cohort, tmp_path, SMALL)
+    done = len(list(tmp_path.glob("*.json")))
     assert 0 < done < 4
     names = cut_names(monkeypatch)
-    resumed = cut_all.cut_slides(samples_df, paths, out, SMALL)
+    resumed = cut_all.cut_slides(*cohort, tmp_path, SMALL)
     assert len(names) == 4 - done
-    assert_same(whole, resumed, tmp_path / "whole", out)
-    assert not list(out.glob(".*"))
+    assert_same(whole[0], resumed, whole[1], tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 SCRIPT = """
@@ -179,17 +180,11 @@ if __name__ == "__main__":
 """
 
 
-def workers_of(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()]
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists child processes through /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
-    samples_df, paths = cohort
-    # Each slide many times, so that something is left to do when the first is there.
-    paths = {f"{name}{i}": path for i in range(12) for name, path in paths.items()}
+    # Each slide many times, so that something is left to do when the first is finished.
+    paths = {f"{name}{i}": path for i in range(12) for name, path in cohort[1].items()}
     samples_df = pd.DataFrame({"sample_id": [f"{n}1" for n in paths], "slide_id": list(paths)})
     whole = cut_all.cut_slides(samples_df, paths, tmp_path / "whole", SMALL)
     script, out = tmp_path / "script.py", tmp_path / "killed"
@@ -203,7 +198,7 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     )
     while run.poll() is None and not list(out.glob("*.json")):
         time.sleep(0.005)
-    children = workers_of(run.pid)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     run.send_signal(how)
     run.communicate(timeout=60)
     assert run.returncode != 0

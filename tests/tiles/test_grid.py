@@ -1,21 +1,12 @@
 """The tile grid: physical tile sizes, edges, regions; against plain loops."""
 
 import numpy as np
-import pandas as pd
 import pytest
+from slide_factory import regions, samples
 
-from lib.cohort.samples import REGION
 from lib.tiles import grid
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
-
-
-def samples(*ids: str, **columns) -> pd.DataFrame:
-    return pd.DataFrame({"sample_id": list(ids)} | columns)
-
-
-def regions(*boxes) -> dict[str, list]:
-    return dict(zip(REGION, zip(*boxes, strict=True), strict=True))
 
 
 def test_tile_size_is_physical():

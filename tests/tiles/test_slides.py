@@ -26,12 +26,9 @@ def stating(x: str | None, y: str | None) -> SimpleNamespace:
     return SimpleNamespace(properties={k: v for k, v in stated.items() if v is not None})
 
 
-def test_missing_slide(tmp_path):
+def test_missing_file_folder_empty_file_and_text_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.svs does not exist"):
         slides.open_slide(tmp_path / "gone.svs")
-
-
-def test_folder_empty_file_and_text_are_refused(tmp_path):
     (tmp_path / "empty.svs").touch()
     (tmp_path / "text.svs").write_text("not a slide")
     for name, words in (
