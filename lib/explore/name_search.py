@@ -1,6 +1,7 @@
 """Search for a gene or a feature by what a person types."""
 
 import difflib
+import heapq
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -75,6 +76,17 @@ def suggest(names: Names, text: str, n: int) -> list[str]:
         holds = (np.strings.find(words, wanted) >= 0).any(axis=0)
         picked += list(np.flatnonzero(holds & ~begins)[: n - len(picked)])
     if len(picked) < n:
-        alike = difflib.get_close_matches(wanted, words[0].tolist(), n, LEAST_LIKENESS)
-        picked += [k for word in alike for k in np.flatnonzero(words[0] == word) if k not in picked]
+        picked += [k for k in _alike(words[0].tolist(), wanted, n) if k not in picked]
     return names.table_df["text"].iloc[picked[:n]].tolist()
+
+
+def _alike(words: list[str], wanted: str, n: int) -> list[int]:
+    """Positions of the n words spelt most like the one wanted; of equally close ones the first."""
+    matcher = difflib.SequenceMatcher(b=wanted, autojunk=False)
+    found = []
+    for k, word in enumerate(words):
+        matcher.set_seq1(word)
+        bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)  # cheapest first
+        if all(bound() >= LEAST_LIKENESS for bound in bounds):
+            found.append((-matcher.ratio(), k))
+    return [k for _, k in heapq.nsmallest(n, found)]
