@@ -46,6 +46,10 @@ def fit(model, splits, run_dir, class_names=CLASSES, **changes):
     return training.fit(model, *splits, class_names=class_names, run_dir=run_dir, recipe=recipe)
 
 
-def same_weights(model, other):
-    pairs = zip(model.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(name == other_name and torch.equal(a, b) for (name, a), (other_name, b) in pairs)
+def same_weights(*networks):
+    """Whether networks, or state dicts, hold the same tensors under the same names."""
+    first, *others = (x if isinstance(x, dict) else x.state_dict() for x in networks)
+    return all(
+        list(other) == list(first) and all(torch.equal(other[name], value) for name, value in first.items())
+        for other in others
+    )

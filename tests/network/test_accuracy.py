@@ -10,8 +10,12 @@ from lib.network.merged_tissues import MERGED_GTEX
 CLASSES = ["Colon", "Liver", "Lung"]
 
 
+def slide_row(frame, class_names=CLASSES, **options):
+    return accuracy.accuracy_table({"slide": frame}, class_names=class_names, **options).iloc[0]
+
+
 def planted(n_donors, seed, accuracy=0.8, per_donor=4):
-    """Predictions whose correctness goes by donor: each donor has its own accuracy, 0.8 on average."""
+    """Predictions in which each donor has its own accuracy, 0.8 on average."""
     rng = np.random.default_rng(seed)
     rows = []
     for donor in range(n_donors):
@@ -49,7 +53,7 @@ def test_accuracies_equal_a_loop():
 
 def test_interval_equals_a_bootstrap_written_out():
     frame = planted(25, 3)
-    row = accuracy.accuracy_table({"slide": frame}, class_names=CLASSES, n_bootstrap=4000, seed=1).iloc[0]
+    row = slide_row(frame, n_bootstrap=4000, seed=1)
     rng, of_donor = np.random.default_rng(7), dict(list(frame.groupby("donor")))
     drawn, macro = [], []
     for _ in range(1000):
@@ -61,23 +65,21 @@ def test_interval_equals_a_bootstrap_written_out():
     assert (row["macro_low"], row["macro_high"]) == pytest.approx(np.percentile(macro, [2.5, 97.5]), abs=0.02)
 
 
-def test_donor_intervals_cover_and_sample_intervals_would_not():
+def test_donor_intervals_cover_the_truth_and_sample_intervals_do_not():
     """250 cohorts of donors with their own accuracy: near 95 % of intervals hold the truth, 0.8."""
     held, too_narrow = 0, 0
     for seed in range(250):
         frame = planted(40, seed, per_donor=6)
-        row = accuracy.accuracy_table({"slide": frame}, class_names=CLASSES, n_bootstrap=400).iloc[0]
+        row = slide_row(frame, n_bootstrap=400)
         held += row["low"] <= 0.8 <= row["high"]
-        alone = accuracy.accuracy_table(
-            {"slide": frame.assign(donor=range(len(frame)))}, class_names=CLASSES, n_bootstrap=400
-        ).iloc[0]
+        alone = slide_row(frame.assign(donor=range(len(frame))), n_bootstrap=400)
         too_narrow += alone["low"] <= 0.8 <= alone["high"]
     assert 0.90 <= held / 250 <= 0.99
     assert too_narrow / 250 < 0.85
 
 
 def test_a_single_donor_has_no_interval():
-    row = accuracy.accuracy_table({"slide": planted(1, 0)}, class_names=CLASSES).iloc[0]
+    row = slide_row(planted(1, 0))
     assert np.isnan([row["low"], row["high"], row["macro_low"], row["macro_high"]]).all()
     assert row["n_donors"] == 1
     recalls_df = accuracy.recall_table(planted(1, 0), class_names=CLASSES)
@@ -85,20 +87,16 @@ def test_a_single_donor_has_no_interval():
 
 
 def test_same_seed_same_interval():
-    tables = [
-        accuracy.accuracy_table({"slide": planted(20, 0)}, class_names=CLASSES, n_bootstrap=200, seed=seed)
-        for seed in (1, 1, 2)
-    ]
-    pd.testing.assert_frame_equal(tables[0], tables[1])
-    assert not tables[0].equals(tables[2])
+    first, again, other = (slide_row(planted(20, 0), n_bootstrap=200, seed=seed) for seed in (1, 1, 2))
+    pd.testing.assert_series_equal(first, again)
+    assert not first.equals(other)
 
 
 def test_tables_name_missing_columns():
     with pytest.raises(ValueError, match=r"slide frame lacks \['donor'\]"):
-        accuracy.accuracy_table({"slide": planted(3, 0).drop(columns="donor")}, class_names=CLASSES)
-    without = planted(3, 0).assign(tissue=None)
+        slide_row(planted(3, 0).drop(columns="donor"))
     with pytest.raises(ValueError, match="true tissue of some rows"):
-        accuracy.accuracy_table({"slide": without}, class_names=CLASSES)
+        slide_row(planted(3, 0).assign(tissue=None))
 
 
 def test_merged_accuracy_forgives_confusion_within_a_group():
@@ -107,10 +105,7 @@ def test_merged_accuracy_forgives_confusion_within_a_group():
         {"tissue": [names[0], names[1], "Lung", "Lung"], "donor": list("abcd"), "split": "test"}
     )
     frame["predicted"] = [names[1], names[1], "Lung", names[0]]
-    plain, merged = (
-        accuracy.accuracy_table({"slide": frame}, class_names=names, groups=groups).iloc[0]
-        for groups in (None, MERGED_GTEX)
-    )
+    plain, merged = (slide_row(frame, names, groups=groups) for groups in (None, MERGED_GTEX))
     assert (plain["accuracy"], plain["n_classes"]) == (0.5, 3)
     assert (merged["accuracy"], merged["n_classes"]) == (0.75, 2)
     assert merged["macro_accuracy"] == pytest.approx((1 + 0.5) / 2)
