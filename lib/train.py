@@ -8,8 +8,6 @@ It uses the notebook's folder and recipe, so the notebook then finds the run fin
 import argparse
 from collections.abc import Sequence
 
-import torch.distributed as dist
-
 from lib.config import Config, parse_setting
 from lib.network import checkpoints, devices, training
 from lib.store import Store
@@ -44,13 +42,11 @@ def train(config: Config, restart: bool = False) -> None:
         labelled_df = labelled_tiles(tiles_df, samples_df, store.stack_files(tiles_df), class_names)
         train_df, validation_df = training.training_sets(labelled_df, config.null_network, config.seed)
         run_dir = store.path("training")
-        if rank == 0:
+        if rank == 0:  # the others wait in `fit` before they read the folder
             store.work_folder("training", "network")
             checkpoints.discard_longer(run_dir, recipe.epochs)
             if restart:
                 checkpoints.discard(run_dir, "--restart")
-        if dist.is_initialized():
-            dist.barrier()
         model = training.initial_network(recipe, len(class_names), config.input_px, store.weights)
         training.fit(model, train_df, validation_df, class_names=class_names, run_dir=run_dir, recipe=recipe)
 

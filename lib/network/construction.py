@@ -1,4 +1,4 @@
-"""Networks by name, without trained weights of our own: the thirteen of Table 1, timm's, torchvision's."""
+"""Networks by name with random weights: the thirteen of Table 1, timm's and torchvision's."""
 
 from functools import lru_cache
 from typing import Any

@@ -8,7 +8,7 @@ from typing import Any
 
 AUGMENTATIONS = ("flip", "rotate90")
 INITIALISATIONS = ("torchvision", "vgg")
-# Of these the weights do not depend, but for rounding; more epochs continue a run.
+# The weights do not depend on these, except for rounding; more epochs continue a run.
 NOT_RECORDED = ("epochs", "device", "loader_workers", "compile_network")
 _LEAST = {"epochs": 0, "batch_size": 1, "lr_step_epochs": 1, "loader_workers": -1}
 _LEAST |= dict.fromkeys(("learning_rate", "lr_gamma", "momentum", "weight_decay"), 0)
@@ -16,7 +16,7 @@ _LEAST |= dict.fromkeys(("learning_rate", "lr_gamma", "momentum", "weight_decay"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a tissue classifier is trained: stochastic gradient descent with momentum and a stepwise rate.
+    """How a tissue classifier is trained: SGD with momentum and a learning rate that falls in steps.
 
     Attributes
     ----------
@@ -27,8 +27,9 @@ class Recipe:
         scheme for VGG in every architecture; for small cohorts)
     epochs : passes over the training tiles; the paper: 90. 0 keeps the network untrained.
     batch_size : tiles per step, over all processes; the paper: 256 for AlexNet, 40 for the others
-    learning_rate : of the first epoch; multiplied by `lr_gamma` every `lr_step_epochs` epochs
-    momentum, weight_decay : of SGD
+    learning_rate : of the first epoch; multiplied by `lr_gamma` every `lr_step_epochs` epochs; the paper:
+        0.01, times 0.1 every 30
+    momentum, weight_decay : of SGD; the paper: 0.9, 1e-4
     augment : any of "flip", "rotate90", drawn for each tile and epoch; none in the paper
     class_weighting : weight each class by n / (n_classes n_class), so that the mean weight of a tile is 1
     mixed_precision : "" (float32) or "bf16"
