@@ -99,11 +99,7 @@ def required_schemes(samples_df: pd.DataFrame) -> tuple[str, ...]:
     `within_tissue` alone where each donor gave one of them, or there are fewer than FEW_DONORS. Otherwise
     `donor_signs` as well: shuffling treats a donor's samples as independent and is anti-conservative when
     they correlate; signs keep donors together but are anti-conservative for rows with a few large values.
-    Each is valid where the other is not.
-
-    Parameters
-    ----------
-    samples_df : tissue and, where known, donor.
+    Each is valid where the other is not. samples_df : tissue and, where known, donor.
     """
     donors = samples_df["donor"] if "donor" in samples_df else pd.Series(dtype=object)
     several = donors.duplicated().any() and donors.nunique() >= FEW_DONORS

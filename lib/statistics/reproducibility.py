@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from lib.statistics.block_products import each_block
 from lib.statistics.residuals import centre, unit_length
-from lib.statistics.table_rows import MIN_SLIDES, check_none, rows_of
+from lib.statistics.table_rows import MIN_SLIDES, check_none, check_same_samples, rows_of
 
 N_BINS = 200  # on each side of the density: 0.01 wide, so that R_T is an edge
 GENE_BLOCK = 512  # genes of one product
@@ -95,8 +95,7 @@ def _unit_rows(
 ) -> list[np.ndarray]:
     """Both tables as float32 rows of mean 0 (within tissues, if given) and length 1; constant rows are 0."""
     ids = tables[0].columns
-    differing = ids.symmetric_difference(tables[1].columns)
-    check_none(differing, "samples are in the expression or the feature table only")
+    check_same_samples(ids, "the expression table", tables[1].columns, "the feature table")
     if len(ids) < MIN_SLIDES:
         raise ValueError(f"{len(ids)} slides: a correlation needs at least {MIN_SLIDES}")
     groups = np.zeros(len(ids), int)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib.statistics.permutations import Permutations
-from lib.statistics.table_rows import Names, rows_of
+from lib.statistics.table_rows import Names, check_same_samples, rows_of
 
 ROUNDING = 1e-12  # of a row's largest value; float64 sums of some thousand values err by less
 EXPLAINED = 1e-10  # a smaller share of a row's sum of squares is rounding error, not variation
@@ -24,10 +24,7 @@ def varies(centred: np.ndarray, scale: np.ndarray) -> np.ndarray:
     One rule for all statistics: the mean of a constant over slides with different numbers of tiles differs
     in the last bit, and r of two such rows can come out as 1.
 
-    Parameters
-    ----------
-    centred : float64 [n_rows, n_slides], the rows less their mean, or their means within groups.
-    scale : float64 [n_rows], `largest` of the rows before.
+    centred : float64 [n_rows, n_slides]. scale : float64 [n_rows], `largest` of the rows before centring.
     """
     return largest(centred) > ROUNDING * scale
 
@@ -48,7 +45,7 @@ def centre(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def unit_length(rows: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; a row of zeros stays as it is, ties with all its shuffles, and has p 1."""
+    """Rows scaled to length 1; a row of zeros stays zero, ties with all its shuffles, and has p 1."""
     length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
@@ -59,12 +56,7 @@ def within_groups(df: pd.DataFrame, names: Names, permutations: Permutations, wh
     ValueError on names or samples that do not match, or a missing value.
     """
     ids = pd.Index(permutations.sample_ids)
-    if len(ids.symmetric_difference(df.columns)):
-        only, lacking = df.columns.difference(ids), ids.difference(df.columns)
-        raise ValueError(
-            f"the {what} table and the permutations have different samples: {len(only)} only in the table "
-            f"(first {list(only[:3])}), {len(lacking)} only in the permutations (first {list(lacking[:3])})"
-        )
+    check_same_samples(df.columns, f"the {what} table", ids, "the permutations")
     return centre(rows_of(df, names, permutations.sample_ids, what), permutations.groups)
 
 

@@ -75,6 +75,16 @@ def check_finite(rows: np.ndarray, names: Names, samples: Names, what: str) -> N
         )
 
 
+def check_same_samples(of_a: pd.Index, a: str, of_b: pd.Index, b: str) -> None:
+    """ValueError unless a and b have the same samples, in any order."""
+    only_a, only_b = of_a.difference(of_b), of_b.difference(of_a)
+    if len(only_a) or len(only_b):
+        raise ValueError(
+            f"{a} and {b} have different samples: {len(only_a)} of {len(of_a)} only in {a} (first "
+            f"{list(only_a[:3])}), {len(only_b)} of {len(of_b)} only in {b} (first {list(only_b[:3])})"
+        )
+
+
 def numbers(df: pd.DataFrame, what: str) -> np.ndarray:
     """The table's values in their own dtype; ValueError if they are not numbers."""
     values = df.to_numpy()
@@ -91,15 +101,9 @@ def same_slides(expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.Da
     for what, df in (("expression", expression_df), ("feature", features_df)):
         for labels, kind in ((df.columns, "sample ids"), (df.index, "row names")):
             check_none(labels[labels.duplicated()], f"{kind} occur twice in the {what} table")
-    only_expression = expression_df.columns.difference(features_df.columns)
-    only_features = features_df.columns.difference(expression_df.columns)
-    if len(only_expression) or len(only_features):
-        raise ValueError(
-            f"expression and features must have the same samples: {len(only_expression)} of "
-            f"{expression_df.shape[1]} only in the expression table (first {list(only_expression[:3])}), "
-            f"{len(only_features)} of {features_df.shape[1]} only in the feature table (first "
-            f"{list(only_features[:3])})"
-        )
+    check_same_samples(
+        expression_df.columns, "the expression table", features_df.columns, "the feature table"
+    )
     if expression_df.shape[1] < MIN_SLIDES:
         raise ValueError(f"{expression_df.shape[1]} slides: a correlation needs at least {MIN_SLIDES}")
     return features_df[expression_df.columns]

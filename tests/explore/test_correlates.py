@@ -231,7 +231,7 @@ def test_bad_tables_are_refused(cohort):
     log_df, features_df, tissues, genes_df = cohort
     with pytest.raises(ValueError, match=r"1 samples have no tissue, first \['s00'\]"):
         correlates.build(log_df, features_df, tissues.drop("s00"), genes_df)
-    with pytest.raises(ValueError, match="same samples"):
+    with pytest.raises(ValueError, match="different samples"):
         correlates.build(log_df, features_df.drop(columns="s00"), tissues, genes_df)
     with pytest.raises(KeyError, match="no gene 'nobody'"):
         correlates.features_of(

@@ -59,7 +59,7 @@ def test_bad_input(small):
     samples_df, log_df, features_df, pairs_df = small
     perms = permutations.draw("free", 10, samples_df, 0)
     first = pairs_df["gene"].iloc[0]
-    with pytest.raises(ValueError, match="1 only in the permutations"):
+    with pytest.raises(ValueError, match="1 of 72 only in the permutations"):
         pair_tests.pair_p(log_df.drop(columns="s0"), features_df, pairs_df, perms)
     nan_df = log_df.copy()
     nan_df.loc[first, "s3"] = np.nan
