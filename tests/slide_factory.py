@@ -13,7 +13,7 @@ PINK, WHITE = (215, 120, 175), (244, 244, 244)
 
 
 def _unmarked(jpeg: bytes) -> bytes:
-    """RGB data that no longer says so, as in real Aperio JPEG/RGB: no Adobe marker, components 1, 2, 3."""
+    """RGB data that is not marked as such, like real Aperio JPEG/RGB: no Adobe marker, components 1, 2, 3."""
     at = jpeg.find(b"\xff\xee\x00\x0eAdobe")
     if at < 0:
         return jpeg

@@ -9,7 +9,7 @@ import pandas as pd
 from lib.benchmarks.timing import row, timed
 from lib.simulated import aperio
 from lib.simulated.slides import QUANTITIES, SlideSpec, draw
-from lib.tiles import cut as tiles
+from lib.tiles import cut
 from lib.tiles.tiling import Tiling
 
 FIELD_UM = 632.6  # a drawn field is 1,280 px wide at 20x
@@ -20,7 +20,7 @@ def tiles_rows(quick: bool = False) -> list[dict]:
 
     Parameters
     ----------
-    quick : a small slide, to see that it runs
+    quick : a small slide, to check that it runs
 
     Returns
     -------
@@ -35,12 +35,12 @@ def tiles_rows(quick: bool = False) -> list[dict]:
         samples_df = pd.DataFrame({"sample_id": ["slide"], "slide_id": ["slide"]})
         n_tiles = 0
 
-        def cut(reader: str) -> None:
+        def cut_tiles(reader: str) -> None:
             nonlocal n_tiles
             stack_path = Path(folder) / "slide.npy"
-            n_tiles = len(tiles.cut_slide(path, samples_df, stack_path, Tiling(reader=reader)).tiles_df)
+            n_tiles = len(cut.cut_slide(path, samples_df, stack_path, Tiling(reader=reader)).tiles_df)
 
-        ours, peer = timed(lambda: cut("auto"), lambda: cut("openslide"), n_repeats=n_repeats)
+        ours, peer = timed(lambda: cut_tiles("auto"), lambda: cut_tiles("openslide"), n_repeats=n_repeats)
     work = f"1,000 tiles of 512 px at 10x cut from a 20x slide, one process (timed on {n_tiles})"
     scale = 1000 / n_tiles
     return [row(work, ours * scale, "OpenSlide read_region and resize", peer * scale, "< 1", n_repeats)]

@@ -28,8 +28,8 @@ def quantify_samples(
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Sums of every feature over the tiles of every sample, and the tile counts; resumes slide by slide.
 
-    The tiles of a slide run in full batches whatever samples they belong to (spots of one tile each, regions,
-    whole slides) and are added to their samples' rows in float64. A slide whose record holds the same
+    The tiles of a slide run in full batches regardless of sample (spots of one tile each, regions, whole
+    slides) and are added to their samples' rows in float64. A slide whose record holds the same
     parameters, weights, tiles, and size and date of the stacks is not run again.
 
     Parameters

@@ -38,7 +38,7 @@ class SlideTiles(NamedTuple):
     note: str  # remark on the resolution, empty when there is none
     l0_width: int
     l0_height: int
-    tissue_area_mm2: float  # of the whole slide, whatever regions the samples name
+    tissue_area_mm2: float  # of the whole slide, also where samples are regions of it
     reader: str  # "openslide", or "jpeg 1/2" and so on
 
 

@@ -98,7 +98,7 @@ def cut_slides(
 
 
 def _run(jobs: list[_Job], n_workers: int) -> Generator[dict[str, Any], None, None]:
-    """Yield each job's row as it is ready; on any way out no worker is left behind."""
+    """Yield each job's row when it is ready; no worker outlives the generator, however it ends."""
     if n_workers == 1:
         yield from map(_cut_or_reuse, jobs)
         return

@@ -1,4 +1,4 @@
-"""Timing of tiles: that it measures what it says; speed itself is not tested here."""
+"""Timing of tiles: that it measures what it says; speed is not tested here."""
 
 import re
 
@@ -6,18 +6,18 @@ import pytest
 
 from lib.benchmarks import tiles as benchmark_tiles
 from lib.benchmarks import timing
-from lib.tiles import cut as tiles
+from lib.tiles import cut
 
 
 def test_row_of_tiles_counts_what_was_cut(monkeypatch):
-    cut, readers = tiles.cut_slide, []
+    cut_slide, readers = cut.cut_slide, []
 
     def counted(*args, **kwargs):
-        result = cut(*args, **kwargs)
+        result = cut_slide(*args, **kwargs)
         readers.append((result.reader, len(result.tiles_df)))
         return result
 
-    monkeypatch.setattr(tiles, "cut_slide", counted)
+    monkeypatch.setattr(cut, "cut_slide", counted)
     (row,) = benchmark_tiles.tiles_rows(quick=True)
     assert set(row) == set(timing.COLUMNS)
     n_tiles = int(re.search(r"timed on (\d+)", row["work"])[1])

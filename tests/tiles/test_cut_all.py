@@ -111,7 +111,7 @@ def test_all_slides_bad_stops(tmp_path):
 
 
 def cut_names(monkeypatch) -> list[str]:
-    """The slides that are really cut from now on."""
+    """The slides that are cut after this call."""
     names, cut_slide = [], cut.cut_slide
 
     def watched(path, *args, **kwargs):
