@@ -8,7 +8,7 @@ from torch import nn
 
 from lib.network import models, predict, training
 from lib.network.recipe import Recipe
-from lib.tiles.stored import read_tile, read_tiles
+from lib.tiles.stored import read_tiles
 
 CLASSES = ["Colon", "Liver", "Lung"]
 
@@ -52,10 +52,9 @@ def test_probabilities_equal_a_plain_forward_pass(tile_files, n_workers):
     assert (scores_df.dtypes[CLASSES] == np.float32).all()
     model.eval()
     mean_t, sd_t = (torch.tensor(x).view(3, 1, 1) for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    for row, tile in tile_files.iterrows():
-        pixels_t = (
-            torch.from_numpy(read_tile(tile["file"], tile["stack_index"])).permute(2, 0, 1).float() / 255
-        )
+    pixels = read_tiles(tile_files)
+    for place, (row, tile) in enumerate(tile_files.iterrows()):
+        pixels_t = torch.from_numpy(pixels[place]).permute(2, 0, 1).float() / 255
         wanted = torch.softmax(model(((pixels_t - mean_t) / sd_t)[None])[0], 0).detach().numpy()
         np.testing.assert_allclose(scores_df.loc[row, CLASSES].to_numpy(float), wanted, rtol=1e-4)
         assert scores_df.loc[row, "tile_id"] == tile["tile_id"]
