@@ -127,7 +127,7 @@ def strip_figure(strip_df: pd.DataFrame, feature: str) -> Figure:
 
 @style.themed
 def feature_figure(view: FeatureView, feature: str) -> Figure:
-    """Top tiles above, their gradients below, the synthetic image beside them."""
+    """Top tiles, below them their gradients, to the right the synthetic image."""
     k = len(view.tiles)
     edge = 1.45
     figure = plt.figure(figsize=(edge * k + 2 * edge + 0.5, 2 * edge + 0.75))

@@ -98,18 +98,10 @@ def tile_strips(
 
 
 def slide_maps(
-    slide_df: pd.DataFrame, tiles_df: pd.DataFrame, view: pictures.SlideView, what: str, tile_um: float
+    slide_df: pd.DataFrame, tiles_df: pd.DataFrame, view: pictures.SlideView, symbol: str, tile_um: float
 ) -> Iterator[Captioned]:
-    """Features over a slide.
-
-    Parameters
-    ----------
-    slide_df : the slide's tiles x features, index tile_id
-    tiles_df : its tiles, as for `pictures.slide_heatmap`
-    view : picture of the slide
-    what : gene and slide, for the titles, such as "AMY2A on S1"
-    """
-    symbol, _, slide_id = what.partition(" on ")
+    """Features of a gene over a slide: slide_df has tiles x features (index tile_id), tiles_df the tiles."""
+    slide_id = tiles_df["slide_id"].iloc[0]
     for number, (feature, values) in enumerate(slide_df.items(), 1):
         title = f"{symbol}, feature {feature} on {slide_id}"
         figure = pictures.slide_heatmap(view, tiles_df, values, title=title, label="sum over positions")

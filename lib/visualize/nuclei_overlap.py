@@ -1,8 +1,8 @@
 """Does a gene's stain lie on nuclei, and does its feature look at nuclei? Two numbers side by side.
 
 An immunohistochemistry image and a tile of the cohort show different pieces of tissue, so their maps cannot
-be laid over each other. What can be compared is the share of each map (brown DAB stain in one,
-guided-backpropagation magnitude in the other) that falls on nuclei, beside what chance would put there.
+be overlaid. What can be compared is the share of each map (brown DAB stain in one, guided-backpropagation
+magnitude in the other) that falls on nuclei, and the share expected by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ N_NULL = 999  # random pairings
 
 
 class Overlap(NamedTuple):
-    """The share of a map lying on a mask, beside tiles paired at random.
+    """The share of a map that lies on a mask, compared with tiles paired at random.
 
     share and null_mean are in [0, 1]; p_more and p_less are one-sided, (1 + count) / (n_null + 1).
     """
@@ -44,12 +44,12 @@ COLUMNS = ["gene", "symbol", "feature", "map", *Overlap._fields, "remark"]
 def overlap(
     maps: np.ndarray, masks: np.ndarray, tissue: np.ndarray, *, n_null: int = N_NULL, seed: int = 0
 ) -> Overlap:
-    """Share of a map that lies on a mask, against each map laid on the mask of another, random tile.
+    """Share of a map that lies on a mask, compared with maps overlaid on the masks of other, random tiles.
 
     share = sum(map on the mask) / sum(map), over the tissue of all tiles. In each null draw every tile's map
-    meets the mask of another tile (never its own), turned and mirrored at random, over what is tissue in
-    both: glass has neither stain nor nuclei, and tissue laid on glass would make any stain look bound to
-    nuclei. The null keeps how much map and how much mask each tile has; it destroys where they lie, and with
+    is paired with the mask of another tile (never its own), rotated and mirrored at random, over what is
+    tissue in both: glass has neither stain nor nuclei, so counting it would make any stain look bound to
+    nuclei. The null keeps the amounts of map and mask in each tile; it destroys their positions, and with
     that any tendency of tiles rich in one to be rich in the other.
 
     Parameters
@@ -140,7 +140,7 @@ def _met_by_each_mask(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def _partners(n_tiles: int, rng: np.random.Generator) -> np.ndarray:
-    """For each tile another one, along a random cycle through all, so that none meets itself."""
+    """For each tile another one, along a random cycle through all, so that none is paired with itself."""
     order = rng.permutation(n_tiles)
     partner = np.empty(n_tiles, dtype=int)
     partner[order] = np.roll(order, 1)

@@ -178,7 +178,7 @@ def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: s
 
 
 def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
-    """What stands below each tile of a strip: its sample and tissue, its place in the grid, its value."""
+    """Caption of each tile of a strip: its sample and tissue, its position in the grid, its value."""
     return [
         f"{tile.sample_id}\n{tile.tissue}\ncolumn {tile.column:.0f}, row {tile.row:.0f}\n"
         f"value {tile.value:.3g}"
@@ -187,7 +187,7 @@ def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
 
 
 def synthetic_titles(shown_df: pd.DataFrame) -> list[str]:
-    """What stands below each synthetic image: its feature and seed, and the value reached."""
+    """Caption of each synthetic image: its feature and seed, and the value reached."""
     return [
         f"{image.feature}, seed {image.seed:.0f}\nvalue {image.value:.3g}" for image in shown_df.itertuples()
     ]

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lib.tiles.stored import read_tiles
 
-# Of the tiles table, where it has them, beside the ids.
+# Columns of the tiles table passed on with the ids, where it has them.
 CARRIED_COLUMNS = ["column", "row", "l0_x", "l0_y", "l0_size", "file", "stack_index", "tissue"]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,33 +10,19 @@ import urllib.request
 
 import nbformat
 import pytest
+from chromium import MARKS, chromium
 from conftest import SMALL
 from notebook_cells import run_cells
 
 from lib.config import ROOT, parse_setting
 from lib.store import Store
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 OVERRIDES = dict(parse_setting(text) for text in SMALL)
-NEEDED = (
-    "00_cohort",
-    "01_tiles",
-    "02_train",
-    "03_classify",
-    "04_features",
-    "05_correlate",
-    "06_significance",
-)
+NEEDED = ["00_cohort", "01_tiles", "02_train", "03_classify", "04_features", "05_correlate"]
+NEEDED += ["06_significance"]
 QUIET_SETTINGS = '{"fetchNews": "false", "checkForUpdates": false}'
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
-    ),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +77,8 @@ def lab(root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1700"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
+    with chromium(1280, 1700) as driver:
+        yield driver
 
 
 def answers(url):
@@ -283,12 +260,12 @@ def test_headings_sort(panel):
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_an_unknown_gene_is_told_and_its_neighbours_named(panel):
+def test_an_unknown_gene_is_reported_with_the_nearest_names(panel):
     before = picture(panel, "pair")
     look_up(panel, "SYN00O1")
-    told = wait_for(lambda: " ".join(texts(panel, ".inspect-error")), 20, "a message")
-    assert "SYN00O1" in told
-    assert "nearest: SYN0001" in told
+    message = wait_for(lambda: " ".join(texts(panel, ".inspect-error")), 20, "a message")
+    assert "SYN00O1" in message
+    assert "nearest: SYN0001" in message
     assert picture(panel, "pair") == before
     keep_screenshot(panel, "inspector_unknown_gene.png")
     look_up(panel, "SYN0001")
@@ -324,7 +301,7 @@ def test_suggestions_answer_the_last_letters_and_stay_where_they_are(panel):
     assert offered(panel)[kept] == before[kept]
 
 
-def test_what_is_pressed_is_chosen_whatever_is_typed_meanwhile(panel):
+def test_what_is_pressed_is_chosen_even_if_the_list_changes(panel):
     from selenium.webdriver import ActionChains
 
     type_in(panel, "syn000")

@@ -28,7 +28,7 @@ def test_nuclei_are_found_and_specks_are_not():
     assert not immunostain.nuclei_mask(image, mpp=0.1).any(), "discs of 1.2 µm are specks"
 
 
-def test_glass_is_told_from_tissue_and_from_gaps_in_it():
+def test_glass_is_distinguished_from_tissue_and_from_gaps_in_it():
     image = core(0)
     size = len(image)
     y, x = np.mgrid[:size, :size]

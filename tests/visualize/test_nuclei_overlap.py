@@ -15,7 +15,7 @@ PAIRS = pd.DataFrame({"gene": ["g1", "g2"], "symbol": ["A", "B"], "feature": ["3
 
 
 @pytest.mark.parametrize(("dab_on", "more"), [("nuclei", True), ("around", False)])
-def test_planted_overlap_is_told_from_chance(dab_on, more):
+def test_planted_overlap_is_distinguished_from_chance(dab_on, more):
     image, _ = painted(dab_on=dab_on)
     found = nuclei_overlap.dab_on_nuclei(image, n_null=499)
     assert found.n_tiles == 64
