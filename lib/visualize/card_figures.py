@@ -17,7 +17,7 @@ from lib.visualize.pair_cards import Cards
 from lib.visualize.randomisation_check import randomisation_check, step_titles
 
 PAIRS_PER_FIGURE = 6
-IMAGES_SHOWN = 8  # synthetic images in one strip
+IMAGES_SHOWN, TILES_SHOWN = 8, 7  # in one strip: synthetic images, tiles
 STAIN_PX = 600  # longest side of a stained image in its figure
 
 
@@ -82,11 +82,13 @@ def randomisation(
 
 
 def tile_strips(
-    cards_df: pd.DataFrame, values_df: pd.DataFrame, tiles_df: pd.DataFrame, tile_um: float, n: int = 7
+    cards_df: pd.DataFrame, values_df: pd.DataFrame, tiles_df: pd.DataFrame, tile_um: float
 ) -> Iterator[Captioned]:
     """`pair_cards.strips` of each pair: tiles with the highest values, and tiles from low to high."""
     for number, pair in enumerate(cards_df.itertuples(), 1):
-        for kind, (strip_df, where, note) in pair_cards.strips(pair, values_df, tiles_df, n=n).items():
+        for kind, (strip_df, where, note) in pair_cards.strips(
+            pair, values_df, tiles_df, n=TILES_SHOWN
+        ).items():
             figure, caption = None, f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}"
             if note:
                 caption += f": {note}"

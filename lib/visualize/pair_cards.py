@@ -122,7 +122,7 @@ def images_of_features(
 
 
 def strips(
-    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, n: int = 7
+    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, n: int
 ) -> dict[str, tuple[pd.DataFrame, str, str]]:
     """The tiles with the n highest values of a pair's feature, and n from low to high in its tile tissue.
 

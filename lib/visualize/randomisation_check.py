@@ -27,12 +27,7 @@ Method = Callable[[Network, str, np.ndarray], np.ndarray]
 
 
 def randomisation_check(
-    network: Network,
-    feature: str,
-    tile: np.ndarray,
-    *,
-    method: Method = guided_backpropagation,
-    seed: int = 0,
+    network: Network, feature: str, tile: np.ndarray, *, method: Method = guided_backpropagation
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """How far a map survives when the weights it should depend on are replaced by random ones.
 
@@ -46,7 +41,6 @@ def randomisation_check(
     ----------
     network, feature, tile : as for `guided_backpropagation`
     method : function of these three returning H x W x 3
-    seed : of the random weights
 
     Returns
     -------
@@ -69,9 +63,7 @@ def randomisation_check(
     maps = [original]
     rows: list[tuple[str, int, int, float, float, float]] = [("", 0, len(names), 1.0, 1.0, 1.0)]
     for n_random in np.unique(np.linspace(1, len(names), N_STEPS).round().astype(int)):
-        random_map = _map_of_random_copy(
-            network, names[:n_random], seed, lambda net: method(net, feature, tile)
-        )
+        random_map = _map_of_random_copy(network, names[:n_random], lambda net: method(net, feature, tile))
         maps.append(np.zeros_like(original) if random_map is None else random_map)
         alike = (np.nan, np.nan, np.nan) if random_map is None else similarity(original, random_map)
         rows.append((names[n_random - 1], int(n_random), len(names), *alike))
@@ -132,11 +124,11 @@ def modules_below(network: Network, feature: str, tile: np.ndarray) -> list[str]
 
 
 def _map_of_random_copy(
-    network: Network, names: Sequence[str], seed: int, map_of: Callable[[Network], np.ndarray]
+    network: Network, names: Sequence[str], map_of: Callable[[Network], np.ndarray]
 ) -> np.ndarray | None:
     """The map of the first draw that leaves the feature active; None if there is none."""
     for draw in range(N_DRAWS):
-        copied = network._replace(model=_randomised(network.model, names, seed + 1000 * draw))
+        copied = network._replace(model=_randomised(network.model, names, 1000 * draw))
         random_map = map_of(copied)
         if np.isfinite(random_map).all() and random_map.any():
             return random_map

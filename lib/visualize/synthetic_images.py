@@ -55,14 +55,13 @@ class Ascent:
             )
 
 
-def colour_decorrelation(tiles: np.ndarray, *, n_pixels: int = 200_000, seed: int = 0) -> ColourBasis:
+def colour_decorrelation(tiles: np.ndarray, *, n_pixels: int = 200_000) -> ColourBasis:
     """Mean and principal directions of the colours of the cohort's tiles.
 
     Parameters
     ----------
     tiles : uint8, n_tiles x H x W x 3, RGB
-    n_pixels : int
-        Pixels drawn at random, the same number of every tile (at least one).
+    n_pixels : pixels drawn at random, the same number from every tile (at least one)
 
     Raises
     ------
@@ -73,7 +72,7 @@ def colour_decorrelation(tiles: np.ndarray, *, n_pixels: int = 200_000, seed: in
         raise ValueError(
             f"tiles are uint8 n x H x W x 3 RGB, n > 0; got {tiles.dtype} of shape {tiles.shape}"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     n_each = min(max(1, n_pixels // len(tiles)), tiles.shape[1] * tiles.shape[2])
     drawn = [rng.choice(tile.reshape(-1, 3), n_each, replace=False) for tile in tiles]
     pixels = np.concatenate(drawn).astype(np.float64)

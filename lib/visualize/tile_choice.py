@@ -21,7 +21,7 @@ def greedy_cover(
     samples_df: pd.DataFrame,
     gene_expression_df: pd.DataFrame,
     *,
-    top_q: float = 0.01,
+    top_q: float,
 ) -> pd.DataFrame:
     """A smallest set of tiles on which every feature is near its highest, found greedily.
 
@@ -78,7 +78,7 @@ def greedy_cover(
 
 
 def top_k(
-    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, k: int = 8
+    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, k: int
 ) -> pd.DataFrame:
     """The k tiles with the highest value of each feature, at most one per donor unless there is only one.
 
@@ -87,8 +87,7 @@ def top_k(
     Parameters
     ----------
     values_df, tiles_df, samples_df : as in `greedy_cover`.
-    k : int
-        Tiles per feature.
+    k : tiles per feature
 
     Returns
     -------
@@ -109,7 +108,7 @@ def top_k(
 
 
 def quantile_strip(
-    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, n: int = 7
+    values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame, *, n: int
 ) -> pd.DataFrame:
     """n tiles of each feature evenly spaced in its ranks, from the lowest value to the highest.
 
@@ -120,8 +119,7 @@ def quantile_strip(
     Parameters
     ----------
     values_df, tiles_df, samples_df : as in `greedy_cover`.
-    n : int
-        Tiles per feature.
+    n : tiles per feature
 
     Returns
     -------
@@ -258,7 +256,7 @@ def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> 
     return pictures
 
 
-def top_pictures(values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int = 8) -> dict[str, np.ndarray]:
+def top_pictures(values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, k: int) -> dict[str, np.ndarray]:
     """Pixels of the `top_k` tiles of each feature; tiles_df also has donor, file and stack_index."""
     if not values_df.shape[1]:
         return {}

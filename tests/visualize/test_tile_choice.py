@@ -1,5 +1,6 @@
 """The choice of tiles against brute force, planted covers and hand-made strips."""
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -118,7 +119,8 @@ def test_result_does_not_depend_on_the_order_of_rows():
     tiles_df, samples_df = cohort(5, 6, 3)
     values_df = random_values(tiles_df, 6).round(0)
     shuffled_df = values_df.sample(frac=1, random_state=3)
-    for choose in (cover, tile_choice.top_k, tile_choice.quantile_strip):
+    top, strip = partial(tile_choice.top_k, k=8), partial(tile_choice.quantile_strip, n=7)
+    for choose in (cover, top, strip):
         first_df = choose(values_df, tiles_df, samples_df)
         pd.testing.assert_frame_equal(first_df, choose(shuffled_df, tiles_df.iloc[::-1], samples_df))
 
@@ -145,8 +147,8 @@ def test_one_tile_represents_everything():
     tiles_df, samples_df = cohort(1, 1, 1)
     values_df = random_values(tiles_df, 3)
     assert cover(values_df, tiles_df, samples_df)["tile_id"].eq("S0_0_0").all()
-    assert len(tile_choice.top_k(values_df, tiles_df, samples_df)) == 3
-    assert tile_choice.quantile_strip(values_df, tiles_df, samples_df)["order"].tolist() == [1, 1, 1]
+    assert len(tile_choice.top_k(values_df, tiles_df, samples_df, k=8)) == 3
+    assert tile_choice.quantile_strip(values_df, tiles_df, samples_df, n=7)["order"].tolist() == [1, 1, 1]
 
 
 def test_top_k_is_the_best_tile_of_each_of_the_best_donors():
