@@ -15,19 +15,15 @@ import traitlets
 
 
 class PanelWidget(anywidget.AnyWidget):
-    """A widget drawn by `widgets.js`, whose `received` gets the messages from the browser."""
+    """A widget of a kind that `widgets.js` draws; `received` is called with each message from the browser."""
 
     _esm = Path(__file__).with_name("widgets.js")
     _css = Path(__file__).with_name("widgets.css")
     kind = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, **traits: Any) -> None:
-        super().__init__(**traits)
-        self.on_msg(lambda _, content, __: self.received(content))
-
-    def received(self, content: dict[str, Any]) -> None:
-        """Act on a message from the browser."""
-        raise NotImplementedError
+    def __init__(self, kind: str, received: Callable[[dict[str, Any]], None], **traits: Any) -> None:
+        super().__init__(kind=kind, **traits)
+        self.on_msg(lambda _, content, __: received(content))
 
 
 class SearchBox(PanelWidget):
@@ -44,11 +40,11 @@ class SearchBox(PanelWidget):
     def __init__(
         self, typed: Callable[[str], Sequence[str]], find: Callable[[str], Sequence[str]], **traits: Any
     ) -> None:
-        super().__init__(kind="search", **traits)
+        super().__init__("search", self._answer, **traits)
         self.calls = {"typed": typed, "find": find}
 
-    def received(self, content: dict[str, Any]) -> None:
-        """Answer a text with the names to offer; `question` lets the browser drop all but the last answer."""
+    def _answer(self, content: dict[str, Any]) -> None:
+        """Send the names to offer; by `question` the browser drops all answers but the last."""
         for key, call in self.calls.items():
             if key in content:
                 self.send({"question": content["question"], "suggestions": list(call(content[key]))})
@@ -72,12 +68,7 @@ class Table(PanelWidget):
     reverse = traitlets.Bool(False).tag(sync=True)
 
     def __init__(self, columns: Sequence[dict[str, Any]], sort: Callable[[str], None], **traits: Any) -> None:
-        super().__init__(kind="table", columns=list(columns), **traits)
-        self.sort = sort
-
-    def received(self, content: dict[str, Any]) -> None:
-        """Sort by the heading that was pressed."""
-        self.sort(content["sort"])
+        super().__init__("table", lambda content: sort(content["sort"]), columns=list(columns), **traits)
 
     def fill(self, **state: Any) -> None:
         """Set heading, rows, ids, chosen ("" for none), by and reverse in one message."""

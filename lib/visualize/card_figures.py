@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lib.figures import network_plots, pictures
 from lib.tiles.stored import read_tiles
-from lib.visualize import attribution, pair_cards
+from lib.visualize import attribution, pair_cards, tile_choice
 from lib.visualize.feature_values import Network
 from lib.visualize.immunostain import nuclei_mask, separate_stains
 from lib.visualize.pair_cards import Cards
@@ -39,7 +39,11 @@ def synthetic_images(cards: Cards, values_df: pd.DataFrame, tile_um: float) -> I
     synthetic_df = shown_df[shown_df["kind"] == "synthetic"].head(IMAGES_SHOWN)
     if len(synthetic_df):
         images = [np.array(cards.card_pictures[row]) for row in synthetic_df.index]
-        figure = pictures.tile_strip(images, pair_cards.synthetic_titles(synthetic_df))
+        titles = [
+            f"{image.feature}, seed {image.seed:.0f}\nvalue {image.value:.3g}"
+            for image in synthetic_df.itertuples()
+        ]
+        figure = pictures.tile_strip(images, titles)
         caption = f"{len(images)} synthetic images, several seeds per feature; each as wide as a tile, "
         yield Captioned("synthetic_images", figure, f"{caption}{tile_um:.0f} µm.")
 
@@ -84,19 +88,34 @@ def randomisation(
 def tile_strips(
     cards_df: pd.DataFrame, values_df: pd.DataFrame, tiles_df: pd.DataFrame, tile_um: float
 ) -> Iterator[Captioned]:
-    """`pair_cards.strips` of each pair: tiles with the highest values, and tiles from low to high."""
+    """For each pair the tiles with the highest values, and tiles from low to high in its tile tissue."""
+    samples_df = tiles_df.drop_duplicates("sample_id")
     for number, pair in enumerate(cards_df.itertuples(), 1):
-        for kind, (strip_df, where, note) in pair_cards.strips(
-            pair, values_df, tiles_df, n=TILES_SHOWN
-        ).items():
-            figure, caption = None, f"{pair.symbol}, feature {pair.feature}: {kind} tiles of {where}"
+        feature = str(pair.feature)
+        top_df = tile_choice.top_k(values_df[[feature]], tiles_df, samples_df, k=TILES_SHOWN)
+        note = pair_cards.tied_note(top_df, values_df[feature], "all tissues")
+        strips = {
+            "highest": ("all tissues", top_df, note),
+            "graded": (pair.tile_tissue, *pair_cards.graded_strip(pair, values_df, tiles_df, TILES_SHOWN)),
+        }
+        for kind, (where, strip_df, note) in strips.items():
+            figure, caption = None, f"{pair.symbol}, feature {feature}: {kind} tiles of {where}"
             if note:
                 caption += f": {note}"
             else:
                 caption += f" (n = {len(strip_df)}, each {tile_um:.0f} µm wide)."
-                titles = pair_cards.tile_titles(strip_df)
-                figure = pictures.tile_strip(list(read_tiles(strip_df)), titles, heading=caption)
+                tiles = list(read_tiles(strip_df))
+                figure = pictures.tile_strip(tiles, tile_titles(strip_df), heading=caption)
             yield Captioned(f"tiles_{kind}_{number}", figure, caption)
+
+
+def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
+    """Caption of each tile of a strip: its sample and tissue, its position in the grid, its value."""
+    return [
+        f"{tile.sample_id}\n{tile.tissue}\ncolumn {tile.column:.0f}, row {tile.row:.0f}\n"
+        f"value {tile.value:.3g}"
+        for tile in tiles_df.itertuples()
+    ]
 
 
 def slide_maps(

@@ -66,7 +66,7 @@ def make_cards(
         tile_df = cover_df.iloc[[card]].assign(card=card, order=1)
         (tile,) = read_tiles(tile_df)
         gradient, method = attribution.guided_or_plain(network, str(pair.feature), tile)
-        strip_df, note = _graded_strip(pair, values_df, tiles_df, N_STRIP)
+        strip_df, note = graded_strip(pair, values_df, tiles_df, N_STRIP)
         for column, fact in (("method", method), ("has_map", bool(gradient.any())), ("strip_note", note)):
             cards_df.loc[card, column] = fact
         pictures += [tile, attribution.to_picture(gradient)]
@@ -121,31 +121,7 @@ def images_of_features(
     return images, pd.concat(curves, ignore_index=True)
 
 
-def strips(
-    pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, *, n: int
-) -> dict[str, tuple[pd.DataFrame, str, str]]:
-    """The tiles with the n highest values of a pair's feature, and n from low to high in its tile tissue.
-
-    Parameters
-    ----------
-    pair : with feature and tile_tissue, a row of the cards
-    values_df, tiles_df : as for `make_cards`
-
-    Returns
-    -------
-    dict: highest, graded -> tiles, with file and tissue; where they are from; why not to show them, or ""
-    """
-    one_df = values_df[[pair.feature]]
-    top_df = tile_choice.top_k(one_df, tiles_df, tiles_df.drop_duplicates("sample_id"), k=n)
-    note = tied_note(top_df, one_df[pair.feature], "all tissues")
-    low_df, low_note = _graded_strip(pair, values_df, tiles_df, n)
-    return {
-        "highest": (top_df, "all tissues", note),
-        "graded": (low_df, pair.tile_tissue, low_note),
-    }
-
-
-def _graded_strip(
+def graded_strip(
     pair: Any, values_df: pd.DataFrame, tiles_df: pd.DataFrame, n: int
 ) -> tuple[pd.DataFrame, str]:
     """n tiles of a pair's tile tissue from the lowest to the highest value of its feature, and "".
@@ -175,22 +151,6 @@ def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: s
     """Pictures of one kind (tile, gradient, synthetic, low to high) of one card, in order."""
     rows = np.flatnonzero((shown_df["card"] == card) & (shown_df["kind"] == kind))
     return [np.array(pictures[row]) for row in rows]
-
-
-def tile_titles(tiles_df: pd.DataFrame) -> list[str]:
-    """Caption of each tile of a strip: its sample and tissue, its position in the grid, its value."""
-    return [
-        f"{tile.sample_id}\n{tile.tissue}\ncolumn {tile.column:.0f}, row {tile.row:.0f}\n"
-        f"value {tile.value:.3g}"
-        for tile in tiles_df.itertuples()
-    ]
-
-
-def synthetic_titles(shown_df: pd.DataFrame) -> list[str]:
-    """Caption of each synthetic image: its feature and seed, and the value reached."""
-    return [
-        f"{image.feature}, seed {image.seed:.0f}\nvalue {image.value:.3g}" for image in shown_df.itertuples()
-    ]
 
 
 def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.network import models
-from lib.visualize import attribution, feature_values, pair_cards
+from lib.visualize import attribution, card_figures, feature_values, pair_cards
 from lib.visualize.feature_values import Network
 from lib.visualize.synthetic_images import Ascent
 
@@ -135,7 +135,7 @@ def test_panel_rows_carry_numbers_and_the_image_given(cohort):
     shown_df = cards.card_shown
     (tile,) = pair_cards.pictures_of(shown_df, cards.card_pictures, 1, "tile")
     np.testing.assert_array_equal(rows[1]["tile"], tile)
-    titles = pair_cards.tile_titles(shown_df[shown_df["kind"] == "tile"])
+    titles = card_figures.tile_titles(shown_df[shown_df["kind"] == "tile"])
     assert titles[1] == "S2\nliver\ncolumn 0, row 0\nvalue 1"
 
 
