@@ -52,12 +52,16 @@ def keep_network(store, names=("accuracy",)):
         store.save(name, FRAME)
 
 
-def run_small(root, *arguments, settings=()):
+def run_command(root, *arguments):
     """run_all.py with its data and figures below `root`; returns the finished process."""
-    command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "demo", *arguments]
-    command += ["--set", *SMALL, *settings]
+    command = [sys.executable, str(ROOT / "run_all.py"), *map(str, arguments)]
     environment = os.environ | {"HISTOCORR_ROOT": str(root)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+
+
+def run_small(root, *arguments, settings=()):
+    """run_all.py for the small cohort."""
+    return run_command(root, "--cohort", "demo", *arguments, "--set", *SMALL, *settings)
 
 
 @pytest.fixture(scope="session")

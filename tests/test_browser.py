@@ -1,68 +1,65 @@
 """The report of a finished run in a real browser, opened from disk."""
 
+import json
+from contextlib import contextmanager
+
 import pandas as pd
 import pytest
 from chromium import MARKS, chromium
+from selenium.webdriver.support.ui import WebDriverWait
+
+from lib.config import Config
+from lib.explore import report
+from lib.store import Store
 
 pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium(1200, 1000) as driver:
+    with chromium(1280, 1700) as driver:
         yield driver
 
 
 def open_report(browser, root):
     """Leave the page before (`get` of the same one can return too early), open it, wait for its table."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
     browser.get("data:,")
     browser.get((root / "figures/demo/index.html").as_uri())
     WebDriverWait(browser, 20).until(lambda b: b.find_elements("css selector", "#pairs tbody tr"))
 
 
+def some(browser, css):
+    return browser.find_elements("css selector", css)
+
+
+def texts(browser, css):
+    return [element.text for element in some(browser, css)]
+
+
+def search(browser, words):
+    box = browser.find_element("id", "search")
+    box.clear()
+    box.send_keys(words)
+    return texts(browser, "#pairs tbody button")
+
+
 def requests_that_leave(browser):
     """Addresses asked for over the network since the last call."""
-    import json
-
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
     return [url for url in urls if not url.startswith(("file:", "data:", "blob:", "chrome"))]
 
 
-def errors(browser):
-    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-
-
-def test_index_shows_its_figures_and_fetches_nothing(finished, browser):
-    root, _ = finished
-    open_report(browser, root)
-    browser.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
-    widths = image_widths(browser)
-    assert len(widths) > 10
-    assert all(width > 100 for width in widths), "a figure did not load"
-    assert "synthetic" in browser.find_element("css selector", ".notice").text
-    assert not errors(browser)
+def assert_quiet(browser):
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not requests_that_leave(browser)
 
 
-def test_index_is_readable_on_a_phone(finished, browser):
-    root, _ = finished
-    phone = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    open_report(browser, root)
-    widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
-    page, window = browser.execute_script(widths)
-    assert window == 400
-    assert page <= window + 1, "the page scrolls sideways"
-    browser.find_element("css selector", "#pairs button").click()
-    dialog = browser.find_element("id", "card")
-    assert dialog.size["width"] <= 400
-    inside, outside = browser.execute_script(
-        "return [arguments[0].scrollWidth, arguments[0].clientWidth]", dialog
-    )
-    assert inside <= outside + 1, "the card scrolls sideways"
+@contextmanager
+def phone(browser):
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    yield
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
@@ -74,210 +71,164 @@ def image_widths(browser, images="document.images"):
     )
 
 
-def shown_symbols(browser):
-    return [button.text for button in browser.find_elements("css selector", "#pairs tbody button")]
+def widths(browser, css):
+    """Width of an element's content, and of the element."""
+    found = "const e = document.querySelector(arguments[0]); return [e.scrollWidth, e.clientWidth]"
+    return browser.execute_script(found, css)
+
+
+# -- a finished run ----------------------------------------------------------------------------------------
+
+
+def test_index_shows_its_figures_and_fetches_nothing(finished, browser):
+    open_report(browser, finished[0])
+    browser.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    loaded = image_widths(browser)
+    assert len(loaded) > 10
+    assert all(width > 100 for width in loaded), "a figure did not load"
+    assert "synthetic" in browser.find_element("css selector", ".notice").text
+    assert_quiet(browser)
+
+
+def test_index_is_readable_on_a_phone(finished, browser):
+    with phone(browser):
+        open_report(browser, finished[0])
+        page, window = widths(browser, "html")
+        assert window == 400
+        assert page <= window + 1, "the page scrolls sideways"
+        some(browser, "#pairs button")[0].click()
+        inside, outside = widths(browser, "#card")
+        assert outside <= 400
+        assert inside <= outside + 1, "the card scrolls sideways"
 
 
 def test_search_narrows_the_table_and_a_card_opens(finished, browser):
     root, _ = finished
     open_report(browser, root)
-    everything = shown_symbols(browser)
+    everything = texts(browser, "#pairs tbody button")
     assert len(everything) > 5
-    one = everything[-1]
-    browser.find_element("id", "search").send_keys(one.lower())
-    narrowed = shown_symbols(browser)
+    narrowed = search(browser, everything[-1].lower())
     assert 0 < len(narrowed) < len(everything)
-    assert one in narrowed
-    browser.find_element("id", "search").clear()
-    browser.find_element("id", "search").send_keys("no such gene")
-    assert shown_symbols(browser) == []
-    browser.find_element("id", "search").clear()
-    browser.find_element("id", "search").send_keys(" ")
-    assert shown_symbols(browser) == everything
+    assert everything[-1] in narrowed
+    assert search(browser, "no such gene") == []
+    assert search(browser, " ") == everything
 
-    browser.find_element("css selector", "#pairs button").click()  # those with pictures come first
-    title = browser.find_element("id", "card-title").text
-    assert everything[0] in title
-    widths = image_widths(browser, "document.querySelectorAll('#card-body img')")
-    assert len(widths) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
-    assert all(width >= 60 for width in widths)
+    some(browser, "#pairs button")[0].click()  # those with pictures come first
+    assert everything[0] in browser.find_element("id", "card-title").text
+    loaded = image_widths(browser, "document.querySelectorAll('#card-body img')")
+    assert len(loaded) >= 1 + 1 + 2 + 2, "tile, gradient, synthetic images, tiles from low to high"
+    assert all(width >= 60 for width in loaded)
     (features,) = (root / "data/derived/demo").rglob("features_test.parquet")
     n_test = pd.read_parquet(features).shape[1]
-    assert len(browser.find_elements("css selector", "#card-body circle")) == n_test, (
-        "a point per test sample"
-    )
-    browser.find_element("css selector", "#card .close").click()
+    assert len(some(browser, "#card-body circle")) == n_test, "a point per test sample"
+    some(browser, "#card .close")[0].click()
     assert not browser.find_element("id", "card").is_displayed()
-    browser.find_elements("css selector", "#pairs button")[-1].click()
-    assert not browser.find_elements("css selector", "#card-body img"), (
-        "a pair without pictures has its scatter"
-    )
-    assert browser.find_elements("css selector", "#card-body circle")
-    assert not errors(browser)
-    assert not requests_that_leave(browser)
+    some(browser, "#pairs button")[-1].click()
+    assert not some(browser, "#card-body img"), "a pair without pictures has its scatter"
+    assert some(browser, "#card-body circle")
+    assert_quiet(browser)
 
 
 def test_table_sorts_by_the_column_chosen(finished, browser):
-    root, _ = finished
-    open_report(browser, root)
-    column = (
-        "return [...document.querySelectorAll('#pairs tbody tr')].map(r => Number(r.cells[3].textContent))"
-    )
+    open_report(browser, finished[0])
     for descending in (True, False):
-        browser.find_elements("css selector", "#pairs th")[3].click()
-        values = browser.execute_script(column)
+        some(browser, "#pairs th")[3].click()
+        values = [float(text) for text in texts(browser, "#pairs tbody td:nth-child(4)")]
         assert values == sorted(values, reverse=descending)
 
 
-def test_ids_with_markup_stay_text_in_table_and_card(tmp_path, browser, monkeypatch):
-    from lib.config import Config
-    from lib.explore import report
-    from lib.store import Store
-
-    breaks_in = "document.title='broken in'"
-    evil = f'<img src=x onerror="{breaks_in}"></script><script>{breaks_in}</script>'
-    row = {
-        "symbol": evil,
-        "gene": evil,
-        "feature": "1_1",
-        "tissue": evil,
-        "r": 0.9,
-        "r_partial": None,
-        "card": 0,
-    }
-    card = {
-        "tile": "data:,",
-        "gradient": "data:,",
-        "synthetic": [],
-        "strip": ["data:,"],
-        "strip_labels": [evil],
-    }
-    pairs = {
-        "network": evil,
-        "unit": "TPM",
-        "aggregate": "mean",
-        "n_pairs": 1,
-        "samples": [evil],
-        "tissues": [evil],
-    }
-    pairs |= {"tissue_of": [0], "colours": ["#000000"], "genes": {evil: [1.0]}, "features": {"1_1": [2.0]}}
-    pairs |= {
-        "rows": [row],
-        "cards": [card | {"tile_label": evil, "tile_tissue": evil, "method": evil, "ihc": None}],
-    }
-    monkeypatch.setattr(report.report_pairs, "payload", lambda store: pairs)
-    page = report.build(Store(Config(cohort="mine", title="Mine"), root=tmp_path))
-    browser.get(page.as_uri())
-    browser.find_element("css selector", "#pairs button").click()
-    assert evil in browser.find_element("id", "card-title").get_property("textContent")
-    assert evil in browser.find_element("css selector", "#card-body .strip figcaption").get_property(
-        "textContent"
-    )
-    assert browser.title == "Mine"
-    assert not browser.find_elements("css selector", "img[src=x]")
-
-
 def test_executed_notebooks_open_with_equations(finished, browser):
-    root, _ = finished
-    browser.get((root / "figures/demo/notebooks/05_correlate__alexnet.html").as_uri())
-    fractions = browser.find_elements("css selector", "math mfrac")
+    browser.get((finished[0] / "figures/demo/notebooks/05_correlate__alexnet.html").as_uri())
+    fractions = some(browser, "math mfrac")
     assert fractions, "equations are MathML"
     assert fractions[0].size["height"] > 15, "a fraction stands above its denominator"
     assert "Traceback" not in browser.page_source
-    assert not errors(browser)
-    assert not requests_that_leave(browser)
+    assert_quiet(browser)
 
 
-def a_network(name, symbol, **numbers):
-    """The payload of a network with one pair."""
-    row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": "Liver", "r": 0.9, "card": None}
-    return {
-        "network": name,
-        "unit": "TPM",
-        "aggregate": "mean",
-        "n_pairs": 1,
-        "samples": ["s"],
-        "tissues": ["Liver"],
-        "tissue_of": [0],
-        "colours": ["#000000"],
-        "genes": {symbol: [1.0]},
-        "features": {"1_1": [2.0]},
-        "rows": [row | numbers],
-        "cards": [],
-    }
+# -- pages of made-up pairs --------------------------------------------------------------------------------
 
 
-def open_page(browser, tmp_path, monkeypatch, pairs):
-    from lib.config import Config
-    from lib.explore import report
-    from lib.store import Store
+def one_pair(network="vgg16", symbol="ALB", tissue="Liver", card=None, **numbers):
+    """The payload of a network with one pair, and its card if there is one."""
+    row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": tissue, "r": 0.9, "card": None}
+    payload = {"network": network, "unit": "TPM", "aggregate": "mean", "n_pairs": 1, "samples": ["s"]}
+    payload |= {"tissues": [tissue], "tissue_of": [0], "colours": ["#000000"], "features": {"1_1": [2.0]}}
+    payload |= {"genes": {symbol: [1.0]}, "rows": [row | numbers], "cards": []}
+    if card is not None:
+        pictures = {"tile": "data:,", "gradient": "data:,", "synthetic": [], "strip": [], "strip_labels": []}
+        payload["rows"][0]["card"] = 0
+        payload["cards"] = [
+            pictures | {"tile_tissue": tissue, "method": "plain gradient", "ihc": None} | card
+        ]
+    return payload
 
-    monkeypatch.setattr(report.report_pairs, "payload", lambda store: pairs)
-    browser.get("data:,")
-    browser.get(report.build(Store(Config(cohort="mine", title="Mine"), root=tmp_path)).as_uri())
+
+@pytest.fixture
+def open_page(browser, tmp_path, monkeypatch):
+    """Opens a report whose networks have these payloads."""
+
+    def show(*payloads):
+        by_name = {payload["network"]: payload for payload in payloads}
+        names = list(by_name)
+        store = Store(Config(cohort="mine", title="Mine", architecture="vgg16"), root=tmp_path)
+        others = {name: (store.with_network(name), "") for name in names[1:]}
+        monkeypatch.setattr(Store, "networks", lambda self, artefacts: others)
+        made = by_name.get if others else lambda name: payloads[0]
+        monkeypatch.setattr(report.report_pairs, "payload", lambda of: made(of.config.run_name))
+        browser.get("data:,")
+        browser.get(report.build(store).as_uri())
+
+    return show
 
 
-def test_a_card_says_what_was_found_and_why_pictures_are_missing(tmp_path, browser, monkeypatch):
-    card = {"tile": "data:,", "gradient": "data:,", "synthetic": [], "strip": [], "strip_labels": []}
-    card |= {"tile_label": "S1_0_0, Lung, 127 µm wide", "tile_tissue": "Liver", "method": "plain gradient"}
-    card |= {"ihc": None, "finding": "not found within tissues", "synthetic_note": "no image: because"}
-    pairs = a_network("vgg16", "ALB") | {"cards": [card | {"strip_note": "no strip: all one"}]}
-    pairs["rows"] = [row | {"card": 0} for row in pairs["rows"]]
-    open_page(browser, tmp_path, monkeypatch, pairs)
-    browser.find_element("css selector", "#pairs button").click()
+def test_ids_with_markup_stay_text_in_table_and_card(browser, open_page):
+    breaks_in = "document.title='broken in'"
+    evil = f'<img src=x onerror="{breaks_in}"></script><script>{breaks_in}</script>'
+    words = dict.fromkeys(("tile_label", "method", "finding"), evil)
+    open_page(one_pair(evil, evil, evil, card=words | {"strip": ["data:,"], "strip_labels": [evil]}))
+    some(browser, "#pairs button")[0].click()
+    for css in ("#card-title", "#card-body .strip figcaption"):
+        assert evil in some(browser, css)[0].get_property("textContent")
+    assert browser.title == "Mine"
+    assert not some(browser, "img[src=x]")
+
+
+def test_a_card_says_what_was_found_and_why_pictures_are_missing(browser, open_page):
+    card = {"tile_label": "S1_0_0, Lung, 127 µm wide", "finding": "not found within tissues"}
+    card |= {"synthetic_note": "no image: because", "strip_note": "no strip: all one"}
+    open_page(one_pair(card=card))
+    some(browser, "#pairs button")[0].click()
     words = browser.find_element("id", "card-body").get_property("textContent")
-    for part in (
-        "not found within tissues",
-        "S1_0_0, Lung, 127 µm wide",
-        "no image: because",
-        "no strip: all one",
-    ):
-        assert part in words
+    assert all(part in words for part in card.values())
     assert "from the lowest to the highest" not in words
 
 
-def test_small_p_and_q_keep_two_digits(tmp_path, browser, monkeypatch):
+def test_small_p_and_q_keep_two_digits(browser, open_page):
     numbers = {"r": 0.8049, "r_partial": -0.0549, "p_free": 0.000999, "p_within_tissue": 0.0549}
-    pairs = a_network("vgg16", "A", **numbers, q_within_tissue=0.3, pattern="g-t-f")
-    open_page(browser, tmp_path, monkeypatch, pairs)
-    cells = [cell.text for cell in browser.find_elements("css selector", "#pairs tbody td")]
-    assert cells == ["A", "1_1", "Liver", "0.80", "-0.05", "0.0010", "0.055", "0.30", "g-t-f"]
-    browser.find_element("css selector", "#pairs button").click()
-    facts = browser.find_element("css selector", "#card-body .facts").text
+    open_page(one_pair(symbol="A", **numbers, q_within_tissue=0.3, pattern="g-t-f"))
+    cells = ["A", "1_1", "Liver", "0.80", "-0.05", "0.0010", "0.055", "0.30", "g-t-f"]
+    assert texts(browser, "#pairs tbody td") == cells
+    some(browser, "#pairs button")[0].click()
+    (facts,) = texts(browser, "#card-body .facts")
     for words in ("r: 0.80", "r given tissue: -0.05", "p within tissue: 0.055", "q: 0.30", "pattern: g-t-f"):
         assert words in facts
 
 
-def test_q_is_seen_on_a_phone_without_scrolling(tmp_path, browser, monkeypatch):
+def test_q_is_seen_on_a_phone_without_scrolling(browser, open_page):
     numbers = {"r_partial": -0.54, "p_free": 0.001, "p_within_tissue": 0.05, "q_within_tissue": 0.00012}
-    pairs = a_network("vgg16", "ENSG00000900162.9", **numbers, pattern="g-t-f")
-    pairs["rows"][0]["feature"] = "100_1023"
-    phone = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    open_page(browser, tmp_path, monkeypatch, pairs)
-    shown = [cell for cell in browser.find_elements("css selector", "#pairs tbody td") if cell.is_displayed()]
-    assert [cell.text for cell in shown][-1] == "0.00012"
-    right = shown[-1].rect["x"] + shown[-1].rect["width"]
-    inside, outside = browser.execute_script(
-        "const b = document.querySelector('#pairs').parentElement; return [b.scrollWidth, b.clientWidth]"
-    )
-    assert right <= 400
-    assert inside <= outside + 1, "the table scrolls sideways"
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    pair = one_pair(symbol="ENSG00000900162.9", **numbers, pattern="g-t-f", feature="100_1023")
+    with phone(browser):
+        open_page(pair)
+        shown = [cell for cell in some(browser, "#pairs tbody td") if cell.is_displayed()]
+        assert shown[-1].text == "0.00012"
+        assert shown[-1].rect["x"] + shown[-1].rect["width"] <= 400
+        inside, outside = widths(browser, "div:has(> #pairs)")
+        assert inside <= outside + 1, "the table scrolls sideways"
 
 
-def test_several_networks_are_chosen_from_a_list(tmp_path, browser, monkeypatch):
-    from lib.config import Config
-    from lib.explore import report
-    from lib.store import Store
-
-    store = Store(Config(cohort="mine", architecture="vgg16"), root=tmp_path)
-    other = (Store(Config(cohort="mine", architecture="alexnet"), root=tmp_path), "")
-    monkeypatch.setattr(Store, "networks", lambda self, names: {"alexnet": other})
-    monkeypatch.setattr(
-        report.report_pairs, "payload", lambda s: a_network(s.config.run_name, f"OF_{s.config.run_name}")
-    )
-    browser.get(report.build(store).as_uri())
-    assert shown_symbols(browser) == ["OF_vgg16"]
-    browser.find_element("css selector", "#network option:nth-child(2)").click()
-    assert shown_symbols(browser) == ["OF_alexnet"]
+def test_several_networks_are_chosen_from_a_list(browser, open_page):
+    open_page(one_pair("vgg16", "OF_vgg16"), one_pair("alexnet", "OF_alexnet"))
+    assert texts(browser, "#pairs tbody button") == ["OF_vgg16"]
+    some(browser, "#network option:nth-child(2)")[0].click()
+    assert texts(browser, "#pairs tbody button") == ["OF_alexnet"]
