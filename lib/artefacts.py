@@ -36,7 +36,8 @@ _BOTH_SIDES = "expression samples features_test"
 _BOTH_SETS = f"features_validation {_BOTH_SIDES}"
 _PAIRS = "r_threshold e_threshold thresholds correlation"
 _PERMUTING = "n_permutations q_threshold e_threshold covariates correlation seed"
-_TESTED = f"network tiles gene_medians pairs_significance pairs_conditional {_BOTH_SIDES}"
+_LINKS = "link_permutations link_exceedances q_threshold e_threshold covariates correlation seed"
+_TESTED = f"network tiles gene_medians pairs_significance pairs_conditional links link_null {_BOTH_SIDES}"
 _CARDS = (
     "show_pairs n_cards cover_top tiles_per_sample synthesis_steps synthesis_seeds n_permutations "
     "e_threshold correlation p seed"
@@ -67,8 +68,14 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made(_OF_NETWORK, "04_features", "tile_counts", "network samples tiles"),
     **_made(_OF_NETWORK, "05_correlate", "gene_medians", _BOTH_SIDES),
     **_made(_OF_NETWORK, "05_correlate", "pairs r_histogram", f"{_BOTH_SIDES} genes", _PAIRS),
-    **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs {_BOTH_SIDES}", _PERMUTING),
-    **_made(_OF_NETWORK, "06_significance", "gene_significance", f"gene_medians {_BOTH_SIDES}", _PERMUTING),
+    **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
+    **_made(
+        _OF_NETWORK,
+        "06_significance",
+        "links link_null link_tissues gene_significance",
+        f"gene_medians {_BOTH_SETS}",
+        _LINKS,
+    ),
     **_made(_OF_NETWORK, "07_conditional", "pairs_conditional", f"pairs {_BOTH_SIDES}", "alphas covariates"),
     **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, "correlation"),
     **_made(_OF_NETWORK, "10_visualize", "cards card_shown card_curves", _TESTED, _CARDS),
@@ -112,7 +119,14 @@ NOTEBOOKS: dict[str, Notebook] = {
         ("pairs", "r_histogram", "gene_medians"), fields=("best_feature_r", "go_obo_file", "go_gaf_file")
     ),
     "06_significance": Notebook(
-        ("pairs_significance", "gene_significance", "accuracy", "features_validation", "features_train"),
+        (
+            "pairs_significance",
+            "gene_significance",
+            "links",
+            "accuracy",
+            "features_validation",
+            "features_train",
+        ),
         fields=("least_precision", "least_recall"),
     ),
     "07_conditional": Notebook(("pairs_conditional", "pairs_significance")),

@@ -132,7 +132,10 @@ class Config(BaseModel):
     go_gaf_file: str = ""
 
     # -- significance, conditional independence (notebooks 06 to 08) ------------------------------------
-    n_permutations: PositiveInt = 1000
+    n_permutations: PositiveInt = 1000  # of each marker pair, as in the paper
+    # A gene without a link stops after so many shuffles that reach it; one with a link goes on to the cap.
+    link_exceedances: PositiveInt = 10
+    link_permutations: PositiveInt = 10_000
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
     # Targets for the scorecard of a simulated cohort, over all pairs: the run fails below them. 0: no target.

@@ -21,7 +21,14 @@ FRAME = pd.DataFrame({"sample_id": ["a", "b"], "n": [1, 2]})
 
 SMALL = [
     *("synthetic_slides_per_tissue=5", "synthetic_genes=500", "synthetic_slide_um=320", "input_px=64"),
-    *("epochs=2", "n_permutations=200", "split_fractions=[0.4,0.2,0.4]", "n_cards=3", "synthesis_steps=4"),
+    *(
+        "epochs=2",
+        "n_permutations=200",
+        "link_permutations=2000",
+        "split_fractions=[0.4,0.2,0.4]",
+        "n_cards=3",
+        "synthesis_steps=4",
+    ),
     *("least_precision=0", "least_recall=0"),  # so few slides cannot reach the demo's targets
 ]
 

@@ -67,18 +67,18 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
 def rejection_rates(table_df: pd.DataFrame) -> Figure:
     """Share of null pairs that each test rejects, with intervals; a panel for each design.
 
-    table_df : `calibration.calibration`: design, test, alpha, rate, low, high.
+    table_df : `calibration.calibration`: design, scheme, level, rejected, low, high.
     """
-    designs, tests = table_df["design"].unique(), table_df["test"].unique()[::-1]
-    alphas = dict(zip(table_df["alpha"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
+    designs, tests = table_df["design"].unique(), table_df["scheme"].unique()[::-1]
+    alphas = dict(zip(table_df["level"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
     size = (PAGE_IN, 0.9 + 0.26 * len(tests))
     figure, axes = plt.subplots(1, len(designs), figsize=size, sharey=True, squeeze=False)
     place = pd.Series(np.arange(len(tests)), index=tests)
     for ax, design in zip(axes[0], designs, strict=True):
         for k, (alpha, colour) in enumerate(alphas.items()):
-            df = table_df[(table_df["design"] == design) & (table_df["alpha"] == alpha)]
-            y = place[df["test"]].to_numpy() + 0.14 * (1 - 2 * k)
-            rate = df["rate"].clip(lower=1e-4)
+            df = table_df[(table_df["design"] == design) & (table_df["level"] == alpha)]
+            y = place[df["scheme"]].to_numpy() + 0.14 * (1 - 2 * k)
+            rate = df["rejected"].clip(lower=1e-4)
             errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
             ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
             ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")

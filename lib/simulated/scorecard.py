@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 
 from lib.simulated.slides import QUANTITIES
+from lib.statistics.link_tests import LinkTests
+from lib.statistics.links import q_of_pairs
 from lib.statistics.residuals import centre, unit_length
 
 KINDS = ("direct", "marker", "covariate", "null")
 # what a pair truly is; for a direct gene it depends on how well the feature follows the gene's quantity
 PAIR_KINDS = ("direct", "weak", "unrelated", "marker", "covariate", "null")
-# q of a pair -> the name of its test here
-TESTS = {
-    "q_within_tissue": "within tissue", "q_shuffled": "shuffling alone", "q_covariates": "covariates removed",
-}  # fmt: skip
+LINKS, UNADJUSTED = "links", "covariates not taken out"  # names of tests
 FOLLOWS = 0.5  # |r| within tissues: the quantity explains at least a quarter of the feature's variance there
 MOST_PAIRS = 4_000_000  # scored; of more, every k-th feature
 
@@ -149,10 +148,11 @@ def score_calls(
 ) -> list[pd.DataFrame]:
     """`score_pairs` of every pair, of the marker pairs, and of every pair against permuted truth.
 
-    q_df : gene, feature and the q of each test (a key of TESTS); first the n_marker_pairs marker pairs, then
-        every pair.
+    q_df : gene, feature, q_within_tissue and, with covariates, q_covariates, which then is the q of links;
+        first the n_marker_pairs marker pairs, then every pair.
     """
-    tests = {column: name for column, name in TESTS.items() if column in q_df}
+    tests = {"q_covariates": LINKS, "q_within_tissue": UNADJUSTED}
+    tests = tests if "q_covariates" in q_df else {"q_within_tissue": LINKS}
     called_df = (q_df[list(tests)] <= threshold).set_axis(list(tests.values()), axis=1)
     marker_pairs, every = slice(n_marker_pairs), slice(n_marker_pairs, None)
     kinds = pair_kinds(q_df, truth)
@@ -160,8 +160,33 @@ def score_calls(
     return [
         score_pairs(kinds.iloc[every], called_df.iloc[every]),
         score_pairs(kinds.iloc[marker_pairs], called_df.iloc[marker_pairs, :1].add_suffix(", marker pairs")),
-        score_pairs(control, called_df.iloc[every][["shuffling alone"]].add_suffix(", permuted truth")),
+        score_pairs(control, called_df.iloc[every, :1].add_suffix(", permuted truth")),
     ]
+
+
+def score_links(
+    links_df: pd.DataFrame, genes_df: pd.DataFrame, n_features: int, truth: Truth, threshold: float
+) -> dict[str, tuple[float, str]]:
+    """Lines of `summary` on the table of links (`link_table.describe`): how many, of which genes, and the
+    precision of its clumps, each judged by its lead feature.
+
+    genes_df : index gene; q of the genes tested.
+    """
+    found = genes_df.index[genes_df["q"] <= threshold]
+    listed, n_pairs = found.isin(links_df["gene"]).sum(), len(genes_df) * n_features
+    leads_df = links_df.loc[links_df["clump_lead"], ["gene", "feature"]].astype(object)
+    kinds = pair_kinds(leads_df, truth).value_counts().reindex(PAIR_KINDS, fill_value=0)
+    judged = int(kinds.drop("weak").sum())
+    return {
+        "links listed": (len(links_df) / max(n_pairs, 1), f"{len(links_df):,} of {n_pairs:,} pairs tested"),
+        "genes found that have a listed link": (
+            listed / max(len(found), 1), f"{listed:,} of {len(found):,}"
+        ),
+        "precision of clumps": (
+            kinds["direct"] / max(judged, 1),
+            f"{kinds['direct']:,} of {judged:,} called; {kinds['weak']:,} weak ones also called",
+        ),
+    }  # fmt: skip
 
 
 def permute_labels(truth_df: pd.DataFrame) -> pd.DataFrame:
@@ -171,14 +196,11 @@ def permute_labels(truth_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def missed(card_df: pd.DataFrame, least_precision: float, least_recall: float) -> list[str]:
-    """Sentences on the targets that within-tissue shuffling misses over all pairs (`summary`); none: all met.
+    """Sentences on the targets that the links miss over all pairs (`summary`); none: all met.
 
     A target of 0 requires nothing; a line that is absent or not a number misses its target.
     """
-    targets = {
-        "pair precision, shuffling alone": least_precision,
-        "pair recall, shuffling alone": least_recall,
-    }
+    targets = {f"pair precision, {LINKS}": least_precision, f"pair recall, {LINKS}": least_recall}
     values = card_df["value"].reindex(list(targets))
     return [
         f"{name} is {values[name]:.1%}; at least {least:.0%} is required"
@@ -187,22 +209,73 @@ def missed(card_df: pd.DataFrame, least_precision: float, least_recall: float) -
     ]
 
 
+class Run(NamedTuple):
+    """What a run found.
+
+    tests : "within_tissue" and, where the cohort names covariates, "covariates".
+    links_df : `link_table.describe`. genes_df : `links.genes_table`.
+    marker_pairs_df : gene, feature.
+    """
+
+    tests: dict[str, LinkTests]
+    links_df: pd.DataFrame
+    genes_df: pd.DataFrame
+    marker_pairs_df: pd.DataFrame
+    q_threshold: float
+
+
+def tables(run: Run, truth: Truth, accuracy_df: pd.DataFrame | None) -> dict[str, tuple[pd.DataFrame, str]]:
+    """The tables that compare a run with the truth, by stem, each with its caption; last the scorecard.
+
+    accuracy_df : `accuracy.accuracy_table`, or None where no network was run.
+    """
+    q, sides = run.q_threshold, run.tests["within_tissue"].sides
+    names = [LINKS, UNADJUSTED][: len(run.tests)]
+    genes = {
+        name: score_genes(truth, test.genes_df, q)
+        for name, test in zip(names, reversed(run.tests.values()), strict=True)
+    }
+    marker_df = run.marker_pairs_df[["gene", "feature"]]
+    marker_df = marker_df[marker_df["gene"].isin(run.genes_df.index)]
+    asked_df = pd.concat([marker_df, every_pair(run.genes_df.index, sides.features)], ignore_index=True)
+    asked_df = asked_df.assign(
+        **{f"q_{name}": q_of_pairs(test, asked_df) for name, test in run.tests.items()}
+    )
+    scores = score_calls(asked_df, len(marker_df), truth, q)
+    listed = score_links(run.links_df, run.genes_df, len(sides.features), truth, q)
+    by_test_df = pd.concat(genes, names=["test"]).reset_index("test")
+    what = f"called at q <= {q}, by what they truly are."
+    return {
+        "scorecard_links": (by_test_df, f"Genes {what}"),
+        "scorecard_pairs": (pd.concat(scores, axis=1), f"Pairs of expressed genes {what}"),
+        "scorecard": (
+            summary(accuracy_df, genes, scores, listed),
+            "This run compared with the planted truth of its cohort.",
+        ),
+    }
+
+
 def summary(
-    accuracy_df: pd.DataFrame | None, genes: Mapping[str, pd.DataFrame], pairs: Sequence[pd.DataFrame] = ()
+    accuracy_df: pd.DataFrame | None,
+    genes: Mapping[str, pd.DataFrame],
+    pairs: Sequence[pd.DataFrame] = (),
+    listed: Mapping[str, tuple[float, str]] | None = None,
 ) -> pd.DataFrame:
     """The scorecard: index measure; value (a share), detail (counts in words).
 
     accuracy_df : `accuracy.accuracy_table`; its test rows are used. None where no network was run.
-    genes : tables of `score_genes`; the first as called, a second one with the covariates removed.
+    genes : tables of `score_genes` by test (LINKS, UNADJUSTED).
     pairs : tables of `score_pairs`, each column named after its test.
+    listed : of `score_links`.
     """
     rows = {}
     on_test = [] if accuracy_df is None else accuracy_df[accuracy_df["split"] == "test"].to_dict("records")
     for row in on_test:
         detail = f"{row['correct']:.0f} of {row['n']:.0f}, {row['n_classes']} classes"
         rows[f"test {row['level']} accuracy"] = (row["accuracy"], detail)
-    for scores_df, how in zip(genes.values(), ("", ", covariates removed"), strict=False):
-        rows |= _gene_lines(scores_df, how)
+    for test, scores_df in genes.items():
+        rows |= _gene_lines(scores_df, "" if test == LINKS else f", {test}")
+    rows |= listed or {}
     for score_df in pairs:
         for test, row in precision_recall(score_df).iterrows():
             right = f"{row['right']:,.0f} of"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.statistics import pair_tests, permutations
+from lib.statistics import effective_size, pair_tests, permutations
 from lib.statistics.conditional_independence import degrees_of_freedom, given_tissues, pairs_conditional
 from lib.statistics.correlation import r_of_pairs
 from lib.statistics.partial_correlation import MIN_DF
@@ -23,9 +23,8 @@ TESTS = {
     "Fisher z, all tissues": "all_tissues",
     "within-tissue permutation": "within_tissue",
     "whole-donor permutation": "within_donor_block",
-    "donor signs": "donor_signs",
+    "within-tissue permutation at the effective size (links)": "effective_size",
 }
-BOTH = "both: within-tissue and donor signs"  # the larger p of the two, where both are required
 ALPHAS = (0.05, 0.01)
 LEVEL = 0.95  # of the intervals of the rates
 
@@ -93,31 +92,30 @@ def null_pairs(samples_df: pd.DataFrame, n_pairs: int, donor_effect: float = 0.0
 
 
 def p_values(samples_df: pd.DataFrame, pairs: Pairs, n_permutations: int, seed: int) -> pd.DataFrame:
-    """Two-sided p of each pair under those of TESTS that these samples allow, and BOTH (columns).
+    """Two-sided p of each pair under those of TESTS that these samples allow (columns).
 
     A scheme is omitted where fewer than FEW_ORDERS rearrangements are possible, so that no p reaches 0.01; a
-    parametric test where its conditions leave too few degrees of freedom; BOTH where one scheme is enough.
+    parametric test where its conditions leave too few degrees of freedom.
     """
-    columns = {}
+    columns, classes = {}, None
     for name, kind in TESTS.items():
-        if kind in permutations.SCHEMES:
+        if kind in (*permutations.SCHEMES, "effective_size"):
             try:
-                drawn = permutations.draw(kind, n_permutations, samples_df, seed)
+                scheme = "within_tissue" if kind == "effective_size" else kind
+                drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
             except ValueError:  # no two slides, or donors, are exchangeable
                 continue
-            if len(drawn.order) >= permutations.FEW_ORDERS:
-                columns[name] = pair_tests.pair_p(*pairs, drawn, progress=False)
+            if len(drawn.order) < permutations.FEW_ORDERS:
+                continue
+            if kind == "effective_size":
+                classes = effective_size.donor_classes(samples_df, drawn.groups)
+            columns[name] = pair_tests.pair_p(*pairs, drawn, classes=classes, progress=False)
         elif kind == "indicator":
             if len(samples_df) - 3 >= MIN_DF:
                 columns[name] = pairs_conditional(*pairs, samples_df, alphas=())["p_gf_t"].to_numpy()
         elif degrees_of_freedom(samples_df) >= MIN_DF:
             columns[name] = given_tissues(*pairs, samples_df)["p"].to_numpy()
-    p_df = pd.DataFrame(columns)
-    required = permutations.required_schemes(samples_df)
-    asked = [name for name, kind in TESTS.items() if kind in required]
-    if len(asked) > 1 and set(asked) <= set(p_df):
-        p_df[BOTH] = p_df[asked].max(axis=1)
-    return p_df
+    return pd.DataFrame(columns)
 
 
 def rejection_table(p_df: pd.DataFrame) -> pd.DataFrame:
@@ -125,16 +123,16 @@ def rejection_table(p_df: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    test, alpha, n, rejected (count), rate, low, high (95 % Clopper-Pearson interval of the rate), and holds:
-    the interval reaches down to alpha, so there is no evidence that the test is anti-conservative.
+    scheme, level, n, rejected (share), low, high (95 % Clopper-Pearson interval), and holds: the interval
+    reaches down to the level, so there is no evidence that the test is anti-conservative.
     """
     rows = []
     for name in p_df:
         for alpha in ALPHAS:
             k, n = int((p_df[name] <= alpha).sum()), len(p_df)
             low, high = stats.binomtest(k, n).proportion_ci(LEVEL)
-            row = {"test": name, "alpha": alpha, "n": n, "rejected": k, "rate": k / n}
-            rows.append(row | {"low": low, "high": high, "holds": bool(low <= alpha)})
+            row = {"scheme": name, "level": alpha, "n": n, "rejected": k / n, "low": low, "high": high}
+            rows.append(row | {"holds": bool(low <= alpha)})
     return pd.DataFrame(rows)
 
 
@@ -149,5 +147,6 @@ def calibration(
     for name, (samples_df, donor_effect) in designs.items():
         made = null_pairs(samples_df, n_pairs, donor_effect, seed)
         table_df = rejection_table(p_values(samples_df, made, n_permutations, seed))
-        tables.append(table_df.assign(design=name))
+        table_df.insert(0, "design", name.replace("\n", " "))
+        tables.append(table_df)
     return pd.concat(tables, ignore_index=True)

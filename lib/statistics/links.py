@@ -1,82 +1,102 @@
-"""Links: genes and pairs significant within tissues, with their false discovery rates and verdicts."""
-
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+"""Links: the genes and pairs significant within tissues, their q, and the verdict on each marker pair."""
 
 import numpy as np
 import pandas as pd
 
+from lib.statistics import link_tests
 from lib.statistics.false_discovery import hierarchical_q
-from lib.statistics.max_statistic import MaxStatistic, max_statistic
-from lib.statistics.permutations import Permutations
+from lib.statistics.link_tests import LinkTests
+
+BLOCK_PAIRS = 200_000
 
 
-class Links(NamedTuple):
-    """q of all genes tested and of given pairs.
+def find_links(tests: LinkTests, q_threshold: float) -> pd.DataFrame:
+    """Pairs of the genes found whose p in the family of their gene is at most q R / G.
 
-    genes_df : index gene; feature (of the largest statistic), statistic, p_gene, p_overall, q.
-    q_pairs : float64 [n_pairs], in the order of the pairs.
-    q_first_scheme : the same by the first scheme alone.
-    null_gene : float32 [N, n_genes], null maxima of the first scheme.
+    With R of G genes found at q (Benjamini and Bogomolov 2014): averaged over the genes found, the expected
+    share of false pairs among a gene's links is at most q. p within a gene is corrected for all its features,
+    so that the same holds for its clumps.
+
+    Returns
+    -------
+    DataFrame: gene, feature, statistic, p, q, r_within (signed), low, high (95 %), n_effective, inflation;
+    genes by falling statistic of their best link, links of a gene by falling statistic.
     """
+    q_genes = tests.genes_df["q"].to_numpy()
+    found = np.flatnonzero(q_genes <= q_threshold)
+    level = q_threshold * len(found) / len(q_genes)
+    parts = []
+    for block in link_tests.blocks(tests.sides, len(found)):
+        genes = found[block]
+        statistic = link_tests.statistic_of_block(tests.sides, genes)
+        for gene, values in zip(genes, statistic, strict=True):
+            features = np.flatnonzero(values >= _least(tests, gene, level))
+            parts.append(np.stack([np.full(len(features), gene), features, values[features]]))
+    g, f, statistic = np.concatenate(parts, axis=1) if parts else np.empty((3, 0))
+    g, f = g.astype(np.int64), f.astype(np.int64)
+    p = link_tests.p_in_gene(tests, g, statistic)
+    kept = p <= level * (1 + 1e-12)
+    g, f, statistic, p = g[kept], f[kept], statistic[kept], p[kept]
+    names = {"gene": tests.sides.genes[g], "feature": tests.sides.features[f]}
+    df = pd.DataFrame(names | {"statistic": statistic, "p": p, "q": _q(tests, g, p)})
+    df = df.join(link_tests.intervals(tests.sides, g, f))
+    best = df.groupby("gene")["statistic"].transform("max")
+    order_df = df.assign(best=best).sort_values(["best", "gene", "statistic"], ascending=[False, True, False])
+    return order_df.drop(columns="best").reset_index(drop=True)
 
-    genes_df: pd.DataFrame
-    q_pairs: np.ndarray
-    q_first_scheme: np.ndarray
-    null_gene: np.ndarray
+
+def q_of_pairs(tests: LinkTests, pairs_df: pd.DataFrame) -> pd.Series:
+    """q of given pairs (gene, feature), float64, index of pairs_df; missing where they were not tested.
+
+    A gene that was tested and a feature that does not vary within tissues have 1.
+    """
+    sides = tests.sides
+    g, f = sides.places(pairs_df)
+    q = np.where(g >= 0, 1.0, np.nan)
+    known = np.flatnonzero((g >= 0) & (f >= 0))
+    for start in range(0, len(known), BLOCK_PAIRS):
+        at = known[start : start + BLOCK_PAIRS]
+        statistic = link_tests.statistic_of_pairs(sides, g[at], f[at])
+        q[at] = _q(tests, g[at], link_tests.p_in_gene(tests, g[at], statistic))
+    return pd.Series(q, pairs_df.index)
 
 
-def find_links(
-    log_expression_df: pd.DataFrame,
-    features_df: pd.DataFrame,
-    pairs_df: pd.DataFrame,
-    schemes: Sequence[Permutations],
-    covariates_df: pd.DataFrame | None = None,
-    device: str = "cpu",
-) -> Links:
-    """Max-statistic p of every gene over all features (the largest over the schemes), and q from them.
+def _q(tests: LinkTests, genes: np.ndarray, p: np.ndarray) -> np.ndarray:
+    q_genes, q = hierarchical_q(tests.null.p, p)
+    return np.maximum(q, q_genes[genes])
+
+
+def _least(tests: LinkTests, gene: int, level: float) -> float:
+    """Statistic that a pair of the gene needs for p <= level, less what its null maxima leave in doubt."""
+    maxima = np.sort(tests.null.null_of(gene))
+    allowed = int(level * (1 + len(maxima)) + 1e-9)
+    return float(maxima[-1 - allowed]) - 2 * tests.doubt[gene] if allowed < len(maxima) else 0.0
+
+
+def genes_table(
+    tests: dict[str, LinkTests], links_df: pd.DataFrame, medians_df: pd.DataFrame
+) -> pd.DataFrame:
+    """Every gene tested, by the headline test (with covariates out where there are any).
 
     Parameters
     ----------
-    log_expression_df, features_df : all genes and features tested, x samples.
-    pairs_df : gene, feature of the pairs for which q is wanted.
-    schemes : rearrangements of the `permutations.required_schemes`.
-    covariates_df, device : as `max_statistic.max_statistic`.
+    tests : "within_tissue" and, where the cohort names covariates, "covariates".
+    links_df : `link_table.describe`, the links of the headline test. medians_df : symbol and tissue of genes.
+
+    Returns
+    -------
+    Index gene: symbol, tissue, feature, statistic, inflation, p, p_overall, q, n_permutations, n_links,
+    n_clumps and, with covariates, q_without_covariates and feature_without_covariates.
     """
-    how = {"pairs_df": pairs_df, "covariates_df": covariates_df}
-    maxima = [max_statistic(log_expression_df, features_df, s, device=device, **how) for s in schemes]
-    genes_df, tested_df = largest_p(maxima)
-    q_genes, q_pairs = hierarchical_q(genes_df["p_gene"].to_numpy(), tested_df["p_gene"].to_numpy())
-    first = maxima[0]
-    q_first = hierarchical_q(first.genes_df["p_gene"].to_numpy(), first.tested_df["p_gene"].to_numpy())[1]
-    return Links(genes_df.assign(q=q_genes), q_pairs, q_first, first.null_gene)
-
-
-def largest_p(results: Sequence[MaxStatistic]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """genes_df and tested_df of the first result, each p replaced by the largest over all results.
-
-    An intersection-union test (Berger 1982): the p is valid wherever one of the schemes is. The results are
-    of the same genes, features and pairs under schemes with the same groups.
-    """
-    first, *others = results
-    genes_df, tested_df = first.genes_df.copy(), first.tested_df.copy()
-    for other in others:
-        if not other.genes_df.index.equals(genes_df.index):
-            raise ValueError("the results are not of the same genes: use schemes with the same groups")
-        for df, other_df in ((genes_df, other.genes_df), (tested_df, other.tested_df)):
-            for column in ("p_gene", "p_overall"):
-                df[column] = np.maximum(df[column], other_df[column])
-    return genes_df, tested_df
-
-
-def genes_table(found: Mapping[str, Links], medians_df: pd.DataFrame) -> pd.DataFrame:
-    """genes_df of "within_tissue" with symbol and tissue, and with feature, p_gene and q of the other results
-    (`_covariates`).
-    """
-    genes_df = found["within_tissue"].genes_df.join(medians_df[["symbol", "tissue"]])
-    for name in found.keys() - {"within_tissue"}:
-        genes_df = genes_df.join(found[name].genes_df[["feature", "p_gene", "q"]].add_suffix(f"_{name}"))
-    return genes_df
+    *_, headline = tests.values()
+    df = medians_df[["symbol", "tissue"]].join(headline.genes_df, how="inner")
+    of_gene = links_df.groupby("gene", observed=True)
+    counts = {"n_links": of_gene.size(), "n_clumps": of_gene["clump"].nunique()}
+    df = df.assign(**{name: n.reindex(df.index).fillna(0).astype(int) for name, n in counts.items()})
+    if len(tests) > 1:
+        without_df = tests["within_tissue"].genes_df[["q", "feature"]]
+        df = df.join(without_df.add_suffix("_without_covariates"))
+    return df.rename_axis("gene")
 
 
 def pairs_table(
@@ -86,12 +106,12 @@ def pairs_table(
     r_within_tissue: np.ndarray,
     q_threshold: float,
 ) -> pd.DataFrame:
-    """Everything that was found about each pair: gene, feature, the p, the q, and the verdict.
+    """Everything that was found about each marker pair: gene, feature, the p, the q, and the verdict.
 
     Parameters
     ----------
     pairs_df : gene, feature, r. p_df : p and q of each pair, the same rows.
-    q_df : q_shuffled, q_within_tissue and, with covariates, q_covariates, of the pairs tested (by index).
+    q_df : q_within_tissue and, with covariates, q_covariates (`q_of_pairs`).
     r_within_tissue : float64 [n_pairs] (`pair_tests.r_within`).
 
     Returns

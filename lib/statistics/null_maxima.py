@@ -1,8 +1,9 @@
-"""The statistic of a pair under shuffles within groups, and each gene's largest under every rearrangement.
+"""The statistic z of a pair under shuffles within groups, and each gene's largest under every rearrangement.
 
-`r`: the correlation of the residuals of gene and feature, each centred within its groups. `z`: their
-covariance over its standard deviation under shuffles within the groups, sqrt(sum over groups of Sxx Syy /
-(n - 1)), so that a feature whose variation lies in one small tissue does not raise the bar for all others.
+z is the covariance of the residuals of gene and feature, each centred within its groups, over its standard
+deviation under shuffles within the groups, sqrt(sum over groups of Sxx Syy / (n - 1)), so that a feature
+whose variation lies in one small tissue does not raise the bar for all others. With one group it is
+r sqrt(n - 1).
 
 A block of genes under a block of rearrangements is one float32 product, reduced to its row maxima while it
 is still in the cache (a fused numba pass on the CPU, torch elsewhere). Single values are float64.
@@ -22,6 +23,7 @@ from lib.statistics.permutations import Permutations
 BLOCK_BYTES = 64_000_000  # of one block of float64 values
 CPU_BLOCK = (64, 8)  # genes and rearrangements of one product: it fits the cache of a core
 GPU_BLOCK = (1024, 16)  # it fills a GPU
+FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
 
 
 class Statistic(NamedTuple):
@@ -44,14 +46,19 @@ class Statistic(NamedTuple):
             return None
         return (self.a_t[genes] @ self.b_t.T).clamp_min_(self.floor).rsqrt_()
 
+    def weights_of_pairs(self, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """float64 [n_pairs]: weight of row genes[k] with row features[k]."""
+        if self.a_t is None or self.b_t is None:
+            return np.ones(len(genes))
+        g, f = (torch.from_numpy(rows).to(self.a_t.device) for rows in (genes, features))
+        return (self.a_t[g] * self.b_t[f]).sum(dim=1).clamp_min_(self.floor).rsqrt_().cpu().numpy()
 
-def prepare(x: np.ndarray, y: np.ndarray, groups: np.ndarray, statistic: str, device: str) -> Statistic:
+
+def prepare(x: np.ndarray, y: np.ndarray, groups: np.ndarray, device: str) -> Statistic:
     """Rows of length 1 (float64, centred within the groups) as a `Statistic` on the device."""
     device = "cpu" if device.startswith("mps") else device  # Apple's GPUs have no float64
     x_t, y_t = (torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in (x, y))
     sizes = np.bincount(groups)
-    if statistic == "r" or (sizes > 0).sum() == 1:
-        return Statistic(x_t, y_t)
     root = torch.from_numpy(np.sqrt(np.maximum(sizes - 1, 1))).to(device)
     membership = torch.from_numpy(np.eye(len(sizes))[groups]).to(device)
     a_t, b_t = ((rows * rows) @ membership / root for rows in (x_t, y_t))
@@ -60,24 +67,10 @@ def prepare(x: np.ndarray, y: np.ndarray, groups: np.ndarray, statistic: str, de
     return Statistic(x_t, y_t, a_t, b_t, 0.01 / max(len(groups) - (sizes > 0).sum(), 1))
 
 
-def observed_maxima(s: Statistic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each gene its largest statistic over the features, the feature's row, and the largest weight."""
-    largest, best, weight = [], [], []
-    for genes in _blocks(len(s.x_t), len(s.y_t)):
-        values_t, w_t = s.x_t[genes] @ s.y_t.T, s.weights(genes)
-        if w_t is not None:
-            values_t *= w_t
-        top_t, at_t = values_t.abs_().max(dim=1)
-        largest.append(top_t)
-        best.append(at_t)
-        weight.append(torch.ones_like(top_t) if w_t is None else w_t.amax(dim=1))
-    return torch.cat(largest).cpu().numpy(), torch.cat(best).cpu().numpy(), torch.cat(weight).cpu().numpy()
-
-
 def of_pairs(s: Statistic, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
     """float64 [n_pairs]: the statistic of row genes[k] with row features[k]."""
     result = np.empty(len(genes))
-    for at in _blocks(len(genes), s.x_t.shape[1]):
+    for at in blocks(len(genes), s.x_t.shape[1]):
         g, f = (torch.from_numpy(rows[at]).to(s.x_t.device) for rows in (genes, features))
         values_t = (s.x_t[g] * s.y_t[f]).sum(dim=1)
         if s.a_t is not None and s.b_t is not None:
@@ -91,12 +84,10 @@ def exact_maxima(
 ) -> np.ndarray:
     """float64 [n_cases]: the maximum over features of gene genes[k] under rearrangement which[k]."""
     result = np.empty(len(genes))
-    for at in _blocks(len(genes), len(s.y_t)):
+    for at in blocks(len(genes), len(s.y_t)):
         g = torch.from_numpy(genes[at]).to(s.x_t.device)
         order_t = torch.from_numpy(permutations.order[which[at]].astype(np.int64)).to(s.x_t.device)
         rows_t = s.x_t[g].gather(1, order_t)
-        if permutations.signs is not None:
-            rows_t *= torch.from_numpy(permutations.signs[which[at]]).to(s.x_t.device)
         values_t, w_t = rows_t @ s.y_t.T, s.weights(g)
         if w_t is not None:
             values_t *= w_t
@@ -104,14 +95,16 @@ def exact_maxima(
     return result
 
 
+def error_bound(device: str) -> float:
+    """How far `null_maxima` can be from the exact maximum, as a multiple of the gene's largest weight."""
+    return FLOAT32_ERROR
+
+
 def null_maxima(statistic: Statistic, permutations: Permutations, device: str, progress: bool) -> np.ndarray:
     """float32 [N, n_genes]: the maximum over features of every gene under every rearrangement."""
     n, n_genes = len(permutations.order), len(statistic.x_t)
     y_t = statistic.y_t.to(device, torch.float32)
     order_t = torch.from_numpy(np.ascontiguousarray(permutations.order.T, dtype=np.int64)).to(device)
-    signs_t = None
-    if permutations.signs is not None:
-        signs_t = torch.from_numpy(np.ascontiguousarray(permutations.signs.T)).to(device)
     on_cpu = device == "cpu"
     gene_block, permutation_block = CPU_BLOCK if on_cpu else GPU_BLOCK
     kernels = _kernels() if on_cpu else None
@@ -131,8 +124,6 @@ def null_maxima(statistic: Statistic, permutations: Permutations, device: str, p
             for i in range(0, n, permutation_block):
                 these = slice(i, min(i + permutation_block, n))
                 moved_t = block_t[order_t[:, these]]  # [n_slides, rearrangements, genes]: runs of genes move
-                if signs_t is not None:
-                    moved_t = moved_t * signs_t[:, these, None]
                 rows_t = moved_t.view(len(moved_t), -1).T
                 values_t = out_t[: len(rows_t) * len(y_t)].view(len(rows_t), len(y_t))
                 torch.mm(rows_t, y_t.T, out=values_t)
@@ -141,19 +132,20 @@ def null_maxima(statistic: Statistic, permutations: Permutations, device: str, p
 
         return work
 
-    blocks = range(0, n_genes, gene_block)
+    starts = range(0, n_genes, gene_block)
     if on_cpu:
-        each_block(blocks, make_worker)
+        each_block(starts, make_worker)
     else:
         with full_precision():
             work = make_worker()
-            for g in blocks:
+            for g in starts:
                 work(g)
     bar.close()
     return null_t.cpu().numpy()
 
 
-def _blocks(n_rows: int, n_columns: int) -> Sequence[slice]:
+def blocks(n_rows: int, n_columns: int) -> Sequence[slice]:
+    """Slices of rows whose float64 values fit a block of BLOCK_BYTES."""
     step = max(1, BLOCK_BYTES // (8 * max(n_columns, 1)))
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 

@@ -15,8 +15,7 @@ import pandas as pd
 
 from lib.statistics.table_rows import MIN_SLIDES, check_columns, check_none
 
-SCHEMES = ("free", "within_tissue", "within_donor_block", "donor_signs")
-FEW_DONORS = 20  # with fewer, the p of donor_signs are rough
+SCHEMES = ("free", "within_tissue", "within_donor_block")
 FEW_ORDERS = 99  # with fewer rearrangements no p reaches 0.01
 
 
@@ -24,8 +23,6 @@ class Permutations(NamedTuple):
     """N rearrangements of the expression side, the same for every pair.
 
     order : int32 [N, n_slides]; slide s receives the expression of slide order[i, s].
-    signs : float32 [N, n_slides] or None; the residual is multiplied by it (scheme `donor_signs` only): the
-        donor's sign times sqrt(n / (n - 1)), with n the slides of the tissue.
     groups : int32 [n_slides]; slides of one group are exchangeable, and rows are centred within groups.
     sample_ids : the slides, in order.
     notes : remarks on what the scheme can do with these samples.
@@ -34,7 +31,6 @@ class Permutations(NamedTuple):
     """
 
     order: np.ndarray
-    signs: np.ndarray | None
     groups: np.ndarray
     sample_ids: list[str]
     scheme: str
@@ -48,15 +44,12 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
     ----------
     scheme : what is exchanged (one of SCHEMES).
         `free`: any slides (the paper's).
-        `within_tissue`: slides of one tissue. Exact if slides are independent given their tissue, which
-        neighbouring spots of one slide are not.
+        `within_tissue`: slides of one tissue. Exact if slides are independent given their tissue; for slides
+        of one donor, `effective_size` corrects the statistic held against these shuffles.
         `within_donor_block`: all slides of a donor with those of another donor that gave the same tissues
         (whole-block exchange; Winkler et al. 2015). Exact with donor effects, but donors with a unique set
         of tissues stay in place.
-        `donor_signs`: the signs of all tissue residuals of a donor (wild cluster bootstrap; Cameron, Gelbach
-        and Miller 2008). Valid with donor effects and any sets of tissues, approximately: it needs about
-        twenty donors.
-    samples_df : sample_id, tissue, and donor for the last two; one row for each slide, in the order of the
+    samples_df : sample_id, tissue, and donor for the last; one row for each slide, in the order of the
         analysis. Where there is a slide_id, `notes` say if several samples share one.
 
     Raises
@@ -73,8 +66,7 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
     if n < MIN_SLIDES:
         raise ValueError(f"{n} slides: a permutation test needs at least {MIN_SLIDES}")
     units, groups = _exchangeable(scheme, samples_df)
-    signed = scheme == "donor_signs"
-    n_possible = 2 ** len(units[0]) if signed else math.prod(math.factorial(len(u)) for u in units)
+    n_possible = math.prod(math.factorial(len(u)) for u in units)
     sizes = np.bincount(groups)
     n_fixed = 0 if scheme == "free" else int((sizes[groups] == 1).sum())
     if n_possible < 2 or n_fixed == n:
@@ -83,35 +75,17 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
             "scheme or more slides per tissue"
         )
     exhaustive = n_possible - 1 <= n_permutations
-    rng, signs = np.random.default_rng(seed), None
-    if signed:
-        signs = _signs(pd.factorize(samples_df["donor"])[0], groups, n_permutations, exhaustive, rng)
-        order = np.broadcast_to(np.arange(n, dtype=np.int32), signs.shape).copy()
-    else:
-        order = _all_orders(units, n) if exhaustive else _random_orders(units, n, n_permutations, rng)
+    rng = np.random.default_rng(seed)
+    order = _all_orders(units, n) if exhaustive else _random_orders(units, n, n_permutations, rng)
     notes = _notes(scheme, samples_df, n_fixed, n_possible, n_permutations)
-    return Permutations(order, signs, groups, samples_df["sample_id"].tolist(), scheme, notes)
-
-
-def required_schemes(samples_df: pd.DataFrame) -> tuple[str, ...]:
-    """Schemes within tissues whose tests a link must all pass, given these samples.
-
-    `within_tissue` alone where each donor gave one of them, or there are fewer than FEW_DONORS. Otherwise
-    `donor_signs` as well: shuffling treats a donor's samples as independent and is anti-conservative when
-    they correlate; signs keep donors together but are anti-conservative for rows with a few large values.
-    Each is valid where the other is not. samples_df : tissue and, where known, donor.
-    """
-    donors = samples_df["donor"] if "donor" in samples_df else pd.Series(dtype=object)
-    several = donors.duplicated().any() and donors.nunique() >= FEW_DONORS
-    return ("within_tissue", "donor_signs") if several else ("within_tissue",)
+    return Permutations(order, groups, samples_df["sample_id"].tolist(), scheme, notes)
 
 
 def draw_schemes(n_permutations: int, samples_df: pd.DataFrame, seed: int) -> dict[str, Permutations]:
-    """All schemes worth comparing on these samples, by name: `free`, the `required_schemes` and, where
-    donors gave several slides and at least FEW_ORDERS exchanges of whole donors are possible,
-    `within_donor_block`.
+    """All schemes worth comparing on these samples, by name: `free`, `within_tissue` and, where donors gave
+    several slides and at least FEW_ORDERS exchanges of whole donors are possible, `within_donor_block`.
     """
-    drawn = {s: draw(s, n_permutations, samples_df, seed) for s in ("free", *required_schemes(samples_df))}
+    drawn = {s: draw(s, n_permutations, samples_df, seed) for s in ("free", "within_tissue")}
     if "donor" in samples_df and samples_df["donor"].duplicated().any():
         with contextlib.suppress(ValueError):  # no two donors gave the same tissues
             blocks = draw("within_donor_block", n_permutations, samples_df, seed)
@@ -137,8 +111,6 @@ def _exchangeable(scheme: str, samples_df: pd.DataFrame) -> tuple[list[np.ndarra
     if scheme == "within_tissue":
         return [np.flatnonzero(tissue == t)[:, None] for t in range(tissue.max() + 1)], tissue
     donor = pd.factorize(samples_df["donor"])[0]
-    if scheme == "donor_signs":
-        return [np.arange(donor.max() + 1)[:, None]], tissue
     by_set: dict[tuple[int, ...], list[np.ndarray]] = {}
     for d in range(donor.max() + 1):
         slides = np.flatnonzero(donor == d)
@@ -156,7 +128,6 @@ def _notes(
     scheme: str, samples_df: pd.DataFrame, n_fixed: int, n_possible: int, asked: int
 ) -> tuple[str, ...]:
     notes, n = [], len(samples_df)
-    donors = samples_df["donor"] if "donor" in samples_df else pd.Series(dtype=object)
     if n_fixed and scheme == "within_donor_block":
         notes.append(
             f"{n_fixed} of {n} slides stay in place and contribute nothing: no other donor gave the same "
@@ -166,17 +137,10 @@ def _notes(
         counts = samples_df["tissue"].value_counts()
         alone = ", ".join(sorted(map(str, counts.index[counts == 1]))[:5])
         notes.append(f"{int((counts == 1).sum())} tissues have one slide and contribute nothing: {alone}")
-    if scheme == "donor_signs" and donors.nunique() < FEW_DONORS:
-        notes.append(f"{donors.nunique()} donors are few for donor_signs: its p are rough")
     if scheme == "within_tissue" and "slide_id" in samples_df and samples_df["slide_id"].duplicated().any():
         notes.append(
             "several samples lie on one slide: neighbours resemble each other, which this shuffle ignores, "
             "so its p are too small; trust only pairs that replicate on other slides"
-        )
-    elif scheme == "within_tissue" and donors.duplicated().any():
-        notes.append(
-            f"{n} slides are from {donors.nunique()} donors: where a donor's samples correlate, these p are "
-            "too small" + ("; donor_signs keeps donors together" if donors.nunique() >= FEW_DONORS else "")
         )
     if n_possible - 1 <= asked:
         notes.append(
@@ -206,18 +170,3 @@ def _all_orders(units: list[np.ndarray], n: int) -> np.ndarray:
             order[unit.ravel()] = unit[list(c)].ravel()
         rows.append(order)
     return np.stack(rows[1:])
-
-
-def _signs(
-    donor: np.ndarray, groups: np.ndarray, n_permutations: int, exhaustive: bool, rng: np.random.Generator
-) -> np.ndarray:
-    """float32 [N, n_slides]: a random sign for each donor, times sqrt(n / (n - 1)) of the tissue."""
-    n_donors = donor.max() + 1
-    if exhaustive:  # all but the first, which flips nothing
-        flips = np.array(list(itertools.product([1, -1], repeat=n_donors)))[1:]
-    else:
-        flips = rng.choice([-1, 1], (n_permutations, n_donors))
-    # centring takes one degree of freedom of each tissue; without the factor the null would be too narrow
-    sizes = np.bincount(groups)
-    factor = np.sqrt(sizes / np.maximum(sizes - 1, 1))[groups]
-    return (flips[:, donor] * factor).astype(np.float32)

@@ -136,12 +136,11 @@ def covariate_scales(rows: np.ndarray, permutations: Permutations, basis: np.nda
     k = basis.shape[1]
     # row[order] . basis = row . (basis moved back to the places the values came from)
     moved = np.empty((n_permutations, n, k))
-    signed = np.ones((n_permutations, n)) if permutations.signs is None else permutations.signs
-    np.put_along_axis(moved, permutations.order[:, :, None].astype(np.int64), signed[:, :, None] * basis, 1)
+    np.put_along_axis(moved, permutations.order[:, :, None].astype(np.int64), basis[None], 1)
     explained = np.zeros((n_permutations, len(rows)))
     for j in range(k):
         explained += (moved[:, :, j] @ rows.T) ** 2
-    return _scales(explained, _lengths(rows, permutations))
+    return _scales(explained, (rows * rows).sum(axis=1))
 
 
 def covariate_scales_of(
@@ -152,20 +151,10 @@ def covariate_scales_of(
     for start in range(0, len(which), 4096):
         at = slice(start, start + 4096)
         moved = np.take_along_axis(rows[row[at]], permutations.order[which[at]], axis=1)
-        if permutations.signs is not None:
-            moved *= permutations.signs[which[at]]
         # a sum for each row, so that a value does not depend on which others are asked for
         explained[at] = sum((moved * column).sum(axis=1) ** 2 for column in basis.T)
-        length[at] = _lengths(rows[row[at]], permutations)
+        length[at] = (moved * moved).sum(axis=1)
     return _scales(explained, length)
-
-
-def _lengths(rows: np.ndarray, permutations: Permutations) -> np.ndarray:
-    """Squared length of the rearranged rows: the squares of a donor's signs are the same in all of them."""
-    squares = rows * rows
-    if permutations.signs is not None:
-        squares *= permutations.signs[0] ** 2
-    return squares.sum(axis=1)
 
 
 def _scales(explained: np.ndarray, length: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_perfect_calls_score_1_and_permuted_truth_does_not(planted):
     accuracy = {"level": "slide", "split": "test", "accuracy": 0.9, "correct": 9, "n": 10, "n_classes": 8}
     permuted = truth._replace(genes_df=scorecard.permute_labels(truth.genes_df))
     good, bad = (
-        scorecard.summary(pd.DataFrame([accuracy]), {"plain": scorecard.score_genes(t, found_df, 0.05)})[
+        scorecard.summary(pd.DataFrame([accuracy]), {"links": scorecard.score_genes(t, found_df, 0.05)})[
             "value"
         ]
         for t in (truth, permuted)
@@ -128,19 +128,33 @@ def test_calls_are_scored_over_all_pairs_marker_pairs_and_permuted_truth(planted
     truth, pairs_df = planted_pairs(planted)
     direct = scorecard.pair_kinds(pairs_df, truth) == "direct"
     q_df = pd.concat([pairs_df[direct], pairs_df], ignore_index=True)
-    q_df["q_within_tissue"] = q_df["q_shuffled"] = np.where(pd.concat([direct[direct], direct]), 0.05, 1)
+    q_df["q_covariates"] = q_df["q_within_tissue"] = np.where(pd.concat([direct[direct], direct]), 0.05, 1)
     scores = scorecard.score_calls(q_df, int(direct.sum()), truth, 0.05)
     genes_df = scorecard.score_genes(truth, pd.DataFrame({"q": [], "feature": []}), 0.05)
-    card_df = scorecard.summary(None, {"plain": genes_df, "given": genes_df}, scores)
-    for test in ("within tissue", "shuffling alone", "within tissue, marker pairs"):
+    both = {scorecard.LINKS: genes_df, scorecard.UNADJUSTED: genes_df}
+    card_df = scorecard.summary(None, both, scores)
+    for test in ("links", "covariates not taken out", "links, marker pairs"):
         assert card_df.loc[[f"pair precision, {test}", f"pair recall, {test}"], "value"].tolist() == [1, 1]
-    assert card_df.loc["pair precision, shuffling alone, permuted truth", "value"] < 0.6
-    assert card_df.loc["pair recall, shuffling alone, permuted truth", "value"] < 0.6
-    assert "null genes called (false positives), covariates removed" in card_df.index
+    assert card_df.loc["pair precision, links, permuted truth", "value"] < 0.6
+    assert card_df.loc["pair recall, links, permuted truth", "value"] < 0.6
+    assert "null genes called (false positives), covariates not taken out" in card_df.index
+    alone = scorecard.score_calls(q_df.drop(columns="q_covariates"), int(direct.sum()), truth, 0.05)
+    assert alone[0].columns.tolist() == ["pairs", "links"]
+
+
+def test_listed_links_are_counted_by_gene_and_clump(planted):
+    truth, _ = planted_pairs(planted)
+    rows = [("g0", "0_0", True), ("g0", "0_1", False), ("g25", "0_0", True)]
+    links_df = pd.DataFrame(rows, columns=["gene", "feature", "clump_lead"]).astype({"gene": "category"})
+    genes_df = pd.DataFrame({"q": [0.01, 0.02, 0.03, 0.5]}, index=["g0", "g25", "g1", "g2"])
+    lines = scorecard.score_links(links_df, genes_df, 3, truth, 0.05)
+    assert lines["links listed"] == (0.25, "3 of 12 pairs tested")
+    assert lines["genes found that have a listed link"] == (2 / 3, "2 of 3")
+    assert lines["precision of clumps"][0] == 0.5, "one direct pair, one of a marker gene"
 
 
 def test_what_a_run_must_reach():
-    names = ["pair precision, shuffling alone", "pair recall, shuffling alone"]
+    names = ["pair precision, links", "pair recall, links"]
     card_df = pd.DataFrame({"value": [0.95, 0.75]}, index=names)
     assert scorecard.missed(card_df, 0.9, 0.7) == []
     assert scorecard.missed(card_df, 0.9, 0.8) == [f"{names[1]} is 75.0%; at least 80% is required"]

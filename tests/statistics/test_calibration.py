@@ -6,7 +6,10 @@ import pytest
 from made_cohort import inside, make_frames, make_samples, matched_pairs, rejected, simulated
 from scipy import stats
 
-from lib.statistics import calibration, false_discovery, max_statistic, pair_tests, permutations
+from lib.statistics import calibration, link_tests, pair_tests, permutations
+
+EFFECTIVE = "within-tissue permutation at the effective size (links)"
+PLAN = link_tests.Plan(exceedances=10**9, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -19,45 +22,42 @@ def rates():
     }
     table_df = calibration.calibration(designs, n_pairs=2000, n_permutations=399)
     assert table_df["n"].eq(2000).all()
-    return table_df.set_index(["design", "test", "alpha"])
+    return table_df.set_index(["design", "scheme", "level"])
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_rates_where_slides_are_independent(rates, alpha):
     """Within-tissue schemes are calibrated; free shuffling and the parametric tests are anti-conservative."""
-    for name in ("within-tissue permutation", "whole-donor permutation", "donor signs"):
+    for name in ("within-tissue permutation", "whole-donor permutation", EFFECTIVE):
         row = rates.loc[("own donors", name, alpha)]
         assert row["low"] <= alpha <= row["high"], (name, row.to_dict())
-    for name in ("within-tissue permutation", "donor signs"):
+    for name in ("within-tissue permutation", EFFECTIVE):
         row = rates.loc[("shared donors, no effect", name, alpha)]
         assert row["low"] <= alpha <= row["high"], (name, row.to_dict())
     assert rates.loc[("own donors", "free permutation (paper)", alpha), "low"] > 0.5
-    assert 0.14 < rates.loc[("own donors", "Fisher z, one indicator (paper)", alpha), "rate"] < 0.35
+    assert 0.14 < rates.loc[("own donors", "Fisher z, one indicator (paper)", alpha), "rejected"] < 0.35
     assert rates.loc[("own donors", "Fisher z, all tissues", alpha), "low"] > alpha
-    failing = rates.xs(("own donors", alpha), level=("design", "alpha"))["holds"]
+    failing = rates.xs(("own donors", alpha), level=("design", "level"))["holds"]
     assert failing.index[~failing].tolist() == list(calibration.TESTS)[:3]
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_rates_where_donors_give_several_tissues(rates, alpha):
-    """With donor effects only donor-aware schemes are calibrated."""
-    row = rates.loc[("shared donors", "donor signs", alpha)]
-    assert row["low"] <= alpha <= row["high"], row.to_dict()
+    """With donor effects only the effective size is calibrated."""
+    row = rates.loc[("shared donors", EFFECTIVE, alpha)]
+    assert 0.4 * alpha <= row["rejected"] <= {0.05: 0.075, 0.01: 0.02}[alpha], row.to_dict()
     for name in ("free permutation (paper)", "Fisher z, all tissues", "within-tissue permutation"):
         assert rates.loc[("shared donors", name, alpha), "low"] > 1.5 * alpha, name
-    for design in ("shared donors", "shared donors, no effect"):  # the larger p of both is valid in either
-        assert rates.loc[(design, calibration.BOTH, alpha), "low"] <= alpha, design
-    assert calibration.BOTH not in rates.loc["own donors"].index.get_level_values("test")
     # no two of the 60 donors gave the same tissues, so whole donors are not exchangeable
-    assert "whole-donor permutation" not in rates.loc["shared donors"].index.get_level_values("test")
+    assert "whole-donor permutation" not in rates.loc["shared donors"].index.get_level_values("scheme")
 
 
 def test_tests_that_samples_do_not_allow_are_omitted():
     """Ten slides of eight tissues: no degree of freedom given all tissues, few shuffles within them."""
     samples_df = make_samples(list("aabbcdefgh"))
     table_df = calibration.calibration({"few": (samples_df, 0.3)}, n_pairs=20, n_permutations=99)
-    assert table_df["test"].unique().tolist() == [
-        "free permutation (paper)", "Fisher z, one indicator (paper)", "donor signs",
+    assert table_df["scheme"].unique().tolist() == [
+        "free permutation (paper)", "Fisher z, one indicator (paper)",
     ]  # fmt: skip
     four = make_samples(list("abcd"))
     made = calibration.null_pairs(four, 5)
@@ -66,8 +66,8 @@ def test_tests_that_samples_do_not_allow_are_omitted():
 
 def test_rejection_table_counts():
     p_df = pd.DataFrame({"good": np.arange(1, 101) / 100, "bad": np.full(100, 0.04)})
-    table_df = calibration.rejection_table(p_df).query("alpha == 0.05").set_index("test")
-    assert table_df["rejected"].tolist() == [5, 100]
+    table_df = calibration.rejection_table(p_df).query("level == 0.05").set_index("scheme")
+    assert table_df["rejected"].tolist() == [0.05, 1]
     assert table_df["holds"].tolist() == [True, False]
     low, high = stats.binomtest(5, 100).proportion_ci(0.95)
     assert table_df.loc["good", ["low", "high"]].tolist() == pytest.approx([low, high])
@@ -143,28 +143,11 @@ def test_family_wise_error_holds(null_pairs):
     samples_df, log_df, features_df, _ = null_pairs
     features_df = features_df.iloc[:30]
     perms = permutations.draw("within_tissue", 199, samples_df, 1)
-    result = max_statistic.max_statistic(log_df.iloc[:400], features_df, perms)
-    k = rejected(result.genes_df["p_gene"], 0.05)
+    alone_df = samples_df.drop(columns="donor")
+    tests = link_tests.run(log_df.iloc[:400], features_df, alone_df, perms, None, PLAN)
+    k = rejected(tests.genes_df["p"], 0.05)
     assert k / 400 < 0.12  # genes share the features, so the count varies more than a binomial one
-    assert false_discovery.hierarchical_q(result.genes_df["p_gene"], [])[0].min() > 0.05
-
-
-def test_z_finds_links_that_r_misses():
-    """With unequal variances, features that vary in one small tissue set the largest r: z is the default."""
-    samples_df, log_df, features_df = simulated(1, 200)
-    tissue = samples_df["tissue"].to_numpy()
-    log_df = log_df.copy()
-    for k in range(50):  # gene k follows feature k in every tissue, on each tissue's own scale
-        grouped = features_df.iloc[k].groupby(tissue)
-        scaled = (features_df.iloc[k] - grouped.transform("mean")) / grouped.transform("std")
-        log_df.iloc[k] += 0.5 * scaled * log_df.iloc[k].groupby(tissue).transform("std")
-    perms = permutations.draw("within_tissue", 99, samples_df, 1)
-    found = {}
-    for statistic in ("z", "r"):
-        genes_df = max_statistic.max_statistic(log_df, features_df, perms, statistic=statistic).genes_df
-        found[statistic] = rejected(genes_df["p_overall"].iloc[:50], 0.05)
-        assert rejected(genes_df["p_overall"].iloc[50:], 0.01) <= 1
-    assert found["z"] >= 5 + found["r"], found
+    assert (tests.genes_df["q"] <= 0.05).sum() == 0
 
 
 def test_a_link_through_a_covariate_vanishes():

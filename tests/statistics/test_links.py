@@ -1,14 +1,15 @@
-"""Links: the larger p of two schemes, verdicts, and the whole chain from arrays to verdicts."""
+"""Links: verdicts, tables, and the whole chain from arrays to verdicts."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_cohort import make_frames, make_samples, small_cohort
+from linked_cohort import cohort
+from made_cohort import make_frames, make_samples
 from scipy import stats
 
 from lib.simulated import scorecard
-from lib.statistics import calibration, links, permutations
-from lib.statistics.max_statistic import max_statistic
+from lib.statistics import calibration, link_table, link_tests, links, permutations
+from lib.statistics.correlation import r_of_pairs
 
 
 def test_verdicts():
@@ -29,7 +30,7 @@ def test_verdicts():
     assert turned.tolist() == ["direct, other sign", "direct", "through tissue"]
 
 
-def test_tables_of_genes_and_pairs():
+def test_table_of_pairs():
     pairs_df = pd.DataFrame({"gene": list("aab"), "feature": ["0_0", "0_1", "0_0"], "r": [0.9, -0.8, 0.7]})
     p_df = pd.DataFrame({"p_free": [0.01, 0.02, 0.03]})
     q_df = pd.DataFrame({"q_within_tissue": [0.01, 0.02], "q_covariates": [0.01, 0.3]}, index=[0, 1])
@@ -38,14 +39,70 @@ def test_tables_of_genes_and_pairs():
     assert rows_df["pattern_within_tissue"].tolist() == verdicts
     columns = ["gene", "feature", "p_free", "q_within_tissue", "q_covariates", "r_within_tissue"]
     assert rows_df.columns.tolist() == [*columns, "pattern_within_tissue"]
-    genes_df = pd.DataFrame({"feature": "0_0", "p_gene": 0.1, "q": 0.2}, index=list("ab"))
-    one = links.Links(genes_df, np.ones(2), np.ones(2), np.ones((1, 2)))
-    medians_df = pd.DataFrame({"symbol": list("ABC"), "tissue": "t"}, index=list("abc"))
-    table_df = links.genes_table({"within_tissue": one, "covariates": one}, medians_df)
-    assert table_df.columns.tolist()[3:] == [
-        "symbol", "tissue", "feature_covariates", "p_gene_covariates", "q_covariates",
-    ]  # fmt: skip
-    assert table_df["symbol"].tolist() == ["A", "B"]
+
+
+@pytest.fixture(scope="module")
+def described():
+    """Links of a small cohort with a covariate that nothing follows, and what they were made from."""
+    log_df, features_df, samples_df = cohort()
+    features_df.loc["1_100"] = 2 * features_df.loc["1_0"] + 1  # a near-copy
+    perms = permutations.draw("within_tissue", 499, samples_df, 0)
+    noise_df = pd.DataFrame({"c": np.random.default_rng(0).normal(size=len(samples_df))}, log_df.columns)
+    plan = link_tests.Plan(progress=False)
+    tests = {
+        name: link_tests.run(log_df, features_df, samples_df, perms, df, plan)
+        for name, df in (("within_tissue", None), ("covariates", noise_df))
+    }
+    medians_df = pd.DataFrame({"symbol": log_df.index.str.upper(), "tissue": "t1"}, index=log_df.index)
+    tissues = sorted(samples_df["tissue"].unique())
+    context = link_table.Context(log_df, features_df, medians_df, tissues, tests["covariates"].sides)
+    return tests, context, link_table.describe(tests, 0.05, context)
+
+
+def test_table_of_links(described):
+    tests, context, df = described
+    assert df.columns.tolist() == list(link_table.COLUMNS)
+    assert (df["q_covariates"] <= 0.05).all()
+    assert not df.duplicated(["gene", "feature"]).any()
+    first = df[(df["gene"] == "g0") & df["feature"].isin(["1_0", "1_100"])]
+    assert first["clump"].tolist() == ["1_0", "1_0"]
+    assert first["clump_lead"].tolist() == [True, False]
+    assert df[["layer", "channel"]].iloc[0].tolist() == [int(k) for k in df["feature"].iloc[0].split("_")]
+    np.testing.assert_allclose(df["r"], r_of_pairs(context.log_df, context.features_df, df))
+    np.testing.assert_allclose(df["r_validation"], df["r_within"])  # the same samples
+    assert df["same_sign"].all()
+    assert (df["low_without"] <= df["r_within"]).all()
+    assert (df["r_within"] <= df["high_without"]).all()
+    counts_df = link_table.counts(tests, df, 0.05)
+    assert counts_df.loc["covariates out", "links"] == len(df)
+    assert counts_df.loc["covariates out", "genes_found"] == df["gene"].nunique()
+
+
+def test_table_of_genes(described):
+    tests, context, df = described
+    genes_df = links.genes_table(tests, df, context.medians_df)
+    found_df = genes_df[genes_df["q"] <= 0.05]
+    assert found_df["n_links"].gt(0).all(), "every gene found has a listed link"
+    assert found_df["n_links"].sum() == len(df)
+    assert found_df.loc["g0", ["n_links", "n_clumps"]].tolist() == [2, 1]
+    expected = tests["within_tissue"].genes_df["q"]
+    pd.testing.assert_series_equal(genes_df["q_without_covariates"], expected, check_names=False)
+
+
+def test_no_link_leaves_an_empty_table_with_all_columns():
+    log_df, features_df, samples_df = cohort(n_true=0, n_genes=20)
+    perms = permutations.draw("within_tissue", 99, samples_df, 0)
+    plan = link_tests.Plan(progress=False)
+    tests = {"within_tissue": link_tests.run(log_df, features_df, samples_df, perms, None, plan)}
+    medians_df = pd.DataFrame({"symbol": log_df.index, "tissue": "t1"}, index=log_df.index)
+    context = link_table.Context(log_df, features_df, medians_df, sorted(samples_df["tissue"].unique()))
+    df = link_table.describe(tests, 1e-9, context)
+    assert df.empty
+    assert set(link_table.COLUMNS) - set(df.columns) == {
+        name for name in link_table.COLUMNS if "validation" in name or name == "same_sign"
+    }
+    assert links.genes_table(tests, df, medians_df)["n_links"].eq(0).all()
+    assert link_table.counts(tests, df, 1e-9)["links"].tolist() == [0]
 
 
 def test_chain_calls_direct_pairs_and_not_markers():
@@ -68,12 +125,10 @@ def test_chain_calls_direct_pairs_and_not_markers():
     r_df = scorecard.within_tissue_r(features_df, hidden_df, samples_df.set_index("sample_id")["tissue"])
     pairs_df = scorecard.every_pair(log_df.index, features_df.index)
     kinds = scorecard.pair_kinds(pairs_df, scorecard.Truth(truth_df, r_df, scorecard.chance_r(n, 8)))
-    drawn = [permutations.draw("within_tissue", 499, samples_df, 0)]
+    drawn = permutations.draw("within_tissue", 999, samples_df, 0)
     given_df = pd.DataFrame({"d": delay}, index=log_df.columns)
-    plain, given = (
-        pd.Series(links.find_links(log_df, features_df, pairs_df, drawn, df).q_pairs)
-        for df in (None, given_df)
-    )
+    how, plan = (log_df, features_df, samples_df, drawn), link_tests.Plan(progress=False)
+    plain, given = (links.q_of_pairs(link_tests.run(*how, df, plan), pairs_df) for df in (None, given_df))
     pattern = links.within_tissue_pattern(plain, given)
     called_df = pd.DataFrame({"plain": plain <= 0.05, "covariates": pattern == "direct"})
     found_df = scorecard.precision_recall(scorecard.score_pairs(kinds, called_df))
@@ -85,28 +140,10 @@ def test_chain_calls_direct_pairs_and_not_markers():
     assert (pattern[kinds == "marker"] == "through tissue").mean() > 0.99
 
 
-def test_largest_p_of_two_schemes():
-    samples_df, log_df, features_df, pairs_df = small_cohort()
-    drawn = [permutations.draw(s, 60, samples_df, 2) for s in ("within_tissue", "donor_signs")]
-    results = [max_statistic(log_df, features_df, d, pairs_df=pairs_df) for d in drawn]
-    genes_df, tested_df = links.largest_p(results)
-    for mine_df, theirs in (
-        (genes_df, [r.genes_df for r in results]),
-        (tested_df, [r.tested_df for r in results]),
-    ):
-        for column in ("p_gene", "p_overall"):
-            expected = np.maximum(theirs[0][column], theirs[1][column])
-            np.testing.assert_array_equal(mine_df[column], expected)
-    assert genes_df["statistic"].equals(results[0].genes_df["statistic"])
-    with pytest.raises(ValueError, match="not of the same genes"):
-        links.largest_p([results[0], results[1]._replace(genes_df=results[1].genes_df.iloc[1:])])
-
-
 @pytest.mark.slow
 def test_family_wise_error_with_donors_and_with_sparse_genes():
-    """Shuffling is anti-conservative where a donor's tissues share an effect, signs where genes are sparse.
-
-    The larger p of both holds its level in either case.
+    """Plain shuffling is anti-conservative where a donor's tissues share an effect, the effective size is
+    not; nor is it where genes are sparse.
     """
     n_genes, rates = 300, {}
     samples_df = calibration.design(n_donors=60)
@@ -117,13 +154,13 @@ def test_family_wise_error_with_donors_and_with_sparse_genes():
     sparse = np.where(rng.random(shape) < 0.1, rng.lognormal(1, 0.8, shape), 0.0)
     sparse_df = pd.DataFrame(sparse, log_df.index, log_df.columns)
     heavy_df = pd.DataFrame(rng.lognormal(0, 1, features_df.shape), features_df.index, features_df.columns)
-    drawn = [permutations.draw(s, 199, samples_df, 0) for s in permutations.required_schemes(samples_df)]
+    perms = permutations.draw("within_tissue", 199, samples_df, 0)
+    plan = link_tests.Plan(progress=False)
     for name, tables in (("donors", (log_df, features_df)), ("sparse", (sparse_df, heavy_df))):
-        results = [max_statistic(*tables, d) for d in drawn]
-        p = [r.genes_df["p_gene"] for r in results] + [links.largest_p(results)[0]["p_gene"]]
-        rates[name] = [(p <= 0.05).mean() for p in p]
+        for how, df in (("plain", samples_df.drop(columns="donor")), ("effective", samples_df)):
+            p = link_tests.run(*tables, df, perms, None, plan).genes_df["p"]
+            rates[name, how] = (p <= 0.05).mean()
     allowed = stats.binom.ppf(0.999, n_genes, 0.05) / n_genes
-    assert rates["donors"][0] > 2 * allowed, "shuffling treats a donor's tissues as independent"
-    assert rates["donors"][1] <= allowed
-    assert rates["sparse"][0] <= allowed < rates["sparse"][1]
-    assert max(rates[name][2] for name in rates) <= allowed
+    assert rates["donors", "plain"] > 2 * allowed, "shuffling treats a donor's tissues as independent"
+    assert rates["donors", "effective"] <= allowed
+    assert max(rates["sparse", "plain"], rates["sparse", "effective"]) <= allowed

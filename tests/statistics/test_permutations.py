@@ -26,12 +26,6 @@ def test_orders_are_permutations_that_respect_the_scheme(small):
         if scheme == "within_donor_block":  # the slides of one donor go to one donor
             for d in np.unique(donor):
                 assert all(len(np.unique(row)) == 1 for row in donor[order[:, donor == d]])
-    signs = permutations.draw("donor_signs", 50, samples_df, 7)
-    assert (signs.order == np.arange(N)).all()
-    for d in np.unique(donor):
-        flips = np.sign(signs.signs[:, donor == d])
-        assert (flips == flips[:, :1]).all()
-    assert abs(signs.signs.mean()) < 0.1
 
 
 def test_seed_decides(small):
@@ -60,8 +54,7 @@ def test_notes_say_that_spots_of_one_slide_are_not_independent():
     })  # fmt: skip
     notes = permutations.draw("within_tissue", 10, spots_df, 0).notes
     assert any("several samples lie on one slide" in note for note in notes)
-    for scheme in ("free", "donor_signs"):  # signs keep all spots of a donor together
-        assert not any("one slide" in note for note in permutations.draw(scheme, 10, spots_df, 0).notes)
+    assert not any("one slide" in note for note in permutations.draw("free", 10, spots_df, 0).notes)
     whole_df = spots_df.assign(slide_id=spots_df["sample_id"])
     assert not any(
         "several samples" in note for note in permutations.draw("within_tissue", 10, whole_df, 0).notes
@@ -90,28 +83,20 @@ def test_bad_schemes():
     with pytest.raises(ValueError, match="1 samples have no tissue"):
         permutations.draw("within_tissue", 10, make_samples(["a", "a", "b", None]), 0)
     with pytest.raises(ValueError, match=r"lacks the columns \['donor'\]"):
-        permutations.draw("donor_signs", 10, make_samples(list("aabb")).drop(columns="donor"), 0)
+        permutations.draw("within_donor_block", 10, make_samples(list("aabb")).drop(columns="donor"), 0)
     twice_df = pd.concat([make_samples(list("aabbb")), make_samples(list("aa"))])
     for scheme in permutations.SCHEMES:
         with pytest.raises(ValueError, match=r"2 of 7 rows .* repeat a sample_id .*first \['s0', 's1'\]"):
             permutations.draw(scheme, 10, twice_df, 0)
 
 
-def test_required_schemes_and_those_drawn():
+def test_schemes_drawn():
     samples_df = make_samples(list("aabb") * 15)
-    assert permutations.required_schemes(samples_df.drop(columns="donor", errors="ignore")) == (
-        "within_tissue",
-    )
     alone_df = samples_df.assign(donor=[f"d{i}" for i in range(60)])
-    assert permutations.required_schemes(alone_df) == ("within_tissue",)
     assert permutations.draw("within_tissue", 9, alone_df, 0).notes == ()
-    few_df = samples_df.assign(donor=[f"d{i % 10}" for i in range(60)])
-    assert permutations.required_schemes(few_df) == ("within_tissue",)
-    assert "60 slides are from 10 donors" in permutations.draw("within_tissue", 9, few_df, 0).notes[0]
     several_df = samples_df.assign(donor=[f"d{i // 2}" for i in range(60)])
-    assert permutations.required_schemes(several_df) == ("within_tissue", "donor_signs")
     beside = permutations.draw_schemes(9, several_df, 0)
-    assert list(beside) == ["free", "within_tissue", "donor_signs", "within_donor_block"]
+    assert list(beside) == ["free", "within_tissue", "within_donor_block"]
     assert list(permutations.draw_schemes(9, alone_df, 0)) == ["free", "within_tissue"]
     three_df = make_samples(list("abababacbc"), donors=list("1122334455"))  # donors 1 to 3: 6 rearrangements
     assert list(permutations.draw_schemes(99, three_df, 0)) == ["free", "within_tissue"]

@@ -34,7 +34,7 @@ def test_correlation_residuals_and_reproducibility_agree(share):
     assert reproducibility.compare(both, both).n_pairs == (6 if varies else 3)
 
 
-@pytest.mark.parametrize("scheme", ["free", "within_tissue", "donor_signs"])
+@pytest.mark.parametrize("scheme", ["free", "within_tissue"])
 def test_scales_of_single_cases_are_those_of_the_table(scheme):
     samples_df, log_df, _, _ = small_cohort()
     drawn = permutations.draw(scheme, 40, samples_df, 5)

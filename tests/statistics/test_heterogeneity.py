@@ -1,0 +1,52 @@
+"""lib.statistics.heterogeneity against statsmodels' meta-analysis and by hand."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.meta_analysis import combine_effects
+
+from lib.statistics import heterogeneity
+
+
+@pytest.fixture(scope="module")
+def links():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), [12, 9, 15, 3])
+    x, y = rng.standard_normal((2, 6, len(groups)))
+    y[0] += 2 * x[0]
+    y[1, groups == 1] += 5 * x[1, groups == 1]
+    for rows in (x, y):
+        for g in range(4):
+            rows[:, groups == g] -= rows[:, groups == g].mean(axis=1, keepdims=True)
+    inflation = np.array([1, 1, 1.5, 1, 1, 2])
+    return x, y, groups, ["a", "b", "c", "d"], inflation
+
+
+def test_summary_is_cochrans_q_of_statsmodels(links):
+    x, y, groups, tissues, inflation = links
+    by_tissue_df = heterogeneity.by_tissue(x, y, groups, tissues, inflation)
+    assert set(by_tissue_df["tissue"]) == {"a", "b", "c"}, "a tissue of three samples has no standard error"
+    found_df = heterogeneity.summary(by_tissue_df, len(x))
+    for link in range(len(x)):
+        rows_df = by_tissue_df[by_tissue_df["link"] == link]
+        expected = combine_effects(np.arctanh(rows_df["r"]), rows_df["se"] ** 2)
+        assert found_df.loc[link, "q_cochran"] == pytest.approx(expected.q)
+        assert found_df.loc[link, "i2"] == pytest.approx(max(expected.i2, 0))
+    assert found_df.loc[1, "carried_by"] == "b"
+    assert found_df.loc[1, "i2"] > 0.5
+
+
+def test_r_and_share_of_a_tissue_by_hand(links):
+    x, y, groups, tissues, inflation = links
+    df = heterogeneity.by_tissue(x, y, groups, tissues, inflation).set_index(["link", "tissue"])
+    b = groups == 1
+    assert df.loc[(0, "b"), "r"] == pytest.approx(np.corrcoef(x[0, b], y[0, b])[0, 1])
+    assert df.loc[(0, "b"), "share"] == pytest.approx((x[0, b] @ y[0, b]) / (x[0] @ y[0]))
+    assert df.loc[(2, "c"), "se"] == pytest.approx(1 / np.sqrt(15 / 1.5 - 3))
+
+
+def test_leave_one_tissue_out(links):
+    x, y, groups, *_ = links
+    df = heterogeneity.leave_one_tissue_out(x, y, groups)
+    left = [np.corrcoef(x[1, groups != g], y[1, groups != g])[0, 1] for g in range(4)]
+    assert df.loc[1, "low_without"] == pytest.approx(min(left))
+    assert df.loc[1, "high_without"] == pytest.approx(max(left))
