@@ -42,6 +42,9 @@ def by_tissue(
         se = 1 / np.sqrt(np.maximum(n / inflation - 3, 1))
         columns = {"link": np.arange(len(x)), "tissue": tissue, "n": n, "r": r, "se": se, "share": share}
         parts.append(pd.DataFrame(columns))
+    if not parts:  # no tissue has so many samples
+        empty_df = pd.DataFrame(columns=["link", "tissue", "n", "r", "se", "share"], dtype=float)
+        return empty_df.astype({"link": int, "tissue": object, "n": int})
     return pd.concat(parts, ignore_index=True).dropna(subset="r")
 
 
@@ -80,8 +83,10 @@ def summary(tissues_df: pd.DataFrame, n_links: int) -> pd.DataFrame:
 
 def leave_one_tissue_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
     """Smallest and largest r within tissues of each link when one tissue is left out, low_without and
-    high_without.
+    high_without; missing where there is one tissue.
     """
+    if groups.max() == 0:
+        return pd.DataFrame(np.nan, index=range(len(x)), columns=["low_without", "high_without"])
     membership = np.eye(int(groups.max()) + 1)[groups]
     sums = [(product @ membership) for product in (x * y, x * x, y * y)]
     xy, xx, yy = (total.sum(axis=1, keepdims=True) - total for total in sums)

@@ -50,3 +50,18 @@ def test_leave_one_tissue_out(links):
     left = [np.corrcoef(x[1, groups != g], y[1, groups != g])[0, 1] for g in range(4)]
     assert df.loc[1, "low_without"] == pytest.approx(min(left))
     assert df.loc[1, "high_without"] == pytest.approx(max(left))
+
+
+def test_tissues_too_small_and_a_single_tissue():
+    x, y = np.random.default_rng(0).standard_normal((2, 3, 6))
+    few = np.repeat([0, 1], 3)
+    by_tissue_df = heterogeneity.by_tissue(x, y, few, ["a", "b"], np.ones(3))
+    assert by_tissue_df.empty
+    found_df = heterogeneity.summary(by_tissue_df, 3)
+    assert found_df["n_tissues"].tolist() == [0, 0, 0]
+    assert found_df[["i2", "p_heterogeneity", "carried_by"]].isna().all(axis=None)
+    one = np.zeros(6, int)
+    assert heterogeneity.leave_one_tissue_out(x, y, one).isna().all(axis=None)
+    only_df = heterogeneity.summary(heterogeneity.by_tissue(x, y, one, ["a"], np.ones(3)), 3)
+    assert only_df["carried_by"].tolist() == ["a"] * 3
+    assert only_df["i2"].isna().all()
