@@ -132,7 +132,7 @@ def test_colour_basis_finds_the_planted_direction_and_its_spread():
     assert basis.matrix[:, 0] @ direction / lengths[0] > 0.999
     gram = basis.matrix.T @ basis.matrix
     np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-5)
-    # As a square root of the covariance of the logits, computed anew.
+    # As a square root of the covariance of the logits, computed independently.
     share = (tiles.reshape(-1, 3) + 0.5) / 256
     np.testing.assert_allclose(
         basis.matrix @ basis.matrix.T, np.cov(np.log(share / (1 - share)).T), atol=1e-4

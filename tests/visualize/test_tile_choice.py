@@ -40,7 +40,7 @@ def cover(values_df, tiles_df, samples_df, top_q=0.01, expression_df=None):
 
 
 def top_sets(values_df: pd.DataFrame, top_q: float) -> np.ndarray:
-    """The cover relation written out anew: the ceil(q n) highest tiles of each feature."""
+    """The cover relation written out again: the ceil(q n) highest tiles of each feature."""
     n_top = int(np.ceil(top_q * len(values_df)))
     covers = np.zeros(values_df.shape, dtype=bool)
     for j, feature in enumerate(values_df):
