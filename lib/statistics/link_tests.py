@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lib.statistics import effective_size, null_maxima, sequential
+from lib.statistics.beta_fit import beta_p
 from lib.statistics.false_discovery import bh
 from lib.statistics.permutations import Permutations
 from lib.statistics.residuals import (
@@ -43,7 +44,7 @@ class Plan:
     """
 
     exceedances: int = 10
-    overall: int = 200
+    overall: int = 128
     device: str = "cpu"
     progress: bool = True
 
@@ -84,8 +85,8 @@ class LinkTests(NamedTuple):
     """What was tested, and the p of genes.
 
     genes_df : index gene; feature (of the largest statistic), statistic, inflation (lambda of that pair), p,
-        p_overall (family: all pairs of all genes), q (Benjamini-Hochberg over genes), n_permutations (that p
-        rests on).
+        p_overall (family: all pairs of all genes), q (Benjamini-Hochberg over genes), p_beta (`beta_fit`, an
+        extrapolation), n_permutations (that p rests on).
     null : p with the null maxima of every gene.
     doubt : float64 [n_genes], bound on the error of the gene's null maxima.
     exact : (shuffles, genes) -> their maxima in float64.
@@ -132,6 +133,9 @@ def _varying(
     df: pd.DataFrame, permutations: Permutations, basis: np.ndarray, what: str
 ) -> tuple[np.ndarray, pd.Index]:
     """Unit residual rows of what varies within the groups beyond the basis, and their names."""
+    if df.empty:
+        hint = ": none reaches e_threshold, the least expression; lower it" if what == "gene" else ""
+        raise ValueError(f"no {what} to test within tissues{hint}")
     residuals = project_out(within_groups(df, df.index, permutations, what), basis)
     varies = np.any(residuals, axis=1)
     if not varies.any():
@@ -170,6 +174,7 @@ def of_sides(sides: Sides, permutations: Permutations, plan: Plan) -> LinkTests:
         "p": null.p,
         "p_overall": _p_overall(null.of_all_genes()[: plan.overall], doubt, observed),
         "q": bh(null.p),
+        "p_beta": beta_p(null.of_all_genes(), observed),
         "n_permutations": null.n_permutations,
     }
     genes_df = pd.DataFrame(columns, index=sides.genes.rename("gene"))

@@ -85,8 +85,8 @@ def genes_table(
 
     Returns
     -------
-    Index gene: symbol, tissue, feature, statistic, inflation, p, p_overall, q, n_permutations, n_links,
-    n_clumps and, with covariates, q_without_covariates and feature_without_covariates.
+    Index gene: symbol, tissue, feature, statistic, inflation, p, p_overall, q, p_beta, n_permutations,
+    n_links, n_clumps and, with covariates, q_without_covariates and feature_without_covariates.
     """
     *_, headline = tests.values()
     df = medians_df[["symbol", "tissue"]].join(headline.genes_df, how="inner")

@@ -108,6 +108,23 @@ def test_nothing_varies_within_tissues():
         links_of(constant_df, features_df, samples_df)
 
 
+def test_no_gene_is_expressed():
+    log_df, features_df, samples_df = cohort(n_true=0)
+    with pytest.raises(ValueError, match="no gene to test within tissues: none reaches e_threshold"):
+        links_of(log_df.iloc[:0], features_df, samples_df)
+
+
+def test_what_donors_allow_is_said():
+    samples_df = pd.DataFrame({"donor": ["a"] * 6})
+    assert "are of one donor" in effective_size.donor_notes(samples_df)[0]
+    assert "3 donors, too few" in effective_size.donor_notes(samples_df.assign(donor=list("aabbcc")))[0]
+    assert "effective size" in effective_size.donor_notes(pd.DataFrame({"donor": list("abcdefgg")}))[0]
+    for alone_df in (samples_df.drop(columns="donor"), samples_df.assign(donor=list("abcdef"))):
+        assert effective_size.donor_notes(alone_df) == []
+    unknown_df = samples_df.assign(donor=[None] * 6)
+    assert effective_size.donor_notes(unknown_df) == [], "samples without a donor are not one donor's"
+
+
 def test_a_plan_is_checked():
     with pytest.raises(ValueError, match="exceedances = 0"):
         link_tests.Plan(exceedances=0)

@@ -140,6 +140,23 @@ def test_chain_calls_direct_pairs_and_not_markers():
     assert (pattern[kinds == "marker"] == "through tissue").mean() > 0.99
 
 
+def test_false_discovery_rate_of_genes_where_donors_repeat():
+    """100 true of 1,000 genes, three cohorts: shuffling alone exceeds q, the effective size keeps it."""
+    false = {"plain": [], "effective": []}
+    true = {f"g{k}" for k in range(100)}
+    for seed in range(3):
+        log_df, features_df, samples_df = cohort(1000, 200, 100, donor_sd=0.6, seed=seed, n=150)
+        perms = permutations.draw("within_tissue", 3000, samples_df, 0)
+        for how, df in (("plain", samples_df.drop(columns="donor")), ("effective", samples_df)):
+            plan = link_tests.Plan(progress=False)
+            genes_df = link_tests.run(log_df, features_df, df, perms, None, plan).genes_df
+            found = set(genes_df.index[genes_df["q"] <= 0.05])
+            false[how].append(len(found - true) / len(found))
+            assert len(found & true) >= 73, "power is not below that of two schemes"
+    assert np.mean(false["effective"]) <= 0.06
+    assert np.mean(false["plain"]) > 0.15
+
+
 @pytest.mark.slow
 def test_family_wise_error_with_donors_and_with_sparse_genes():
     """Plain shuffling is anti-conservative where a donor's tissues share an effect, the effective size is

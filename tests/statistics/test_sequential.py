@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from lib.statistics import sequential
+from lib.statistics.false_discovery import bh
 
 
 def draws(n_genes=300, n_shuffles=2000, n_true=10, seed=0):
@@ -83,6 +84,31 @@ def test_p_is_uniform_or_larger_under_the_null():
 def test_genes_needed_at_the_floor(cap, needed):
     """With 5,400 genes and 1,000 shuffles nothing is called unless 108 genes reach the smallest p."""
     assert sequential.genes_needed(5400, cap, 0.05) == needed
+
+
+@pytest.mark.parametrize("n_true", [20, 50, 100])
+def test_few_true_genes_among_many_are_found(n_true):
+    """5,400 genes: a cap of 10,000 finds the true ones, 1,000 fixed shuffles none (108 would do)."""
+    rng = np.random.default_rng(n_true)
+    n = 5400
+    observed = np.abs(rng.standard_normal((n, 20))).max(axis=1)
+    observed[:n_true] += 6
+
+    def maxima(start, stop, genes):
+        shape = (stop - start, len(genes), 20)
+        values = np.abs(np.random.default_rng(start).standard_normal(shape, np.float32)).max(axis=2)
+        return values, np.zeros(len(genes))
+
+    def nothing(which, genes):
+        return np.full(len(which), -np.inf)
+
+    result = sequential.sequential_p(observed, 10_000, maxima, nothing, 10)
+    found = bh(result.p) <= 0.05
+    assert found[:n_true].all()
+    assert found[n_true:].sum() <= 0.15 * n_true + 3
+    assert result.n_permutations.mean() < 350
+    fixed = sequential.sequential_p(observed, 1000, maxima, nothing, 10**9)
+    assert not (bh(fixed.p) <= 0.05).any()
 
 
 def test_batches_cover_every_shuffle_once():
