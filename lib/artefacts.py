@@ -24,6 +24,7 @@ _SOURCE = (
 )
 _COHORT = "source raw:samples_file raw:expression_file"
 _SPLIT = "split_by split_fractions split_file seed"
+_GIVEN = "covariates categorical_covariates"
 _RNA = "id_rule duplicates protein_coding_only expression_rows expression_unit genes_file"
 _TILING = "tile_px tile_mpp input_px min_tissue mask_mpp reader"
 _RECIPE = (
@@ -36,7 +37,9 @@ _BOTH_SIDES = "expression samples features_test"
 _BOTH_SETS = f"features_validation {_BOTH_SIDES}"
 _PAIRS = "r_threshold e_threshold thresholds correlation"
 _PERMUTING = "n_permutations q_threshold e_threshold covariates correlation seed"
-_LINKS = "link_permutations link_exceedances q_threshold e_threshold covariates correlation seed"
+_LINKS = (
+    "link_permutations link_exceedances covariate_slopes q_threshold e_threshold covariates correlation seed"
+)
 _TESTED = f"network tiles gene_medians pairs_significance pairs_conditional links link_null {_BOTH_SIDES}"
 _CARDS = (
     "show_pairs n_cards cover_top tiles_per_sample synthesis_steps synthesis_seeds n_permutations "
@@ -56,7 +59,7 @@ _OF_COHORT, _OF_TILING, _OF_NETWORK = "{derived}/*.parquet", "{tiles}/*.parquet"
 ARTEFACTS: dict[str, Artefact] = {
     # Inputs that this project makes or fetches itself (the demo cohort, her2st, GTEx).
     **_made("{raw}/*.json", "00_cohort", "source", fields=_SOURCE),
-    **_made(_OF_COHORT, "00_cohort", "samples", _COHORT, f"{_SPLIT} id_rule covariates"),
+    **_made(_OF_COHORT, "00_cohort", "samples", _COHORT, f"{_SPLIT} id_rule {_GIVEN}"),
     **_made(_OF_COHORT, "00_cohort", "expression genes", f"samples {_COHORT}", _RNA),
     **_made(_OF_TILING, "01_tiles", "tiles slides", "samples raw:slides_dir", _TILING),
     **_made("{network}/*.pt", "02_train", "network", "samples tiles raw:weights", _RECIPE),
@@ -68,7 +71,6 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made(_OF_NETWORK, "04_features", "tile_counts", "network samples tiles"),
     **_made(_OF_NETWORK, "05_correlate", "gene_medians", _BOTH_SIDES),
     **_made(_OF_NETWORK, "05_correlate", "pairs r_histogram", f"{_BOTH_SIDES} genes", _PAIRS),
-    **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
     **_made(
         _OF_NETWORK,
         "06_significance",
@@ -76,6 +78,7 @@ ARTEFACTS: dict[str, Artefact] = {
         f"gene_medians {_BOTH_SETS}",
         _LINKS,
     ),
+    **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
     **_made(_OF_NETWORK, "07_conditional", "pairs_conditional", f"pairs {_BOTH_SIDES}", "alphas covariates"),
     **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, "correlation"),
     **_made(_OF_NETWORK, "10_visualize", "cards card_shown card_curves", _TESTED, _CARDS),

@@ -58,6 +58,9 @@ class Config(BaseModel):
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
     covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles
+    categorical_covariates: tuple[str, ...] = ()  # codes (batch, centre) that are names, not numbers
+    # Slopes of the covariates: a tissue's own where it has the samples, or one for all tissues.
+    covariate_slopes: Literal["per group", "common"] = "per group"
     split_by: Literal["donor", "slide"] = "donor"  # the paper split by slide
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list (sample id, dataset); takes precedence over split_by
@@ -164,6 +167,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
+        if unknown := [name for name in self.categorical_covariates if name not in self.covariates]:
+            raise ValueError(
+                f"categorical_covariates {unknown} are not among covariates {list(self.covariates)}"
+            )
         if abs(sum(self.split_fractions) - 1) > 1e-6:
             raise ValueError(f"split_fractions must sum to 1, got {self.split_fractions}")
         lowest_r = min(r for r, _ in self.thresholds)

@@ -90,12 +90,13 @@ def simulated(name: str, seed: int = 1) -> tuple:
 
 
 def p_of_pairs(
-    x: np.ndarray, y: np.ndarray, samples_df: pd.DataFrame, covariates: np.ndarray, seed: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+    x: np.ndarray, y: np.ndarray, samples_df: pd.DataFrame, covariates: np.ndarray, seed: int = 1,
+    slopes: str = "per group",
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """p of row k of x with row k of y at the effective size, and by plain shuffles alone."""
     shuffles = permutations.draw("within_tissue", N_SHUFFLES, samples_df, seed)
     ids, names = samples_df["sample_id"], [f"p{k}" for k in range(len(x))]
-    basis = covariate_basis(pd.DataFrame(covariates, index=ids), shuffles)
+    basis = covariate_basis(pd.DataFrame(covariates, index=ids), shuffles, slopes)
     frames = (pd.DataFrame(rows, index=names, columns=ids) for rows in (x, y))
     classes = effective_size.donor_classes(samples_df, shuffles.groups)
     sides = link_tests.prepare(*frames, shuffles, basis, classes)

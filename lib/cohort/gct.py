@@ -20,12 +20,12 @@ from pyarrow import csv as arrow_csv
 
 from lib.cohort import table_checks
 from lib.cohort.gzip_files import open_bytes
+from lib.cohort.samples import MISSING_WORDS
 
 # Text parsed at a time. pyarrow spends about 10 µs on each column of a block: wide tables get longer blocks.
 BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 4 << 20, 1024
 MAX_LINE_BYTES = 64 << 20  # GTEx's longest, with 17,382 samples, have 0.4 MB
 N_THREADS = min(4, os.cpu_count() or 1)
-MISSING_TEXT = ("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a")
 
 
 class Header(NamedTuple):
@@ -258,7 +258,7 @@ class _BlockParser:
         columns = [table.column(field).to_pylist() for field in self.value_fields]
         cells = np.array([[_text(cell) for cell in column] for column in columns], dtype=object).T
         numbers = np.vectorize(_number, otypes=[float])(cells)
-        missing = np.vectorize(lambda cell: cell.lower() in MISSING_TEXT, otypes=[bool])(cells)
+        missing = np.vectorize(lambda cell: cell.strip().lower() in MISSING_WORDS, otypes=[bool])(cells)
         kinds = table_checks.kinds_of(numbers)
         kinds[np.isnan(numbers) & ~missing] = table_checks.NON_NUMERIC
         genes = self._names(table, "gene")

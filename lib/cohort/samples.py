@@ -7,7 +7,7 @@ px). Every other column is a covariate and kept (notebooks/README.md, section 1)
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,15 @@ SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("validation", "valid", "val"), "validation"
 )
+
+# what stands for a missing value in any table, compared without case
+MISSING_WORDS = frozenset(("", "na", "n/a", "nan", "null", "none", "-nan", "#n/a", "."))
+MOSTLY = 0.2  # of a column's cells: fewer that are no numbers are errors in a column of numbers
+
+
+def says_missing(column: pd.Series) -> pd.Series:
+    """bool: whether a cell has no value, or a word that says so."""
+    return column.isna() | column.astype(str).str.strip().str.lower().isin(MISSING_WORDS)
 
 
 def id_problem(text: object) -> str:
@@ -43,10 +52,15 @@ def first(ids: Iterable[object], n: int = 3) -> str:
     return f"{shown} ({len(ids)} in all)" if len(ids) > n else shown
 
 
-def read_samples(path: str | Path) -> pd.DataFrame:
+def read_samples(path: str | Path, categories: Sequence[str] = ()) -> pd.DataFrame:
     """Read and check a samples table (.csv, .tsv, .txt, each also .gz, or .parquet).
 
-    Ids stay text (`007`, `1e5`, also `NA`); a covariate becomes numbers only if all its values are numbers.
+    Ids stay text (`007`, `1e5`, also `NA`); a covariate becomes numbers if all its values are numbers, those
+    that say "missing" (MISSING_WORDS) apart.
+
+    Parameters
+    ----------
+    categories : covariates whose values are names, though they may look like numbers (codes of batches).
 
     Returns
     -------
@@ -70,7 +84,7 @@ def read_samples(path: str | Path) -> pd.DataFrame:
     else:
         raise ValueError(f"{path}: not a samples table; give .csv, .tsv, .txt (each also .gz) or .parquet")
     samples_df.columns = [str(column).strip() for column in samples_df.columns]
-    return check_samples(samples_df, source=str(path))
+    return check_samples(samples_df, source=str(path), categories=categories)
 
 
 def read_text(path: Path, header: int | None) -> pd.DataFrame:
@@ -85,19 +99,23 @@ def read_text(path: Path, header: int | None) -> pd.DataFrame:
     return table_df.fillna("").apply(lambda column: column.str.strip())
 
 
-def check_samples(samples_df: pd.DataFrame, source: str = "samples table") -> pd.DataFrame:
+def check_samples(
+    samples_df: pd.DataFrame, source: str = "samples table", categories: Sequence[str] = ()
+) -> pd.DataFrame:
     """Checked copy of a samples table: ids as text, region and mpp as float64, set names normalised.
 
     Parameters
     ----------
     samples_df : columns as described for the module; text or numbers.
     source : where the table is from, for messages.
+    categories : as `read_samples`.
 
     Raises
     ------
     ValueError
         Missing columns (with the nearest present ones), duplicated `sample_id`, unusable ids, empty tissue or
-        donor, incomplete region, region or mpp not positive, unknown set name, set names in some rows only.
+        donor, a covariate of numbers with a few other words, incomplete
+        region, region or mpp not positive, unknown set name, set names in some rows only.
     """
     _check_columns(samples_df, source)
     samples_df = samples_df.reset_index(drop=True).copy()
@@ -108,7 +126,10 @@ def check_samples(samples_df: pd.DataFrame, source: str = "samples table") -> pd
         samples_df[column] = _text(samples_df[column])
     _check_ids(samples_df, source)
     for column in samples_df.columns.difference([*REQUIRED, *REGION, "split", "mpp"], sort=False):
-        samples_df[column] = _numbers_if_all(samples_df[column])
+        if column in categories:
+            samples_df[column] = _text(samples_df[column].mask(says_missing(samples_df[column])))
+        else:
+            samples_df[column] = _numbers_if_all(samples_df, column, source)
     if "mpp" in samples_df:
         samples_df["mpp"] = _numbers(samples_df, "mpp", source)
         _refuse(samples_df, samples_df["mpp"] <= 0, "mpp must be positive (µm per level-0 pixel)", source)
@@ -151,8 +172,9 @@ def _check_ids(samples_df: pd.DataFrame, source: str) -> None:
     repeated = samples_df["sample_id"][samples_df["sample_id"].duplicated()].unique()
     if len(repeated):
         raise ValueError(f"{source}: duplicated sample_id {first(repeated)}; keep one row per sample")
-    _refuse(samples_df, samples_df["tissue"] == "", "empty tissue; name it or drop the row", source)
-    _refuse(samples_df, samples_df["donor"] == "", "empty donor; repeat the sample_id where unknown", source)
+    for column, remedy in (("tissue", "name it or drop the row"), ("donor", "repeat the sample_id there")):
+        missing = says_missing(samples_df[column])
+        _refuse(samples_df, missing, f"no {column} (empty, NA, ...); {remedy}", source)
 
 
 def _refuse(samples_df: pd.DataFrame, bad: pd.Series, problem: str, source: str) -> None:
@@ -160,18 +182,32 @@ def _refuse(samples_df: pd.DataFrame, bad: pd.Series, problem: str, source: str)
         raise ValueError(f"{source}: {problem}: sample(s) {first(samples_df['sample_id'][bad])}")
 
 
-def _numbers_if_all(column: pd.Series) -> pd.Series:
-    """A text column as numbers if every non-empty value is one; otherwise unchanged."""
-    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)):
-        return column
-    filled = column.replace("", np.nan)
+def _numbers_if_all(samples_df: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """A text column as numbers if every value that is not missing is one; otherwise unchanged.
+
+    ValueError on a column of numbers in which a few cells are something else: as text each of its numbers
+    would be a category.
+    """
+    values = samples_df[column]
+    if not (pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)):
+        return values
+    filled = values.mask(says_missing(values))
     numbers = pd.to_numeric(filled, errors="coerce")
-    all_numbers = filled.notna().any() and numbers.notna().equals(filled.notna())
-    return numbers if all_numbers else column.astype(object)
+    odd = filled.notna() & numbers.isna()
+    if not odd.any():
+        return numbers if filled.notna().any() else _text(filled)
+    if odd.sum() <= MOSTLY * filled.notna().sum():
+        cells = ", ".join(repr(cell) for cell in filled[odd].unique()[:3])
+        _refuse(
+            samples_df, odd,
+            f"column {column!r} holds numbers, but {odd.sum()} cells are not ({cells}); correct them",
+            source,
+        )  # fmt: skip
+    return _text(filled)
 
 
 def _numbers(samples_df: pd.DataFrame, column: str, source: str) -> pd.Series:
-    given = samples_df[column].replace("", np.nan)
+    given = samples_df[column].mask(says_missing(samples_df[column]))
     numbers = pd.to_numeric(given, errors="coerce").astype("float64")
     _refuse(samples_df, given.notna() & ~np.isfinite(numbers), f"{column} is not a number", source)
     return numbers

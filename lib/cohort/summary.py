@@ -10,6 +10,7 @@ import pandas as pd
 from lib.cohort.samples import SPLITS, first
 
 NO_RNA = "no RNA in the expression table"
+FEW_VALUES = 12  # distinct whole numbers that may be the codes of a category
 TILE_COUNT = "n_tiles"  # a covariate that notebook 04 counts, so the samples table need not have it
 
 
@@ -119,7 +120,7 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
     -------
     DataFrame
         Index `covariate`; kind (number, category), n_values (distinct), lowest, median, highest (numbers
-        only), categories (the five most frequent, with counts).
+        only), categories (the five most frequent, with counts; how to say that whole numbers are codes).
 
     Raises
     ------
@@ -148,6 +149,8 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
         if pd.api.types.is_numeric_dtype(column):
             lowest, median, highest = column.min(), column.median(), column.max()
             rows[name] |= {"kind": "number", "lowest": lowest, "median": median, "highest": highest}
+            if 2 < len(counts) <= FEW_VALUES and (column % 1 == 0).all():
+                rows[name]["categories"] = "if these are codes: categorical_covariates"
         else:
             rows[name]["categories"] = ", ".join(f"{value} {n}" for value, n in counts.head(5).items())
     columns = ["kind", "n_values", "lowest", "median", "highest", "categories"]

@@ -10,6 +10,7 @@ from typing import TextIO
 import pandas as pd
 
 from lib.cohort.gzip_files import open_bytes
+from lib.cohort.samples import says_missing
 
 TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
 GTF_ATTRIBUTE = re.compile(r'(\w+) "([^"]*)"')
@@ -31,7 +32,6 @@ PORTAL_COLUMNS = {
     "pathology_categories": ("pathologycategories",),
     "pathology_notes": ("pathologynotes",),
 }
-MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")  # of a number
 # the columns kept of SampleAttributesDS; numbers unless marked
 ATTRIBUTE_COLUMNS = {
     "SAMPID": "rna_id",  # text
@@ -168,9 +168,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _numbers(column: pd.Series, what: str) -> pd.Series:
-    """Text as float64, NaN for `MISSING`; ValueError naming the first cells that are neither."""
+    """Text as float64, NaN for `MISSING_WORDS`; ValueError naming the first cells that are neither."""
     given = column.str.strip()
-    given = given.mask(given.isin(MISSING))
+    given = given.mask(says_missing(given))
     numbers = pd.to_numeric(given, errors="coerce").astype("float64")
     if strange := given[given.notna() & numbers.isna()].tolist():
         raise ValueError(f"{what}: {len(strange)} cells are not numbers, first {strange[:3]}")

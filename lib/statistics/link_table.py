@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.statistics import clumps, heterogeneity, replication, sequential
+from lib.statistics import clumps, heterogeneity, replication, sensitivity, sequential
 from lib.statistics.correlation import r_of_pairs
 from lib.statistics.link_tests import LinkTests, Sides
 from lib.statistics.links import find_links, q_of_pairs
@@ -17,7 +17,7 @@ CATEGORIES = ("gene", "symbol", "feature", "tissue", "clump", "carried_by")
 COLUMNS = (
     *("gene", "symbol", "feature", "layer", "channel", "r_within", "low", "high", "n_effective", "r"),
     *("p", "q", "q_covariates", "tissue", "clump", "clump_lead", "i2", "p_heterogeneity", "carried_by"),
-    *("share", "low_without", "high_without", "inflation", "statistic"),
+    *("share", "low_without", "high_without", "robustness", "inflation", "statistic"),
     *("r_validation", "low_validation", "high_validation", "p_validation", "q_validation", "same_sign"),
 )
 
@@ -51,7 +51,7 @@ def describe(tests: dict[str, LinkTests], q_threshold: float, context: Context) 
     cohort names none); one of the two called the link. clump: lead feature of the near-copies; clump_lead:
     whether this is its gene's strongest link in the clump. i2, p_heterogeneity, carried_by, share (of the
     covariance that this tissue carries), low_without, high_without (r when one tissue is left out): see
-    `heterogeneity`. ..._validation: see `replication`.
+    `heterogeneity`. robustness: see `sensitivity`. ..._validation: see `replication`.
     """
     headline = list(tests.values())[-1]
     df = find_links(headline, q_threshold)
@@ -63,6 +63,7 @@ def describe(tests: dict[str, LinkTests], q_threshold: float, context: Context) 
     places = df["feature"].str.extract(r"^(\d+)_(\d+)$").astype(float)
     df["layer"], df["channel"] = (places[k].astype("Int64") for k in (0, 1))
     df["r"] = r_of_pairs(context.log_df, context.features_df, df) if len(df) else np.empty(0)
+    df["robustness"] = sensitivity.robustness(df["r_within"].to_numpy())
     clump = clumps.find_clumps(headline.sides.y, headline.sides.features)["clump"]
     df["clump"] = df["feature"].map(clump)
     df["clump_lead"] = ~df.duplicated(["gene", "clump"])  # rows fall by statistic within a gene
@@ -147,11 +148,19 @@ def counts(tests: dict[str, LinkTests], links_df: pd.DataFrame, q_threshold: flo
 
 
 def for_people(links_df: pd.DataFrame, q_threshold: float, covariates_out: bool) -> tuple[pd.DataFrame, str]:
-    """The links as a csv and its caption: all, or of very many each gene's strongest in every clump."""
+    """The links as a csv (four significant digits) and its caption: all, or of very many each gene's
+    strongest in every clump.
+    """
     n, n_genes = len(links_df), links_df["gene"].nunique()
     out = "covariates out" if covariates_out else "the cohort names no covariates"
     caption = f"{n:,} links of {n_genes:,} genes at q <= {q_threshold:g} within tissues ({out})"
-    if n > MOST_ROWS:
-        leads_df = links_df[links_df["clump_lead"]]
-        return leads_df, f"{caption}; a row for the strongest of each gene and clump, {len(leads_df):,} rows."
-    return links_df, f"{caption}; clump_lead: the strongest of its gene and clump."
+    if n <= MOST_ROWS:
+        return _rounded(links_df), f"{caption}; clump_lead: the strongest of its gene and clump."
+    leads_df = links_df[links_df["clump_lead"]]
+    caption = f"{caption}; a row for the strongest of each gene and clump, {len(leads_df):,} rows."
+    return _rounded(leads_df), caption
+
+
+def _rounded(df: pd.DataFrame) -> pd.DataFrame:
+    numbers = df.select_dtypes("float").columns
+    return df.assign(**{name: [float(f"{value:.4g}") for value in df[name]] for name in numbers})

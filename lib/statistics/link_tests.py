@@ -40,11 +40,13 @@ class Plan:
 
     exceedances : shuffles that reach a gene's statistic before it stops (Besag and Clifford's h).
     overall : shuffles of the p over all genes and features together; every gene goes through them.
+    slopes : of the covariates (`residuals.covariate_basis`).
     device : torch device of the products; p does not depend on it.
     """
 
     exceedances: int = 10
     overall: int = 128
+    slopes: str = "per group"
     device: str = "cpu"
     progress: bool = True
 
@@ -157,7 +159,7 @@ def run(
     covariates_df : samples x columns, numeric (`residuals.covariate_table`), projected out of both sides and
         again of the shuffled side (`residuals.covariate_scales`). p is exact only without them.
     """
-    basis = covariate_basis(covariates_df, permutations)
+    basis = covariate_basis(covariates_df, permutations, plan.slopes)
     classes = effective_size.donor_classes(samples_df, permutations.groups)
     sides = prepare(log_expression_df, features_df, permutations, basis, classes, plan.device)
     return of_sides(sides, permutations, plan)

@@ -13,7 +13,7 @@ from lib.statistics.residuals import covariate_basis, covariate_table
 
 def other_sides(
     log_expression_df: pd.DataFrame, features_df: pd.DataFrame, samples_df: pd.DataFrame,
-    covariates: Sequence[str] = (),
+    covariates: Sequence[str] = (), slopes: str = "per group",
 ) -> tuple[link_tests.Sides | None, str]:  # fmt: skip
     """The sides of other samples, covariates out of these as well, and in words what was possible.
 
@@ -29,7 +29,7 @@ def other_sides(
     try:
         shuffles = permutations.draw("within_tissue", 1, samples_df, 0)
         table_df = covariate_table(samples_df, covariates) if covariates else None
-        basis = covariate_basis(table_df, shuffles)
+        basis = covariate_basis(table_df, shuffles, slopes)
         classes = effective_size.donor_classes(samples_df, shuffles.groups)
         sides = link_tests.prepare(log_expression_df, features_df, shuffles, basis, classes)
     except ValueError as error:

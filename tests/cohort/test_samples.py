@@ -15,12 +15,12 @@ from lib.cohort import samples
 
 
 def test_ids_stay_text_and_covariates_become_numbers(tmp_path):
-    text = "\ufeffsample_id,slide_id,donor,tissue,age,note\n007,1e5, NA ,Liver,61,x\n008,2.0,D2,Lung,,7\n"
+    text = "\ufeffsample_id,slide_id,donor,tissue,age,note\n007,1e5, D1 ,Liver,61,x\n008,2.0,D2,Lung,,7\n"
     path = written(tmp_path, text)
     samples_df = samples.read_samples(path)
     assert samples_df["sample_id"].tolist() == ["007", "008"]
     assert samples_df["slide_id"].tolist() == ["1e5", "2.0"]
-    assert samples_df["donor"].tolist() == ["NA", "D2"]
+    assert samples_df["donor"].tolist() == ["D1", "D2"]
     assert samples_df["age"].tolist()[0] == 61
     assert np.isnan(samples_df["age"].tolist()[1])
     assert samples_df["note"].tolist() == ["x", "7"]
@@ -77,8 +77,8 @@ def test_an_accepted_id_stays_inside_its_folder(text):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"tissue": ["Liver", "", "Lung", " "]}, r"empty tissue.*'s1', 's3'"),
-        ({"donor": ["d", "", "d", "d"]}, "empty donor"),
+        ({"tissue": ["Liver", "", "Lung", " "]}, r"no tissue.*'s1', 's3'"),
+        ({"donor": ["d", "", "d", "d"]}, "no donor"),
         ({"mpp": ["0.5", "-1", "", "0.5"]}, "mpp must be positive.*'s1'"),
         ({"mpp": ["0.5", "half", "", "0.5"]}, "mpp is not a number.*'s1'"),
         ({"l0_x": [0, 0, 0, 0]}, "l0_y, l0_width, l0_height are missing"),
@@ -117,3 +117,34 @@ def test_region_of_some_rows_only_is_allowed():
     samples_df = samples.check_samples(table(2, **region))
     assert samples_df.loc[0, list(samples.REGION)].tolist() == [0, 5, 9, 9]
     assert samples_df.loc[1, list(samples.REGION)].isna().all()
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "NaN", "NULL", "", ".", "None"])
+def test_words_for_missing_values(tmp_path, word):
+    """One such word in a column of numbers makes no categories; in ids of donors it is no donor."""
+    text = "sample_id,slide_id,donor,tissue,age,sex\n" + "".join(
+        f"s{k},s{k},d{k},Liver,{word if k == 3 else 40 + k},{word if k == 2 else 'f'}\n" for k in range(9)
+    )
+    samples_df = samples.read_samples(written(tmp_path, text))
+    assert samples_df["age"].isna().tolist() == [k == 3 for k in range(9)]
+    assert samples_df["age"].dtype == float
+    assert samples_df["sex"].tolist() == ["" if k == 2 else "f" for k in range(9)]
+    for column in ("donor", "tissue"):
+        other_df = table(3, **{column: ["x", word, "y"]})
+        with pytest.raises(ValueError, match=rf"no {column} \(empty, NA, ...\)"):
+            samples.check_samples(other_df)
+    assert samples.check_samples(table(2, sample_id=["NA", "b"]))["sample_id"].tolist() == ["NA", "b"]
+
+
+def test_a_column_of_numbers_with_a_few_odd_cells_is_refused(tmp_path):
+    ages = ["41", "42", "43", "44", "45", "46", "47", "48", "4l"]
+    with pytest.raises(ValueError, match=r"'age' holds numbers, but 1 cells are not \('4l'\)"):
+        samples.check_samples(table(9, age=ages))
+    assert samples.check_samples(table(3, note=["x", "7", "8"]))["note"].tolist() == ["x", "7", "8"]
+
+
+def test_codes_declared_as_categories_stay_text(tmp_path):
+    text = "sample_id,slide_id,donor,tissue,batch\na,a,d,Liver,01\nb,b,e,Liver,2\n"
+    path = written(tmp_path, text)
+    assert samples.read_samples(path, ["batch"])["batch"].tolist() == ["01", "2"]
+    assert samples.read_samples(path)["batch"].tolist() == [1, 2]

@@ -47,6 +47,8 @@ def test_covariates_are_checked_early():
     assert report_df.loc["rin", ["kind", "lowest", "median", "highest"]].tolist() == ["number", 6, 7, 8]
     assert report_df.loc["sex", "categories"] == "f 2, m 1"
     assert summary.covariate_report(samples_df, []).empty
+    coded_df = summary.covariate_report(table(4, batch=[1, 2, 3, 1]), ["batch"])
+    assert "categorical_covariates" in coded_df.loc["batch", "categories"]
     with pytest.raises(ValueError, match=r"covariate 'sex' has no value in 1 of 4 samples: 's3'"):
         summary.covariate_report(samples_df, ["rin", "sex"])
     with pytest.raises(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_cohort import N, make_frames, make_samples, small_cohort
 
-from lib.statistics import link_tests, null_maxima, pair_tests, permutations
+from lib.statistics import link_tests, null_maxima, pair_tests, permutations, residuals
 
 
 @pytest.fixture(scope="module")
@@ -14,9 +14,9 @@ def small():
     return small_cohort()
 
 
-def all_shuffles(log_df, features_df, samples_df, perms, covariates_df=None):
+def all_shuffles(log_df, features_df, samples_df, perms, covariates_df=None, slopes="per group"):
     """All shuffles for every gene, each sample of a donor of its own."""
-    plan = link_tests.Plan(exceedances=10**9, overall=10**9, progress=False)
+    plan = link_tests.Plan(exceedances=10**9, overall=10**9, slopes=slopes, progress=False)
     alone_df = samples_df.drop(columns="donor", errors="ignore")
     return link_tests.run(log_df, features_df, alone_df, perms, covariates_df, plan)
 
@@ -128,17 +128,22 @@ def covariates_of(samples_df, *columns):
     return pd.DataFrame(np.array(columns).T, index=samples_df["sample_id"]).add_prefix("c")
 
 
-def test_covariates_match_an_explicit_second_projection(small):
+@pytest.mark.parametrize("slopes", ["per group", "common"])
+def test_covariates_match_an_explicit_second_projection(small, slopes, monkeypatch):
     """Freedman and Lane step by step: regress, shuffle the residual, regress again, correlate."""
     samples_df, log_df, features_df, pairs_df = small
     rng = np.random.default_rng(3)
     covariates_df = covariates_of(samples_df, rng.normal(size=N), rng.integers(0, 2, N))
+    monkeypatch.setattr(residuals, "LEAST_DF", 1)  # every tissue has slopes of its own
     perms = permutations.draw("within_tissue", 40, samples_df, 5)
-    result = all_shuffles(log_df, features_df, samples_df, perms, covariates_df)
+    result = all_shuffles(log_df, features_df, samples_df, perms, covariates_df, slopes)
     dummies = np.eye(perms.groups.max() + 1)[perms.groups]
-    design = np.column_stack([dummies, covariates_df])
+    columns = covariates_df.to_numpy(float)
+    if slopes == "per group":
+        columns = (dummies[:, :, None] * columns[:, None, :]).reshape(N, -1)
+    design = np.column_stack([dummies, columns])
     project = np.eye(N) - design @ np.linalg.pinv(design)
-    centred = (np.eye(N) - dummies @ np.linalg.pinv(dummies)) @ covariates_df.to_numpy(float)
+    centred = (np.eye(N) - dummies @ np.linalg.pinv(dummies)) @ columns
     again = np.eye(N) - centred @ np.linalg.pinv(centred)
     x, y = log_df.to_numpy() @ project, features_df.to_numpy() @ project
     sizes = np.maximum(dummies.sum(axis=0) - 1, 1)
@@ -153,6 +158,8 @@ def test_covariates_match_an_explicit_second_projection(small):
     np.testing.assert_allclose(result.null.of_all_genes(), null, rtol=1e-4)
     np.testing.assert_array_equal(result.genes_df["p"], p_of(np.array(null), observed.max(axis=1)))
     # the p of a pair alone, by the same projection (partial r, so not the z of this family)
+    if slopes == "common":
+        return
     p = pair_tests.pair_p(log_df, features_df, pairs_df, perms, covariates_df=covariates_df)
     pair = pairs_df.iloc[3]
     g, f = log_df.index.get_loc(pair["gene"]), features_df.index.get_loc(pair["feature"])
