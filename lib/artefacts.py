@@ -80,7 +80,7 @@ ARTEFACTS: dict[str, Artefact] = {
     ),
     **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
     **_made(_OF_NETWORK, "07_conditional", "pairs_conditional", f"pairs {_BOTH_SIDES}", "alphas covariates"),
-    **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, "correlation"),
+    **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, f"{_GIVEN} correlation"),
     **_made(_OF_NETWORK, "10_visualize", "cards card_shown card_curves", _TESTED, _CARDS),
     **_made("{network}/*.npy", "10_visualize", "card_pictures", _TESTED, _CARDS),
     **_made(_OF_NETWORK, "10_visualize", "ihc", "cards raw:ihc_dir", "seed"),
@@ -133,7 +133,9 @@ NOTEBOOKS: dict[str, Notebook] = {
         fields=("least_precision", "least_recall"),
     ),
     "07_conditional": Notebook(("pairs_conditional", "pairs_significance")),
-    "08_reproducibility": Notebook(("reproducibility",)),
+    "08_reproducibility": Notebook(
+        ("reproducibility", "links", "link_null", "gene_significance"), fields=("covariate_slopes",)
+    ),
     "09_architectures": Notebook(
         (),
         per_network=False,

@@ -1,5 +1,7 @@
 """Figures of the tests: surviving pairs, largest statistics, rejection rates."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -82,7 +84,12 @@ def rejection_rates(table_df: pd.DataFrame) -> Figure:
             errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
             ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
             ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")
-        ax.set(xscale="log", xlim=(0.002, 1.2), title=design, xlabel="share of null pairs rejected")
+        ax.set(
+            xscale="log",
+            xlim=(0.002, 1.2),
+            title=textwrap.fill(design, 24),
+            xlabel="share of null pairs rejected",
+        )
         ax.set_xticks([0.01, 0.05, 0.2, 1], ["1 %", "5 %", "20 %", "100 %"])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_yticks(place, place.index)

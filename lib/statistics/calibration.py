@@ -23,7 +23,7 @@ TESTS = {
     "Fisher z, all tissues": "all_tissues",
     "within-tissue permutation": "within_tissue",
     "whole-donor permutation": "within_donor_block",
-    "within-tissue permutation at the effective size (links)": "effective_size",
+    "effective size (links)": "effective_size",
 }
 ALPHAS = (0.05, 0.01)
 LEVEL = 0.95  # of the intervals of the rates
@@ -147,6 +147,6 @@ def calibration(
     for name, (samples_df, donor_effect) in designs.items():
         made = null_pairs(samples_df, n_pairs, donor_effect, seed)
         table_df = rejection_table(p_values(samples_df, made, n_permutations, seed))
-        table_df.insert(0, "design", name.replace("\n", " "))
+        table_df.insert(0, "design", name)
         tables.append(table_df)
     return pd.concat(tables, ignore_index=True)

@@ -77,6 +77,11 @@ class Sides(NamedTuple):
     values: null_maxima.Statistic
     inflation: effective_size.Inflation
 
+    @property
+    def n_lost(self) -> int:
+        """Degrees of freedom that tissues and covariates take."""
+        return len(self.inflation.sizes) + self.basis.shape[1]
+
     def places(self, pairs_df: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the gene and the feature of each pair, int64; -1 for what is not among them."""
         genes, features = pd.Index(pairs_df["gene"]), pd.Index(pairs_df["feature"])

@@ -1,5 +1,6 @@
 """Do links replicate on samples that no test has used: sign, effect size and p, per link and in total."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,16 +12,17 @@ from lib.statistics.false_discovery import bh
 from lib.statistics.residuals import covariate_basis, covariate_table
 
 
-def other_sides(
+def sides_of(
     log_expression_df: pd.DataFrame, features_df: pd.DataFrame, samples_df: pd.DataFrame,
     covariates: Sequence[str] = (), slopes: str = "per group",
 ) -> tuple[link_tests.Sides | None, str]:  # fmt: skip
-    """The sides of other samples, covariates out of these as well, and in words what was possible.
+    """Residuals of a set of samples, covariates out, and in words what is possible with them.
 
     Parameters
     ----------
-    log_expression_df, features_df : genes and features x the other samples.
-    samples_df : sample_id, tissue, donor and covariates of these samples, in the same order.
+    log_expression_df, features_df : genes and features x these samples.
+    samples_df : sample_id, tissue, donor and covariates, in the same order.
+    slopes : of the covariates (`residuals.covariate_basis`).
 
     Returns
     -------
@@ -33,9 +35,17 @@ def other_sides(
         classes = effective_size.donor_classes(samples_df, shuffles.groups)
         sides = link_tests.prepare(log_expression_df, features_df, shuffles, basis, classes)
     except ValueError as error:
-        return None, f"replication is not tested: {error}"
-    n_tissues = samples_df["tissue"].nunique()
-    return sides, f"replication is tested on {len(samples_df)} other samples of {n_tissues} tissues"
+        return None, f"{len(samples_df)} samples cannot tell: {error}"
+    return sides, f"{len(samples_df)} samples of {samples_df['tissue'].nunique()} tissues"
+
+
+def residual_tables(*sets: link_tests.Sides) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Residuals of genes and of features of each set as tables, of what varies in all sets."""
+    genes = functools.reduce(lambda a, b: a.intersection(b, sort=False), [s.genes for s in sets])
+    features = functools.reduce(lambda a, b: a.intersection(b, sort=False), [s.features for s in sets])
+    return [
+        (pd.DataFrame(s.x, s.genes).loc[genes], pd.DataFrame(s.y, s.features).loc[features]) for s in sets
+    ]
 
 
 def replicate(links_df: pd.DataFrame, sides: link_tests.Sides) -> pd.DataFrame:
@@ -67,21 +77,40 @@ def replicate(links_df: pd.DataFrame, sides: link_tests.Sides) -> pd.DataFrame:
     return result_df
 
 
-def summarise(replicated_df: pd.DataFrame, level: float = 0.05) -> dict[str, float]:
-    """Counts of `replicate`: links tested, with the same sign, at p and q <= level, and pi1.
+def summarise(links_df: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+    """How many links replicate: all, each gene's strongest, and the strongest of each gene and clump.
 
-    pi1 is the share of links that are true there, 1 - pi0 of Storey and Tibshirani (2003, PNAS 100:9440) at
-    lambda = 0.5.
+    Parameters
+    ----------
+    links_df : gene, clump_lead, p_validation, q_validation, same_sign; the strongest of a gene first.
+
+    Returns
+    -------
+    A row each: links (tested there), the shares same_sign (0.5 by chance), nominal (p <= level in the
+    direction of the link; level by chance) and replicated (q <= level), and pi1.
     """
-    tested_df = replicated_df.dropna(subset="p")
-    n = len(tested_df)
-    if not n:
-        return {"links": 0, "same_sign": 0, "nominal": 0, "replicated": 0, "pi1": float("nan")}
-    pi0 = min(1.0, float((tested_df["p"] > 0.5).mean()) / 0.5)
+    if "p_validation" not in links_df:
+        links_df = links_df.assign(p_validation=np.nan, q_validation=np.nan, same_sign=np.nan)
+    rows = {
+        "all links": links_df,
+        "strongest link of each gene": links_df.drop_duplicates("gene"),
+        "strongest of each gene and clump": links_df[links_df["clump_lead"]],
+    }
+    return pd.DataFrame.from_dict({name: _shares(df, level) for name, df in rows.items()}, orient="index")
+
+
+def _shares(links_df: pd.DataFrame, level: float) -> dict[str, float]:
+    """pi1 is the share of links that are true there: 1 - pi0 of Storey and Tibshirani (2003, PNAS 100:9440)
+    at lambda = 0.5.
+    """
+    df = links_df.dropna(subset="p_validation")
+    if df.empty:
+        return {"links": 0, "same_sign": np.nan, "nominal": np.nan, "replicated": np.nan, "pi1": np.nan}
+    pi0 = min(1.0, float((df["p_validation"] > 0.5).mean()) / 0.5)
     return {
-        "links": n,
-        "same_sign": int(tested_df["same_sign"].sum()),
-        "nominal": int((tested_df["p"] <= level).sum()),
-        "replicated": int((tested_df["q"] <= level).sum()),
+        "links": len(df),
+        "same_sign": float(df["same_sign"].mean()),
+        "nominal": float((df["p_validation"] <= level).mean()),
+        "replicated": float((df["q_validation"] <= level).mean()),
         "pi1": 1 - pi0,
     }

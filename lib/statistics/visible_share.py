@@ -9,8 +9,41 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from lib.statistics.false_discovery import bh
+from lib.statistics.link_tests import Sides
+
 PENALTIES = np.geomspace(0.01, 100, 9)  # times the mean eigenvalue of the kernel
 N_FOLDS = 5
+LEAST_DONORS = 4
+
+
+def visible_genes(
+    sides: Sides, samples_df: pd.DataFrame, n_permutations: int = 200, seed: int = 0, progress: bool = True
+) -> tuple[pd.DataFrame, str]:
+    """`visible_share` of every gene of the sides, with q, and in words on what it rests.
+
+    Parameters
+    ----------
+    samples_df : sample_id, tissue and, where known, donor, in the order of the sides.
+
+    Returns
+    -------
+    DataFrame, index gene: r_cv, p, q (Benjamini-Hochberg); empty with fewer than LEAST_DONORS donors.
+    """
+    own = samples_df["sample_id"].astype(str)
+    donors = samples_df["donor"].fillna(own) if "donor" in samples_df else own
+    n_donors = donors.nunique()
+    if n_donors < LEAST_DONORS:
+        empty_df = pd.DataFrame({"r_cv": [], "p": [], "q": []}, index=pd.Index([], name="gene"))
+        return (
+            empty_df,
+            f"{n_donors} donors are too few to predict genes of unseen ones: {LEAST_DONORS} needed",
+        )
+    how = {"n_permutations": n_permutations, "seed": seed, "progress": progress}
+    df = visible_share(sides.x, sides.y, sides.groups, donors.to_numpy(), **how)
+    df = df.set_index(sides.genes.rename("gene"))
+    n_folds = min(N_FOLDS, n_donors)
+    return df.assign(q=bh(df["p"].to_numpy())), f"{n_folds} folds of {n_donors} donors"
 
 
 def donor_folds(donors: np.ndarray, n_folds: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from lib.statistics import calibration, link_tests, pair_tests, permutations
 
-EFFECTIVE = "within-tissue permutation at the effective size (links)"
+EFFECTIVE = "effective size (links)"
 PLAN = link_tests.Plan(exceedances=10**9, progress=False)
 
 

@@ -1,10 +1,11 @@
 """lib.statistics.power against simulated links and its own limits."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from linked_cohort import cohort, links_of
 
-from lib.statistics import power
+from lib.statistics import link_table, link_tests, permutations, power
 
 
 def test_power_agrees_with_simulation_within_two_points():
@@ -22,6 +23,32 @@ def test_power_agrees_with_simulation_within_two_points():
     found = np.abs(observed) * np.sqrt(n - tissues) >= critical
     assert found.mean() == pytest.approx(0.8, abs=0.02)
     assert power.power_at(np.array([r]), critical, n - tissues)[0] == pytest.approx(0.8)
+
+
+def test_power_agrees_with_the_test_of_links_within_two_points():
+    """1,600 genes that follow one feature each at the smallest r: 80 % reach the critical value."""
+    rng = np.random.default_rng(3)
+    n, n_genes, n_features = 150, 1600, 40
+    tissue = np.repeat(np.arange(6), 25)
+    samples_df = pd.DataFrame({"sample_id": [f"s{k}" for k in range(n)], "tissue": [f"t{t}" for t in tissue]})
+    y = rng.standard_normal((n_features, n))
+    plain = [
+        pd.DataFrame(rows, index=[f"{what}{k}" for k in range(len(rows))], columns=samples_df["sample_id"])
+        for rows, what in ((rng.standard_normal((200, n)), "g"), (y, "1_"))
+    ]
+    shuffles = permutations.draw("within_tissue", 999, samples_df, 0)
+    plan = link_tests.Plan(exceedances=10**9, progress=False)
+    null = link_tests.run(*plain, samples_df, shuffles, None, plan)
+    pooled = power.pooled_null(link_table.null_table(null))
+    critical, n_effective = power.critical_value(pooled, 1e-3), power.usual_size(null.sides)
+    assert n_effective == pytest.approx(n - 6, rel=0.03)
+    r = power.smallest_r(critical, n_effective)
+    x = r * y[np.arange(n_genes) % n_features] + np.sqrt(1 - r * r) * rng.standard_normal((n_genes, n))
+    linked_df = pd.DataFrame(x, index=[f"g{k}" for k in range(n_genes)], columns=samples_df["sample_id"])
+    once = link_tests.Plan(exceedances=1, overall=1, progress=False)
+    genes_df = link_tests.run(linked_df, plain[1], samples_df, shuffles, None, once).genes_df
+    # the features are drawn once, so that r of the sample varies as the genes do
+    assert (genes_df["statistic"] >= critical).mean() == pytest.approx(0.8, abs=0.02)
 
 
 def test_critical_value_is_the_quantile_and_continues_beyond_it():

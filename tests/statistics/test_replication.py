@@ -16,13 +16,37 @@ def other_sides(seed, n_true):
     return link_tests.prepare(log_df, features_df, shuffles, np.zeros((len(samples_df), 0)), classes)
 
 
+def summary_of(links_df, df):
+    names = {"p": "p_validation", "q": "q_validation"}
+    return replication.summarise(
+        links_df.assign(clump_lead=True).join(
+            df[["p", "q", "same_sign"]].rename(columns=names)[[*names.values(), "same_sign"]]
+        )
+    )
+
+
+def test_samples_that_cannot_tell_are_said():
+    log_df, features_df, samples_df = cohort()
+    alone_df = samples_df.assign(tissue=[f"t{k}" for k in range(len(samples_df))])
+    sides, note = replication.sides_of(log_df, features_df, alone_df)
+    assert sides is None
+    assert note.startswith("120 samples cannot tell: ")
+    sides, note = replication.sides_of(log_df, features_df, samples_df)
+    assert note == "120 samples of 6 tissues"
+    (first_x, first_y), (second_x, _) = replication.residual_tables(
+        sides, sides._replace(x=sides.x[:5], genes=sides.genes[:5])
+    )
+    assert first_x.index.tolist() == second_x.index.tolist() == sides.genes[:5].tolist()
+    np.testing.assert_array_equal(first_y, sides.y)
+
+
 def test_planted_links_replicate():
     links_df = find_links(links_of(*cohort())[0], 0.05)
     planted_df = links_df[links_df["gene"].str[1:] == links_df["feature"].str[2:]]
     df = replication.replicate(planted_df, other_sides(seed=5, n_true=8))
-    summary = replication.summarise(df)
-    assert summary["links"] == summary["same_sign"] == summary["replicated"] == len(planted_df) == 8
-    assert summary["pi1"] == 1
+    summary = summary_of(planted_df, df).loc["all links"]
+    assert summary["links"] == len(planted_df) == 8
+    assert summary[["same_sign", "replicated", "pi1"]].tolist() == [1, 1, 1]
 
 
 def test_pairs_without_a_link_do_not():
@@ -33,7 +57,7 @@ def test_pairs_without_a_link_do_not():
     links_df["r_within"] = rng.choice([-0.5, 0.5], 3000)
     df = replication.replicate(links_df, sides)
     assert (df["p"] <= 0.05).mean() == pytest.approx(0.05, abs=0.02)
-    assert replication.summarise(df)["pi1"] < 0.1
+    assert summary_of(links_df, df).loc["all links", "pi1"] < 0.1
     assert df["same_sign"].mean() == pytest.approx(0.5, abs=0.05)
 
 
@@ -41,4 +65,5 @@ def test_what_does_not_vary_there_is_missing():
     links_df = pd.DataFrame({"gene": ["nowhere"], "feature": ["1_0"], "r_within": [0.3]})
     df = replication.replicate(links_df, other_sides(seed=6, n_true=0))
     assert df.isna().all(axis=None)
-    assert replication.summarise(df)["links"] == 0
+    assert summary_of(links_df, df)["links"].tolist() == [0, 0, 0]
+    assert replication.summarise(links_df.assign(clump_lead=True))["links"].tolist() == [0, 0, 0]

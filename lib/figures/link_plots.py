@@ -1,0 +1,117 @@
+"""Figures of links: where they hold, whether they replicate, what can be seen of genes, and power."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, themed
+
+FOUND = "#0072b2"
+Z = 1.959963985  # of a 95 % interval
+
+
+@themed
+def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: int = 30) -> Figure:
+    """r of the strongest links in each tissue, and how much tissues differ (I^2).
+
+    by_tissue_df : gene, feature, tissue, n, r (`link_table.of_tissues`). leads_df : gene, symbol, feature,
+        r_within, i2 of links, the strongest first; one link of a gene is shown.
+    """
+    shown_df = leads_df.drop_duplicates("gene").head(most).astype({"gene": str, "feature": str})
+    key = by_tissue_df["gene"].astype(str) + " " + by_tissue_df["feature"].astype(str)
+    r_df = by_tissue_df.assign(key=key).pivot_table(index="key", columns="tissue", values="r", observed=True)
+    r_df = r_df.reindex(shown_df["gene"] + " " + shown_df["feature"])
+    labels = [f"{row.symbol} × {row.feature}" for row in shown_df.itertuples()]
+    size = (min(PAGE_IN, 2.6 + 0.3 * r_df.shape[1]), 1.6 + 0.17 * len(r_df))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=[r_df.shape[1] + 3, 3], sharey=True)
+    image = left.imshow(r_df, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    left.set_xticks(np.arange(r_df.shape[1]), r_df.columns, rotation=90)
+    left.set_yticks(np.arange(len(r_df)), labels, fontsize=6)
+    figure.colorbar(image, ax=left, label="r in the tissue", location="left", shrink=0.6, pad=0.02)
+    right.barh(np.arange(len(r_df)), 100 * shown_df["i2"].fillna(0), color=QUIET)
+    right.set(xlim=(0, 100), xlabel="I² (%)")
+    return figure
+
+
+@themed
+def forest(by_tissue_df: pd.DataFrame, pooled: Mapping[str, float], title: str) -> Figure:
+    """r of one link in each tissue with its 95 % interval, and over all tissues.
+
+    by_tissue_df : tissue, n, r, se (of atanh r). pooled : r_within, low, high.
+    """
+    df = by_tissue_df.sort_values("r")
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 0.9 + 0.18 * (len(df) + 1)))
+    z, place = np.arctanh(df["r"].clip(-0.999, 0.999)), np.arange(len(df)) + 1
+    low, high = np.tanh(z - Z * df["se"]), np.tanh(z + Z * df["se"])
+    axes.errorbar(df["r"], place, xerr=[df["r"] - low, high - df["r"]], fmt="o", markersize=3, color=QUIET)
+    r = pooled["r_within"]
+    errors = [[r - pooled["low"]], [pooled["high"] - r]]
+    axes.errorbar([r], [0], xerr=errors, fmt="D", markersize=4, color=ACCENT)
+    names = [f"{row.tissue} (n = {row.n})" for row in df.itertuples()]
+    axes.set_yticks(np.arange(len(df) + 1), ["all tissues", *names])
+    axes.axvline(0, color="black", linewidth=0.6, linestyle=":")
+    axes.set(xlim=(-1, 1), xlabel="r within tissues, 95 % interval", title=title)
+    return figure
+
+
+@themed
+def replication(leads_df: pd.DataFrame, q_threshold: float) -> Figure:
+    """r within tissues of links on the test samples against other samples; links that replicate coloured.
+
+    leads_df : r_within, r_validation, q_validation, same_sign.
+    """
+    df = leads_df.dropna(subset="r_validation")
+    replicated = (df["q_validation"] <= q_threshold) & (df["same_sign"] == 1)
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 3.2))
+    for these, colour, label in (
+        (~replicated, QUIET, "does not replicate"),
+        (replicated, FOUND, "replicates"),
+    ):
+        points = df.loc[these, ["r_within", "r_validation"]].to_numpy()
+        name = f"{label}: {len(points):,}"
+        axes.scatter(*points.T, s=3, alpha=0.4, linewidths=0, color=colour, label=name, rasterized=True)
+    axes.plot([-1, 1], [-1, 1], color="black", linewidth=0.6, linestyle=":")
+    axes.axhline(0, color="black", linewidth=0.4)
+    axes.set(xlabel="r within tissues, test", ylabel="r within tissues, validation", xlim=(-1, 1))
+    axes.set(ylim=(-1, 1), aspect="equal")
+    figure.legend(loc="outside lower center", ncols=2, markerscale=3)
+    return figure
+
+
+@themed
+def visible_genes(visible_df: pd.DataFrame) -> Figure:
+    """Cross-validated r of genes with all features together: genes with a link, and the others.
+
+    visible_df : r_cv, found.
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.4))
+    bins = np.linspace(min(-0.3, visible_df["r_cv"].min()), 1, 54).tolist()
+    for found, colour, label in ((False, QUIET, "no link"), (True, FOUND, "with a link")):
+        values = visible_df.loc[visible_df["found"] == found, "r_cv"]
+        median = f", median {values.median():.2f}" if len(values) else ""
+        name = f"{label}: {len(values):,} genes{median}"
+        axes.hist(values, bins=bins, density=True, alpha=0.6, color=colour, label=name)
+    axes.set(xlabel="r within tissues with the prediction for unseen donors", ylabel="density")
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+@themed
+def power(curves: Mapping[str, np.ndarray], r: np.ndarray, r_found: np.ndarray) -> Figure:
+    """Power to find a link against its r within tissues, for several study sizes; |r| of the links found.
+
+    curves : label -> power at each r.
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+    shades = plt.get_cmap("viridis")(np.linspace(0.1, 0.85, len(curves)))
+    for (label, values), colour in zip(curves.items(), shades, strict=True):
+        axes.plot(r, values, color=colour, label=label)
+    axes.axhline(0.8, color="black", linewidth=0.6, linestyle=":")
+    if len(r_found):
+        axes.plot(r_found, np.full(len(r_found), -0.04), "|", color=FOUND, alpha=0.3, markersize=5)
+    axes.set(xlabel="|r| within tissues", ylabel="power", ylim=(-0.08, 1.02), xlim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
