@@ -13,7 +13,7 @@ LIGHT = (
     "lib.features.quantify",
     "lib.statistics.correlation",
     "lib.statistics.pair_tests",
-    "lib.statistics.max_statistic",
+    "lib.statistics.link_tests",
     "lib.statistics.false_discovery",
     "lib.statistics.conditional_independence",
     "lib.statistics.links",

@@ -232,9 +232,16 @@ def test_columns_of_the_samples_table_are_described():
 def saved_stems() -> tuple[set[str], set[str]]:
     """Stems of the tables and figures saved by the notebooks, and the constant starts of those put together.
 
-    The figures of notebook 10 have their stems in `visualize.card_figures`.
+    The figures of notebook 10 have their stems in `visualize.card_figures`, the tables of the scorecard in
+    `simulated.scorecard`.
     """
-    whole, starts = set(), set()
+    tables = next(
+        node
+        for node in ast.parse(text("lib/simulated/scorecard.py")).body
+        if isinstance(node, ast.FunctionDef) and node.name == "tables"
+    )
+    returned = next(node.value for node in ast.walk(tables) if isinstance(node, ast.Return))
+    whole, starts = {key.value for key in returned.keys}, set()
     notebooks = [json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("notebooks/*.ipynb")]
     cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "code"]
     sources = ["".join(cell["source"]) for cell in cells] + [text("lib/visualize/card_figures.py")]

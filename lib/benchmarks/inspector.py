@@ -11,11 +11,22 @@ from lib.benchmarks.statistics import QUICK, Cohort, Size, made_up
 from lib.benchmarks.timing import row, timed
 from lib.explore import correlates, inspection, panel
 from lib.figures import style
+from lib.statistics import link_lookup, link_table, link_tests, permutations
 from lib.visualize.feature_values import Network
 
+N_TESTED = 500  # genes with a p in the panel
 TARGET_S = 0.3  # up to here an answer seems immediate
 TILES_PER_SLIDE, QUICK_TILES = 347, 5  # in the paper: 116,000 of 334 test slides
 STACK_TILES, EDGE_PX = 50, 224
+
+
+def _links(cohort: Cohort) -> link_lookup.LinkLookup:
+    """The test of the first N_TESTED genes, with few shuffles: a question costs the same with many."""
+    log_df, plan = cohort.log_df.iloc[:N_TESTED], link_tests.Plan(exceedances=1, overall=1, progress=False)
+    shuffles = permutations.draw("within_tissue", 200, cohort.samples_df, 0)
+    tests = link_tests.run(log_df, cohort.features_df, cohort.samples_df, shuffles, None, plan)
+    links_df = pd.DataFrame(columns=["gene", "feature", "p", "q", "q_covariates"])
+    return link_lookup.build(tests.sides, link_table.null_table(tests), links_df)
 
 
 def inspector_rows(quick: bool = False, n_repeats: int = 9) -> list[dict]:
@@ -75,8 +86,7 @@ def simulated_run(size: Size, tiles_per_slide: int, folder: Path) -> inspection.
         cohort.features_df,
         samples_df["tissue"],
         cohort.genes_table.assign(symbol=cohort.genes_table.index),
-        inspection.by_name(cohort.pairs_df.assign(q_within_tissue=0.5)),
-        correlates.Settings(n_permutations=size.n_permutations),
+        _links(cohort),
     )
 
     def no_network() -> Network:

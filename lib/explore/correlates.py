@@ -2,8 +2,8 @@
 
 A table of marker pairs answers only for pairs over its threshold. Here every gene has all features as
 correlates and every feature all genes, by one matrix-vector product each. Beside r stand the correlation
-given all tissues, the pattern of conditional independence (notebooks/README.md, section 8), and the results
-of the permutation test within tissues. Variables are rows, samples are columns.
+given all tissues, the pattern of conditional independence (notebooks/README.md, section 8), and p and q of
+the test of links (`lib.statistics.link_lookup`). Variables are rows, samples are columns.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lib.explore import name_search
-from lib.statistics import correlation, pair_tests, partial_correlation, permutations
+from lib.statistics import correlation, link_lookup, partial_correlation
 from lib.statistics.conditional_independence import patterns
 from lib.statistics.table_rows import same_slides
 
@@ -29,20 +29,14 @@ class Settings:
     method : "spearman" takes ranks over the samples first, and everything from these, as notebooks 05 to 07
         do (`correlation.on_scale`)
     alpha : level of the patterns, in (0, 1)
-    n_permutations, seed : of the shuffles within tissues; those of the significance table reproduce its p
     """
 
     method: Literal["pearson", "spearman"] = "pearson"
     alpha: float = 0.05
-    n_permutations: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1 or self.n_permutations < 1:
-            raise ValueError(
-                f"alpha is {self.alpha} and n_permutations {self.n_permutations}: "
-                "alpha must be in (0, 1) and n_permutations at least 1"
-            )
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is {self.alpha}: it must be in (0, 1)")
 
 
 class Side(NamedTuple):
@@ -67,8 +61,7 @@ class Lookup(NamedTuple):
     genes_df: pd.DataFrame  # index gene, in the order of `genes`: symbol, tissue, max_median_log2
     membership: np.ndarray  # float64 [n_samples, n_tissues], 1 where the sample is of the tissue
     tissue_of_gene: np.ndarray  # int [n_genes], column of `membership`
-    shuffles: permutations.Permutations | None  # None where no two samples share a tissue
-    known_df: pd.DataFrame  # gene, feature, q_within_tissue of the pairs that were tested
+    links: link_lookup.LinkLookup | None  # None where nothing could be tested within tissues
     names: name_search.Names
 
 
@@ -77,7 +70,7 @@ def build(
     features_df: pd.DataFrame,
     tissues: pd.Series,
     genes_df: pd.DataFrame,
-    known_df: pd.DataFrame | None = None,
+    links: link_lookup.LinkLookup | None = None,
     settings: Settings = Settings(),
 ) -> Lookup:
     """Standardise both sides once, so that every question afterwards is one product.
@@ -87,7 +80,7 @@ def build(
     log_df, features_df : genes and features x samples, the same samples; log2(1 + expression), and f_lz.
     tissues : sample_id -> tissue.
     genes_df : index gene; symbol, tissue (of highest median), max_median_log2.
-    known_df : gene, feature, q_within_tissue of the marker pairs, where there are any.
+    links : the test of links, where there is one.
 
     Raises
     ------
@@ -101,11 +94,6 @@ def build(
     names = np.array(sorted(of_sample.unique()))
     membership = (of_sample.to_numpy()[:, None] == names).astype(float)
     genes_df = genes_df.loc[log_df.index, ["symbol", "tissue", "max_median_log2"]]
-    samples_df = pd.DataFrame({"sample_id": log_df.columns, "tissue": of_sample.to_numpy()})
-    shuffles = None
-    if of_sample.duplicated().any():
-        shuffles = permutations.draw("within_tissue", settings.n_permutations, samples_df, settings.seed)
-    columns = ["gene", "feature", "q_within_tissue"]
     return Lookup(
         genes=_side(log_df, "gene", membership, settings.method),
         features=_side(features_df, "feature", membership, settings.method),
@@ -115,8 +103,7 @@ def build(
         genes_df=genes_df,
         membership=membership,
         tissue_of_gene=np.searchsorted(names, genes_df["tissue"].to_numpy(dtype=object).astype(names.dtype)),
-        shuffles=shuffles,
-        known_df=pd.DataFrame(columns=columns) if known_df is None else known_df[columns],
+        links=links,
         names=name_search.index_names(genes_df["symbol"], features_df.index),
     )
 
@@ -155,8 +142,8 @@ def features_of(lookup: Lookup, gene: str) -> pd.DataFrame:
     -------
     DataFrame, index feature
         r; r_tissues: the partial correlation given all tissues (NaN where nothing varies within them);
-        p_tissues: of its Fisher z test; q_within_tissue: of the hierarchical procedure, for tested pairs;
-        pattern: at `Settings.alpha`, given the gene's own tissue.
+        p_tissues: of its Fisher z test; p_link, q_link: of the test of links (NaN where the gene was not
+        tested); pattern: at `Settings.alpha`, given the gene's own tissue.
 
     Raises
     ------
@@ -202,9 +189,9 @@ def _correlates(
     partner = "feature" if what == "gene" else "gene"
     index = other.names.rename(partner)
     table_df = pd.DataFrame({"r": r, "r_tissues": r_tissues, "p_tissues": p}, index=index)
-    known_df = lookup.known_df[lookup.known_df[what] == one.names[i]]
-    table_df["q_within_tissue"] = np.nan
-    table_df.loc[list(known_df[partner]), "q_within_tissue"] = known_df["q_within_tissue"].to_numpy(float)
+    names = {what: one.names[i], partner: other.names}
+    tested_df = link_test(lookup, pd.DataFrame(names))
+    table_df[["p_link", "q_link"]] = tested_df[["p", "q"]].to_numpy()
     enough = n_tissues > 1 and n > 4
     table_df["pattern"] = patterns(r, r_gt, r_ft, n, lookup.settings.alpha) if enough else "none"
     return ordered(table_df[other.varies], "r_tissues")
@@ -221,27 +208,12 @@ def ordered(table_df: pd.DataFrame, by: str, reverse: bool = False) -> pd.DataFr
     return table_df.iloc[key.sort_values(ascending=not reverse, kind="stable", na_position="last").index]
 
 
-def within_tissue_p(lookup: Lookup, genes: list[str], features: list[str]) -> np.ndarray:
-    """Two-sided p of the permutation test within tissues, for pairs that share a gene or a feature.
-
-    How often |c*| >= |c|, c the covariance of the residuals of gene and feature within tissues
-    (`pair_tests.pair_p`): the test of `r_tissues`. The shuffles, and so the p, are those of the table
-    `pairs_significance`. Pairs [n]; float64 [n], NaN where no two samples share a tissue.
-    """
-    if lookup.shuffles is None or not genes:
-        return np.full(len(genes), np.nan)
-    pairs_df = pd.DataFrame({"gene": genes, "feature": features})
-    asked = ((lookup.log_df, "gene"), (lookup.features_df, "feature"))
-    first_df, other_df = (  # ranks of the rows that are asked about only
-        correlation.on_scale(df.loc[pairs_df[name].unique()], lookup.settings.method) for df, name in asked
-    )
-    shuffles = lookup.shuffles
-    if len(other_df) == 1:
-        # Shuffling the one feature backwards equals shuffling each gene forwards, and takes one product.
-        first_df, other_df = other_df, first_df
-        pairs_df = pairs_df.rename(columns={"gene": "feature", "feature": "gene"})
-        shuffles = shuffles._replace(order=np.argsort(shuffles.order, axis=1))
-    return pair_tests.pair_p(first_df, other_df, pairs_df, shuffles, progress=False)
+def link_test(lookup: Lookup, pairs_df: pd.DataFrame) -> pd.DataFrame:
+    """`link_lookup.of_pairs` of pairs (gene, feature); all missing where nothing was tested."""
+    if lookup.links is None:
+        columns = ["r_within", "low", "high", "p", "q"]
+        return pd.DataFrame(np.nan, index=pairs_df.index, columns=columns)
+    return link_lookup.of_pairs(lookup.links, pairs_df)
 
 
 def default_pair(

@@ -17,14 +17,11 @@ COLUMNS = {
     "name": ("name", "sort by name"),
     "r": ("r", "r over the test samples"),
     "r_tissues": ("r | t", "r given all tissues: the correlation within them"),
-    "p_within": (
-        "p | t",
-        "two-sided p of the permutation test within tissues, for the listed rows; r | t gives the same order",
-    ),
-    "q_within_tissue": ("q | t", "false discovery rate within tissues, for pairs over the threshold"),
+    "p_link": ("p", "of the test of links: within tissues, covariates out, over all features of the gene"),
+    "q_link": ("q", "false discovery rate of links; a dash: the gene was not tested"),
     "pattern": ("pattern", "conditional independence of gene g, feature f and the gene's tissue t"),
 }
-UNSORTED = ("rank", "p_within")
+UNSORTED = ("rank",)
 LEFT_ALIGNED = ("name", "pattern")
 
 
@@ -80,11 +77,10 @@ class CorrelatesTable:
             ranks = np.union1d(ranks, sorted_df.index.get_indexer(pd.Index([self.current])))
         shown_df = sorted_df.iloc[ranks].assign(rank=ranks + 1)
         names = shown_df.index.tolist()
-        of = [self.of] * len(names)
-        genes, features = (of, names) if self.kind == "feature" else (names, of)
-        shown_df["p_within"] = correlates.within_tissue_p(self.lookup, genes, features)
         shown_df["name"] = names if self.kind == "feature" else self._symbols(names)
-        what, whose = ("Features", self._symbols([self.of])[0]) if genes is of else ("Genes", self.of)
+        what, whose = (
+            ("Features", self._symbols([self.of])[0]) if self.kind == "feature" else ("Genes", self.of)
+        )
         self.filling = True
         self.table.fill(
             heading=f"{what} that follow {whose} ({len(self.table_df):,}; {len(names)} listed)",
@@ -103,7 +99,7 @@ class CorrelatesTable:
     def _row(row: Any) -> list[str]:
         words = {"rank": f"{row.rank:,}", "name": row.name, "pattern": row.pattern}
         words |= {column: number(getattr(row, column), 2) for column in ("r", "r_tissues")}
-        words |= {column: number(getattr(row, column)) for column in ("p_within", "q_within_tissue")}
+        words |= {column: number(getattr(row, column)) for column in ("p_link", "q_link")}
         return [words[column] for column in COLUMNS]
 
     def _chosen(self, change: dict) -> None:

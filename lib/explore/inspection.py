@@ -16,6 +16,8 @@ from lib.explore import correlates
 from lib.explore.feature_view import FeatureView, view_feature
 from lib.figures import style
 from lib.network import models
+from lib.statistics import link_lookup, replication
+from lib.statistics.correlation import on_scale
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.tiles.stored import with_files
@@ -30,7 +32,7 @@ class Inspection(NamedTuple):
     """Everything the panel asks of a finished run."""
 
     lookup: correlates.Lookup
-    genes_df: pd.DataFrame  # index gene; feature, statistic, p_gene, q of the max statistic within tissues
+    genes_df: pd.DataFrame  # index gene; feature, statistic, p, q of the test of links
     start: tuple[str, str]  # gene and feature to begin with
     samples_df: pd.DataFrame  # test samples with features; index sample_id
     tiles_df: pd.DataFrame  # their tiles, with file (of the tile stack)
@@ -55,8 +57,8 @@ def load(store: Store) -> Inspection:
         features_df,
         samples_df["tissue"],
         store.load("gene_medians"),
-        by_name(store.load("pairs_significance")),
-        correlates.Settings(config.correlation, max(config.alphas), config.n_permutations, config.seed),
+        links_of(store),
+        correlates.Settings(config.correlation, max(config.alphas)),
     )
     tiles_df = store.load("tiles")
     tiles_df = tiles_df[tiles_df["sample_id"].isin(samples_df.index)]
@@ -85,9 +87,14 @@ def load(store: Store) -> Inspection:
     )
 
 
-def by_name(pairs_df: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with gene and feature as categories: one name is then found at once among millions of pairs."""
-    return pairs_df.astype({"gene": "category", "feature": "category"})
+def links_of(store: Store) -> link_lookup.LinkLookup | None:
+    """The test of links of this network, for any pair; None where nothing varies within tissues."""
+    config, null_df, features_df = store.config, store.load("link_null"), store.load("features_test")
+    log_df = log2_expression(store.load("expression").loc[null_df.index, features_df.columns])
+    scaled = [on_scale(df, config.correlation) for df in (log_df, features_df)]
+    given = store.samples_of(features_df.columns), config.covariates, config.covariate_slopes
+    sides, _ = replication.sides_of(scaled[0], scaled[1], *given)
+    return None if sides is None else link_lookup.build(sides, null_df, store.load("links"))
 
 
 def one_tile_each(tiles_df: pd.DataFrame) -> pd.DataFrame:

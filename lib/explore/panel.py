@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -255,7 +256,6 @@ def show_figure(image: widgets.Image, figure: Figure | None) -> None:
 def pair_in_words(inspection: Inspection, gene: str, feature: str, facts: pd.Series) -> str:
     """What is known of a pair and of its gene, as HTML; names escaped."""
     about = inspection.lookup.genes_df.loc[[gene]].iloc[0]
-    (p,) = correlates.within_tissue_p(inspection.lookup, [gene], [feature])
     symbol = str(about["symbol"])
     text = f"<b>{html.escape(symbol)}</b>"
     if symbol != gene:
@@ -264,13 +264,37 @@ def pair_in_words(inspection: Inspection, gene: str, feature: str, facts: pd.Ser
         f", highest in {html.escape(str(about['tissue']))} (median log₂(1 + {inspection.unit}) "
         f"{about['max_median_log2']:.1f}), and <b>feature {html.escape(feature)}</b>: "
         f"r = <b>{facts['r']:.3f}</b>, given the tissues <b>{number(facts['r_tissues'], 3)}</b>; "
-        f"permutation test within tissues: p {number(p)}, q {number(facts['q_within_tissue'])}; "
-        f"pattern {facts['pattern']}."
+        f"pattern {facts['pattern']}. {html.escape(link_in_words(inspection, gene, feature))}"
     )
     if gene in inspection.genes_df.index:
         q = number(float(inspection.genes_df["q"].loc[gene]))
         text += f" Over all features, the gene has q {q} within tissues."
     return text
+
+
+def link_in_words(inspection: Inspection, gene: str, feature: str) -> str:
+    """What the test of links says of a pair: as in the table of links where the pair is one."""
+    links = inspection.lookup.links
+    pair_df = pd.DataFrame({"gene": [gene], "feature": [feature]})
+    found = correlates.link_test(inspection.lookup, pair_df).iloc[0]
+    if links is None or np.isnan(found["p"]):
+        return "Not tested within tissues (the gene is below E_T, or nothing varies there)."
+    words = f"p {number(found['p'])}, q {number(found['q'])}"
+    if not np.isnan(found["r_within"]):
+        interval = f"{found['low']:.2f} to {found['high']:.2f}"
+        words = f"r within tissues {found['r_within']:.2f} (95 % interval {interval}), {words}"
+    of_gene_df = links.links_df[links.links_df["gene"] == gene]
+    listed_df = of_gene_df[of_gene_df["feature"] == feature]
+    if listed_df.empty:
+        return f"Not a link: {words}."
+    link = listed_df.iloc[0]
+    n_copies = int((of_gene_df["clump"] == link["clump"]).sum())
+    words += f"; one of {n_copies} links of clump {link['clump']}, most of it in {link['carried_by']}"
+    if "q_validation" in link and not np.isnan(link["r_validation"]):
+        words += (
+            f"; r {link['r_validation']:.2f} on the validation samples (q {number(link['q_validation'])})"
+        )
+    return f"A link: {words}."
 
 
 def strip_html(inspection: Inspection, feature: str) -> str:

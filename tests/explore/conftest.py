@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from linked_cohort import lookup_of
 from slide_factory import MPP, write_slide
 
 from lib.explore import correlates, inspection
@@ -61,9 +62,9 @@ def run(tmp_path_factory):
     )
     genes_df = expression_levels.highest_median(log_df, samples_df["tissue"])
     genes_df["symbol"] = ["ALB", "AFP", "SFTPB", "KRT1", ODD]
-    settings = correlates.Settings(n_permutations=30)
+    _, links = lookup_of(log_df, features_df, samples_df)
     return inspection.Inspection(
-        lookup=correlates.build(log_df, features_df, samples_df["tissue"], genes_df, settings=settings),
+        lookup=correlates.build(log_df, features_df, samples_df["tissue"], genes_df, links),
         genes_df=pd.DataFrame({"feature": ["1_1"], "statistic": [3.0], "q": [0.04]}, index=["ENSG2"]),
         start=("ENSG2", "1_1"),
         samples_df=samples_df,

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from linked_cohort import lookup_of
 from scipy import stats
 
 from lib.explore import correlates
@@ -11,13 +12,11 @@ from lib.statistics import (
     conditional_independence,
     correlation,
     expression_levels,
-    pair_tests,
+    link_lookup,
     partial_correlation,
-    permutations,
 )
 
 N = 60
-FEW = Settings(n_permutations=50)
 
 
 def tables(seed=0, n_genes=40, n_features=25):
@@ -45,7 +44,7 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def table(cohort):
-    return correlates.build(*cohort, settings=Settings(n_permutations=200, seed=3))
+    return correlates.build(*cohort)
 
 
 def residual(row, tissues):
@@ -96,57 +95,29 @@ def test_patterns_are_those_of_table_7(cohort, table):
     )
 
 
-def test_q_is_joined_where_the_pair_was_tested(cohort):
+def test_p_and_q_are_those_of_the_test_of_links(cohort):
     log_df, features_df, tissues, genes_df = cohort
-    gene, other = log_df.index[2], log_df.index[9]
-    known_df = pd.DataFrame(
-        {"gene": [gene, other], "feature": ["0_3", "0_3"], "q_within_tissue": [0.25, 0.5], "p_free": 0.1}
-    )
-    table = correlates.build(log_df, features_df, tissues, genes_df, known_df, FEW)
-    found_df = correlates.features_of(table, gene)
-    assert found_df.loc["0_3", "q_within_tissue"] == 0.25
-    assert found_df["q_within_tissue"].notna().sum() == 1
-    q = correlates.genes_of(table, "0_3")["q_within_tissue"]
-    assert q.dropna().to_dict() == {gene: 0.25, other: 0.5}
-    assert correlates.ordered(correlates.genes_of(table, "0_3"), "q_within_tissue").index[:2].tolist() == [
-        gene,
-        other,
-    ]
-
-
-def test_p_within_tissues_is_that_of_the_table_of_pairs(cohort, table):
-    log_df, features_df, tissues, _ = cohort
     samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
-    shuffles = permutations.draw("within_tissue", 200, samples_df, 3)
-    gene, feature = log_df.index[1], "0_1"
-    for genes, features in (
-        ([gene] * len(features_df), features_df.index.tolist()),
-        (log_df.index.tolist(), [feature] * len(log_df)),
-    ):
-        pairs_df = pd.DataFrame({"gene": genes, "feature": features})
-        expected = pair_tests.pair_p(log_df, features_df, pairs_df, shuffles, progress=False)
-        assert len(set(expected)) > 5
-        np.testing.assert_allclose(
-            correlates.within_tissue_p(table, genes, features), expected, rtol=0, atol=0
-        )
-
-
-def test_p_within_tissues_is_two_sided():
-    """A pair whose r changes sign within tissues: its one-sided p is near 1, its two-sided p is not."""
-    log_df, features_df, tissues, genes_df = tables()
-    gene, feature = log_df.index[0], features_df.index[0]
-    features_df.loc[feature] -= 0.8 * residual(log_df.loc[gene], tissues)
-    table = correlates.build(log_df, features_df, tissues, genes_df, settings=Settings(n_permutations=200))
-    facts = correlates.features_of(table, gene).loc[feature]
-    assert facts["r"] > 0 > facts["r_tissues"]
-    assert correlates.within_tissue_p(table, [gene], [feature])[0] < 0.05
+    _, lookup = lookup_of(log_df.iloc[:20], features_df, samples_df, 999)
+    table = correlates.build(log_df, features_df, tissues, genes_df, lookup)
+    gene = log_df.index[1]
+    found_df = correlates.features_of(table, gene)
+    pairs_df = pd.DataFrame({"gene": gene, "feature": found_df.index})
+    expected_df = link_lookup.of_pairs(lookup, pairs_df)
+    np.testing.assert_array_equal(found_df[["p_link", "q_link"]], expected_df[["p", "q"]])
+    assert found_df.index[0] == "0_1"
+    assert found_df["q_link"].iloc[0] <= 0.05, "planted"
+    of_feature_df = correlates.genes_of(table, "0_1")
+    assert of_feature_df.loc[gene, "q_link"] == found_df.loc["0_1", "q_link"]
+    assert of_feature_df.loc[log_df.index[20:], "q_link"].isna().all(), "genes that were not tested"
+    assert correlates.ordered(of_feature_df, "q_link").index[0] == gene
 
 
 def test_spearman_is_that_of_the_tables_in_every_column(cohort):
     """As notebooks 06 and 07 compute it: everything from ranks over the samples."""
     log_df, features_df, tissues, genes_df = cohort
     log_df, features_df = 2**log_df, np.sinh(features_df)  # the same ranks, another Pearson's r
-    settings = Settings("spearman", alpha=0.01, n_permutations=50, seed=3)
+    settings = Settings("spearman", alpha=0.01)
     table = correlates.build(log_df, features_df, tissues, genes_df, settings=settings)
     sides = [correlation.on_scale(df, "spearman") for df in (log_df, features_df)]
     samples_df = pd.DataFrame({"sample_id": tissues.index, "tissue": tissues.to_numpy()})
@@ -155,8 +126,6 @@ def test_spearman_is_that_of_the_tables_in_every_column(cohort):
     pairs_df["tissue"] = genes_df.loc[gene, "tissue"]
     own_df = conditional_independence.pairs_conditional(*sides, pairs_df, samples_df, alphas=(0.01,))
     given_df = conditional_independence.given_tissues(*sides, pairs_df, samples_df)
-    shuffles = permutations.draw("within_tissue", 50, samples_df, 3)
-    p = pair_tests.pair_p(*sides, pairs_df, shuffles, progress=False)
     found_df = correlates.features_of(table, gene).loc[features_df.index]
     rho = [stats.spearmanr(log_df.loc[gene], row)[0] for row in features_df.to_numpy()]
     np.testing.assert_allclose(found_df["r"], rho, atol=1e-12)
@@ -164,7 +133,6 @@ def test_spearman_is_that_of_the_tables_in_every_column(cohort):
     np.testing.assert_allclose(found_df["p_tissues"], given_df["p"], atol=1e-5)
     assert found_df["pattern"].tolist() == own_df["pattern_0.01"].tolist()
     names = features_df.index.tolist()
-    np.testing.assert_array_equal(correlates.within_tissue_p(table, [gene] * len(names), names), p)
     of_feature = correlates.genes_of(table, names[5]).loc[gene]
     assert of_feature["r_tissues"] == pytest.approx(found_df.loc[names[5], "r_tissues"], abs=1e-12)
     pd.testing.assert_frame_equal(table.log_df, log_df)
@@ -175,7 +143,7 @@ def test_constant_rows_have_no_correlates_and_are_none(cohort):
     log_df.iloc[5], features_df.iloc[7] = 2.0, 0.1
     features_df.iloc[7, 1] -= 1e-17 + 2e-16 * features_df.iloc[7, 1]  # but for rounding
     assert features_df.iloc[7].nunique() == 2
-    table = correlates.build(log_df, features_df, tissues, genes_df, settings=FEW)
+    table = correlates.build(log_df, features_df, tissues, genes_df)
     with pytest.raises(ValueError, match=r"gene 'ENSG0+5\.5' has the same value in all 60 test samples"):
         correlates.features_of(table, log_df.index[5])
     with pytest.raises(ValueError, match="feature '0_7' has the same value"):
@@ -187,7 +155,7 @@ def test_constant_rows_have_no_correlates_and_are_none(cohort):
 def test_a_gene_that_only_marks_tissues_is_undefined_given_them(cohort):
     log_df, features_df, tissues, genes_df = (frame.copy() for frame in cohort)
     log_df.iloc[5] = (tissues == "Liver").to_numpy() * 3.0
-    table = correlates.build(log_df, features_df, tissues, genes_df, settings=FEW)
+    table = correlates.build(log_df, features_df, tissues, genes_df)
     found_df = correlates.features_of(table, log_df.index[5])
     assert found_df["r"].notna().all()
     assert found_df[["r_tissues", "p_tissues"]].isna().all(axis=None)
@@ -196,7 +164,7 @@ def test_a_gene_that_only_marks_tissues_is_undefined_given_them(cohort):
 def test_one_tissue_gives_plain_r_and_no_pattern(cohort):
     log_df, features_df, _, genes_df = cohort
     tissues = pd.Series("Liver", index=log_df.columns)
-    table = correlates.build(log_df, features_df, tissues, genes_df.assign(tissue="Liver"), settings=FEW)
+    table = correlates.build(log_df, features_df, tissues, genes_df.assign(tissue="Liver"))
     found_df = correlates.features_of(table, log_df.index[3])
     np.testing.assert_allclose(found_df["r"], found_df["r_tissues"], atol=1e-12)
     assert set(found_df["pattern"]) == {"none"}
@@ -205,10 +173,10 @@ def test_one_tissue_gives_plain_r_and_no_pattern(cohort):
 def test_one_sample_per_tissue_leaves_no_within(cohort):
     log_df, features_df, _, genes_df = cohort
     tissues = pd.Series(log_df.columns.to_numpy(), index=log_df.columns)
-    table = correlates.build(log_df, features_df, tissues, genes_df.assign(tissue="s00"), settings=FEW)
+    table = correlates.build(log_df, features_df, tissues, genes_df.assign(tissue="s00"))
     found_df = correlates.features_of(table, log_df.index[3])
     assert found_df["r_tissues"].isna().all()
-    assert np.isnan(correlates.within_tissue_p(table, [log_df.index[3]], ["0_0"])).all()
+    assert found_df["p_link"].isna().all()
 
 
 def test_default_pair(cohort, table):
@@ -234,8 +202,6 @@ def test_bad_tables_are_refused(cohort):
     with pytest.raises(ValueError, match="different samples"):
         correlates.build(log_df, features_df.drop(columns="s00"), tissues, genes_df)
     with pytest.raises(KeyError, match="no gene 'nobody'"):
-        correlates.features_of(
-            correlates.build(log_df, features_df, tissues, genes_df, settings=FEW), "nobody"
-        )
+        correlates.features_of(correlates.build(log_df, features_df, tissues, genes_df), "nobody")
     with pytest.raises(ValueError, match="alpha is 1"):
         Settings(alpha=1)

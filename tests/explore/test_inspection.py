@@ -114,30 +114,21 @@ def test_one_tile_of_each_sample_is_that_with_most_tissue(run):
     assert sorted(one_df["tile_id"]) == [f"s{i}_1_0" for i in range(8)], "the first of two alike"
 
 
-def test_pairs_by_name_give_the_same_q(run):
-    known_df = pd.DataFrame(
-        {"gene": ["ENSG2", "ENSG1"], "feature": ["1_1", "0_0"], "q_within_tissue": [0.2, 0.3]}
-    )
-    asked = run.lookup._replace(known_df=inspection.by_name(known_df))
-    found = correlates.features_of(asked, "ENSG2")["q_within_tissue"]
-    assert found["1_1"] == 0.2
-    assert found.drop("1_1").isna().all()
-    assert correlates.features_of(asked, "ENSG3")["q_within_tissue"].isna().all(), "no category of this name"
-    assert correlates.genes_of(asked, "0_0")["q_within_tissue"]["ENSG1"] == 0.3
-
-
 class FinishedRun:
     """What `inspection.load` asks of a store, from tables."""
 
     def __init__(self, tables, stacks, folder):
         self.tables, self.stacks, self.folder = tables, stacks, folder
-        self.config = Config(cohort="mine", n_permutations=20)
+        self.config = Config(cohort="mine", q_threshold=0.5)
 
     def load(self, name):
         return self.tables[name]
 
     def reference(self, name):
         return pd.DataFrame({"tissue": ["Lung"], "color": ["#123456"]})
+
+    def samples_of(self, sample_ids):
+        return self.tables["samples"].set_index("sample_id", drop=False).loc[list(sample_ids)]
 
     def stack_files(self, tiles_df):
         return self.stacks
@@ -153,13 +144,17 @@ def test_tissues_have_the_colours_of_all_samples(run, tmp_path):
     """As in the report: a tissue without a test sample does not change the colour of another tissue."""
     elsewhere_df = run.samples_df.iloc[:2].assign(sample_id=["x", "y"], tissue=["Adrenal", "Lung"])
     samples_df = pd.concat([run.samples_df, elsewhere_df], ignore_index=True)
+    null_df = pd.DataFrame({"p": [0.1], "n_reached": [1], "maxima": [np.ones(19, "f4")]}, index=["ENSG2"])
+    columns = {"p": 0.1, "q": 0.1, "q_covariates": np.nan, "clump": "1_1", "carried_by": "Liver"}
+    links_df = pd.DataFrame({"gene": ["ENSG2"], "feature": ["1_1"], **columns})
     tables = {
         "features_test": run.lookup.features_df,
         "gene_significance": run.genes_df,
         "expression": 2 ** run.lookup.log_df.clip(lower=0) - 1,
         "samples": samples_df,
         "gene_medians": run.lookup.genes_df,
-        "pairs_significance": pd.DataFrame({"gene": ["ENSG2"], "feature": ["1_1"], "q_within_tissue": [0.2]}),
+        "link_null": null_df,
+        "links": links_df,
         "tiles": run.tiles_df,
         "slides": pd.DataFrame({"slide_id": ["s0"], "mpp": [0.5]}),
         "network": tmp_path / "network.pt",
@@ -172,3 +167,4 @@ def test_tissues_have_the_colours_of_all_samples(run, tmp_path):
     assert found.sample_tiles_df["sample_id"].is_unique
     assert found.start == ("ENSG2", "1_1")
     assert not panel.Panel(found).message.value, "and the network was not read"
+    assert correlates.features_of(found.lookup, "ENSG2")["q_link"]["1_1"] == 0.1, "as in the table"

@@ -1,0 +1,96 @@
+"""Any pair of a tested gene held against the same null as the table of links.
+
+The table lists the pairs that are links. For all others p and q follow from the gene's null maxima that the
+test has left (`link_table.null_table`), so that a pair looked up never contradicts the table.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.statistics import link_tests
+from lib.statistics.false_discovery import hierarchical_q
+from lib.statistics.link_tests import Sides
+
+DOUBT = 1e-6  # null maxima are float32; what is this close counts as reached
+
+
+class LinkLookup(NamedTuple):
+    """The headline test of a run.
+
+    sides : of the genes tested and all features, covariates out (`replication.sides_of`).
+    null_df : `link_table.null_table`, its genes in the order of the sides.
+    q_genes : float64 [n_genes].
+    links_df : the table of links.
+    """
+
+    sides: Sides
+    null_df: pd.DataFrame
+    q_genes: np.ndarray
+    links_df: pd.DataFrame
+
+
+def build(sides: Sides, null_df: pd.DataFrame, links_df: pd.DataFrame) -> LinkLookup:
+    """Sides of at least the genes of null_df, reduced to these; ValueError where one is missing."""
+    rows = sides.genes.get_indexer(null_df.index)
+    if (rows < 0).any():
+        lacking = null_df.index[rows < 0]
+        raise ValueError(f"{len(lacking)} genes of the test do not vary here, first {lacking[0]!r}")
+    values = sides.values
+    sides = sides._replace(
+        x=sides.x[rows],
+        genes=null_df.index,
+        values=values._replace(x_t=values.x_t[rows], a_t=None if values.a_t is None else values.a_t[rows]),
+        inflation=sides.inflation._replace(
+            x=sides.inflation.x._replace(
+                rho=sides.inflation.x.rho[:, rows], spread=sides.inflation.x.spread[rows]
+            )
+        ),
+    )
+    q_genes, _ = hierarchical_q(null_df["p"].to_numpy(), np.empty(0))
+    return LinkLookup(sides, null_df, q_genes, links_df)
+
+
+def of_pairs(lookup: LinkLookup, pairs_df: pd.DataFrame) -> pd.DataFrame:
+    """What the test of links says of pairs (gene, feature).
+
+    Returns
+    -------
+    DataFrame, index of pairs_df: r_within, low, high (95 % interval at the effective size), p (in the family
+    of all features of the gene), q. Missing where the gene was not tested; p and q 1 where the feature does
+    not vary within tissues.
+    """
+    columns = ["r_within", "low", "high", "p", "q"]
+    found_df = pd.DataFrame(np.nan, index=pairs_df.index, columns=columns)
+    g, f = lookup.sides.places(pairs_df)
+    found_df.loc[(g >= 0) & (f < 0), ["p", "q"]] = 1.0
+    known = (g >= 0) & (f >= 0)
+    if not known.any():
+        return found_df
+    g, f = g[known], f[known]
+    interval_df = link_tests.intervals(lookup.sides, g, f)
+    p = _p(lookup, g, link_tests.statistic_of_pairs(lookup.sides, g, f))
+    _, q = hierarchical_q(lookup.null_df["p"].to_numpy(), p)
+    values = [interval_df[name] for name in columns[:3]]
+    found_df.loc[known] = np.stack([*values, p, np.maximum(q, lookup.q_genes[g])], axis=1)
+    listed_df = lookup.links_df[["gene", "feature", "p", "q", "q_covariates"]].astype({"gene": object})
+    listed_df = listed_df.assign(q=listed_df["q_covariates"].fillna(listed_df["q"]))
+    asked_df = pairs_df[["gene", "feature"]].astype(object).reset_index(names="row")
+    listed_df = asked_df.merge(listed_df.astype({"feature": object}), on=["gene", "feature"])
+    found_df.loc[listed_df["row"], ["p", "q"]] = listed_df[["p", "q"]].to_numpy()
+    return found_df
+
+
+def _p(lookup: LinkLookup, genes: np.ndarray, statistic: np.ndarray) -> np.ndarray:
+    p = np.empty(len(genes))
+    maxima, own = lookup.null_df["maxima"].to_numpy(), lookup.null_df["p"].to_numpy()
+    reached_own = lookup.null_df["n_reached"].to_numpy()
+    order = np.argsort(genes, kind="stable")
+    for at in np.split(order, np.flatnonzero(np.diff(genes[order])) + 1):
+        gene, null = genes[at[0]], np.asarray(maxima[genes[at[0]]], np.float64)
+        least = statistic[at] - DOUBT * (1 + statistic[at])
+        n_reached = len(null) - np.searchsorted(null, least, side="left")
+        one = 0 if np.isclose(own[gene] * len(null), reached_own[gene], rtol=1e-12) else 1  # the gene stopped
+        p[at] = np.maximum((one + n_reached) / (one + len(null)), own[gene])
+    return p
