@@ -18,7 +18,6 @@ from lib.artefacts import NOTEBOOKS
 from lib.config import COHORTS_DIR, Config, parse_setting
 from lib.explore import notebook_runs
 from lib.network import architectures
-from lib.simulated import scorecard
 from lib.store import Store
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
@@ -271,6 +270,8 @@ def _print_scorecards(steps: list[Step]) -> int:
 
     The targets apply to the cohort's own network, and only when its notebook 06 was part of the run.
     """
+    from lib.simulated import scorecard  # imports torch, which planning does not need
+
     own = Config.load(steps[0].parameters["cohort"]).run_name
     tested = {step.network for step in steps if step.notebook == "06_significance"}
     code = 0

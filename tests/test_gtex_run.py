@@ -41,6 +41,7 @@ def write_tables(folder) -> None:
     samples_df = samples().assign(Sex="male", **{"Age Bracket": "50-59", "Pathology Notes": "a, b"})
     samples_df.loc[samples_df.index % 4 == 0, "Sex"] = "female"
     samples_df.loc[samples_df.index % 5 == 0, "Age Bracket"] = "60-69"
+    samples_df["Hardy Scale"] = np.where(samples_df.index % 7 == 0, "Slow death", "Ventilator case")
     samples_df.to_csv(folder / "GTExPortal.csv", index=False)
     rng = np.random.default_rng(0)
     ids = [f"{sample}-SM-AAAA{i}" for i, sample in enumerate(samples_df["Tissue Sample ID"])]

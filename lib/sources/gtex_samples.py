@@ -143,6 +143,11 @@ def _keep_complete(filters: _Filters, required: list[str]) -> None:
             f"covariates {absent} are missing from the samples, which have {list(filters.df.columns)}"
         )
     lacks_df = filters.df[required].isna() | (filters.df[required] == "")
+    if len(lacks_df) and (empty := [name for name in required if lacks_df[name].all()]):
+        raise ValueError(
+            f"none of {len(lacks_df)} samples has a value of the covariates {empty}: is the column in GTEx's "
+            "tables? Or name the others in the cohort's TOML (covariates)"
+        )
     note = ", ".join(f"{n} without {name}" for name, n in lacks_df.sum().items() if n)
     filters.keep(~lacks_df.any(axis=1), "with all covariates", note)
 

@@ -270,6 +270,11 @@ def test_a_published_list_of_other_samples_shows_both_sides(portal_df):
         chosen(portal_df, listed=listed)
 
 
+def test_a_covariate_without_any_value_is_named(portal_df):
+    with pytest.raises(ValueError, match=r"none of 12 samples has a value of the covariates \['hardy_scale'\]"):
+        chosen(portal_df.assign(hardy_scale=""), covariates=["age_years", "hardy_scale"])
+
+
 def test_samples_without_a_required_covariate_are_left_out(portal_df):
     portal_df.loc[portal_df["donor"] == "GTEX-1AB2", "age_bracket"] = ""
     table = chosen(portal_df, covariates=["age_years", "sex"])
