@@ -31,7 +31,7 @@ _RECIPE = (
     "architecture weights initialisation null_network epochs batch_size learning_rate lr_step_epochs "
     "lr_gamma momentum weight_decay augment class_weighting mixed_precision seed"
 )
-_FEATURES = "features p aggregate feature_precision"
+_FEATURES = "features p aggregate feature_precision test_on"
 _SETS = "features_train features_validation features_test"  # train only with `quantify_train`
 _BOTH_SIDES = "expression samples features_test"
 _BOTH_SETS = f"features_validation {_BOTH_SIDES}"
@@ -40,10 +40,10 @@ _PERMUTING = "n_permutations q_threshold e_threshold covariates correlation seed
 _LINKS = (
     "link_permutations link_exceedances covariate_slopes q_threshold e_threshold covariates correlation seed"
 )
-_TESTED = f"network tiles gene_medians pairs_significance pairs_conditional links link_null {_BOTH_SIDES}"
+_TESTED = f"network tiles gene_medians pairs pairs_significance links link_null {_BOTH_SIDES}"
 _CARDS = (
-    "show_pairs n_cards cover_top tiles_per_sample synthesis_steps synthesis_seeds n_permutations "
-    "e_threshold correlation p seed"
+    "show_pairs n_cards cover_top tiles_per_sample synthesis_steps synthesis_seeds e_threshold correlation p "
+    "seed"
 )
 
 # The source of a GTEx cohort depends on these as well.
@@ -90,7 +90,11 @@ ARTEFACTS: dict[str, Artefact] = {
 # A cohort with given features instead of slides (`features_file`): notebook 00 makes these in place of
 # notebook 04, and only these notebooks run.
 GIVEN_FEATURES = _made(
-    _OF_NETWORK, "00_cohort", "features_validation features_test", "source samples raw:features_file"
+    _OF_NETWORK,
+    "00_cohort",
+    "features_validation features_test",
+    "source samples raw:features_file",
+    "test_on",
 )
 WITHOUT_SLIDES = ("00_cohort", "05_correlate", "06_significance", "07_conditional", "08_reproducibility")
 
@@ -140,14 +144,11 @@ NOTEBOOKS: dict[str, Notebook] = {
         (),
         per_network=False,
         fields=("thresholds", "q_threshold"),
-        of_networks=(
-            *("accuracy", "predictions", "pairs", "pairs_significance", "gene_significance"),
-            "reproducibility",
-        ),
+        of_networks=(*("accuracy", "predictions", "pairs", "links", "gene_significance", "reproducibility"),),
     ),
     "10_visualize": Notebook(("cards", "card_pictures", "ihc")),
     "11_inspect": Notebook(
-        ("pairs_significance", "gene_significance", "network", "tiles"),
+        ("links", "link_null", "gene_significance", "network", "tiles"),
         fields=("inspect_gene", "synthesis_steps", "alphas"),
     ),
     "12_benchmark": Notebook(("benchmark",), per_network=False),

@@ -119,6 +119,8 @@ class Config(BaseModel):
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 are counted
     p: PositiveFloat = 1.0  # exponent in f = sum over x, y of Y^p
     aggregate: Literal["mean", "sum"] = "mean"  # over a slide's tiles; the paper sums
+    # Which samples are tested; all: those of the training set too, where the encoder was not trained on them.
+    test_on: Literal["test", "all"] = "test"
     quantify_train: bool = False  # training slides too: for the scorecard, slides that no test used
     # Of the forward pass; tf32 and bfloat16 are faster on a GPU but less exact.
     feature_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -199,7 +201,9 @@ class Config(BaseModel):
         values = {"cohort": path.stem} | values | (overrides or {})
         if architecture:
             values["architecture"] = architecture
-        return cls.checked(values, where=str(path))
+        config = cls.checked(values, where=str(path))
+        _ = config.test_sets  # raises where they cannot be tested
+        return config
 
     @classmethod
     def checked(cls, values: dict[str, Any], where: str = "configuration") -> "Config":
@@ -256,6 +260,24 @@ class Config(BaseModel):
                 split_file=ROOT / self.split_file if self.split_file else "",
             )
         return None
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """The sets whose samples are tested; those of validation always stay apart, for replication.
+
+        ValueError for `test_on` = "all" with a network trained on some of the samples.
+        """
+        if self.test_on == "test":
+            return ("test",)
+        if self.null_network != "untrained" and not self.features_file:
+            raise ValueError(
+                'test_on = "all" tests the training samples too: that needs an encoder which was not trained '
+                'on them. Set null_network = "untrained" (with weights: the encoder as it is) or '
+                "features_file"
+            )
+        if self.quantify_train:
+            raise ValueError('test_on = "all" tests the training samples: set quantify_train = false')
+        return ("train", "test")
 
     @property
     def lowest_e_threshold(self) -> float:

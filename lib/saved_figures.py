@@ -40,10 +40,12 @@ def save_figure(folder: Path, name: str, figure: Any, **sidecar: Any) -> None:
 
 
 def save_table(folder: Path, name: str, table_df: pd.DataFrame, **sidecar: Any) -> None:
-    """Write a table as csv, and its sidecar."""
+    """Write a table as csv, and its sidecar; an index of mere row numbers is left out."""
     folder.mkdir(parents=True, exist_ok=True)
+    index = table_df.index
+    numbered = index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index)
     with whole_file(folder / f"{name}.csv") as temporary:
-        table_df.to_csv(temporary)
+        table_df.to_csv(temporary, index=not numbered)
     write_json(folder / f"{name}.csv.json", sidecar)
 
 

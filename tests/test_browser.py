@@ -150,14 +150,17 @@ def test_executed_notebooks_open_with_equations(finished, browser):
 
 
 def one_pair(network="vgg16", symbol="ALB", tissue="Liver", card=None, **numbers):
-    """The payload of a network with one pair, and its card if there is one."""
-    row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": tissue, "r": 0.9, "card": None}
-    payload = {"network": network, "unit": "TPM", "aggregate": "mean", "n_pairs": 1, "samples": ["s"]}
+    """The payload of a network with one pair in both tables, and its card if there is one."""
+    row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": tissue, "r_within": 0.6} | numbers
+    payload = {"network": network, "unit": "TPM", "aggregate": "mean", "samples": ["s"], "covariates": []}
     payload |= {"tissues": [tissue], "tissue_of": [0], "colours": ["#000000"], "features": {"1_1": [2.0]}}
-    payload |= {"genes": {symbol: [1.0]}, "rows": [row | numbers], "cards": []}
+    payload |= {"genes": {symbol: [1.0]}, "cards": [], "q_threshold": 0.05, "r_threshold": 0.7}
+    link, marker = {"low": 0.4, "high": 0.7, "card": None} | row, {"r": 0.9, "card": None} | row
+    rows = {"links": [link], "markers": [marker]}
+    payload["tables"] = {name: {"rows": rows[name], "n": 1} for name in rows}
     if card is not None:
         pictures = {"tile": "data:,", "gradient": "data:,", "synthetic": [], "strip": [], "strip_labels": []}
-        payload["rows"][0]["card"] = 0
+        link["card"] = 0
         payload["cards"] = [
             pictures | {"tile_tissue": tissue, "method": "plain gradient", "ihc": None} | card
         ]
@@ -204,20 +207,84 @@ def test_a_card_says_what_was_found_and_why_pictures_are_missing(browser, open_p
     assert "from the lowest to the highest" not in words
 
 
-def test_small_p_and_q_keep_two_digits(browser, open_page):
-    numbers = {"r": 0.8049, "r_partial": -0.0549, "p_free": 0.000999, "p_within_tissue": 0.0549}
-    open_page(one_pair(symbol="A", **numbers, q_within_tissue=0.3, pattern="g-t-f"))
-    cells = ["A", "1_1", "Liver", "0.80", "-0.05", "0.0010", "0.055", "0.30", "g-t-f"]
+def test_a_link_shows_its_interval_its_q_and_where_it_holds(browser, open_page):
+    numbers = {"r_within": -0.5049, "low": -0.0549, "high": -0.7, "q": 0.000999, "q_without": 0.02, "r": 0.1}
+    numbers |= {"replicates": "yes", "r_validation": -0.4, "carried_by": "Liver", "share": 0.61, "i2": 0.3}
+    pair = one_pair(symbol="A", **numbers, n_copies=4, robustness=0.25)
+    pair |= {"tissues": ["Liver", "Lung"], "colours": ["#000000", "#ff0000"], "covariates": ["rin", "sex"]}
+    pair["tables"]["links"]["rows"][0]["where"] = [[0, 8, -0.6, 0.45], [1, 9, 0.1, 0.4]]
+    open_page(pair)
+    cells = ["A", "1_1", "Liver", "-0.50", "-0.05 to -0.70", "0.0010", "yes", "-0.40", "Liver", "0.30"]
     assert texts(browser, "#pairs tbody td") == cells
+    assert ", with rin, sex taken out." in browser.find_element("id", "about-links").text
     some(browser, "#pairs button")[0].click()
     (facts,) = texts(browser, "#card-body .facts")
-    for words in ("r: 0.80", "r given tissue: -0.05", "p within tissue: 0.055", "q: 0.30", "pattern: g-t-f"):
+    for words in ("r within tissues: -0.50 (-0.05 to -0.70)", "q with covariates left in: 0.02", "(61 %)"):
         assert words in facts
+    body = browser.find_element("id", "card-body").text
+    assert "4 near-copies" in body
+    assert "25 % of the variance" in body
+    drawn = [element.text for element in some(browser, "#card-body svg text")]
+    assert {"Liver (n = 8)", "Lung (n = 9)", "all tissues"} <= set(drawn)
+
+
+def test_marker_pairs_are_a_table_of_their_own(browser, open_page):
+    numbers = {"r_within": -0.05, "q": 0.3, "finding": "not found within tissues", "pattern": "g-t-f"}
+    open_page(one_pair(symbol="A", **numbers))
+    some(browser, "#tab-markers")[0].click()
+    cells = ["A", "1_1", "Liver", "0.90", "-0.05", "0.30", "not found within tissues", "g-t-f"]
+    assert texts(browser, "#pairs tbody td") == cells
+    assert not browser.find_element("id", "replicated").is_displayed()
+    assert "0.7" in browser.find_element("id", "about-markers").text
+    some(browser, "#tab-links")[0].click()
+    assert texts(browser, "#pairs th")[3] == "r within"
+
+
+def test_links_are_filtered_by_tissue_layer_sign_and_replication(browser, open_page):
+    pair = one_pair(symbol="A", layer=2, replicates="no")
+    (first,) = pair["tables"]["links"]["rows"]
+    others = [
+        {"symbol": "B", "layer": 10, "r_within": -0.5},
+        {"symbol": "C", "tissue": "Lung", "replicates": "yes"},
+    ]
+    pair["tables"]["links"]["rows"] += [first | other for other in others]
+    open_page(pair)
+
+    def left(css, value):
+        browser.execute_script(
+            "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event('input'))",
+            css,
+            value,
+        )
+        found = texts(browser, "#pairs tbody button")
+        browser.execute_script(
+            "const e = document.querySelector(arguments[0]); e.value = '';"
+            "e.dispatchEvent(new Event('input'))",
+            css,
+        )
+        return found
+
+    assert left("#of-tissue", "Lung") == ["C"]
+    assert left("#of-layer", "10") == ["B"]
+    assert left("#of-sign", "-1") == ["B"]
+    assert left("#of-sign", "1") == ["A", "C"]
+    assert texts(browser, "#of-layer option") == ["every layer", "layer 2", "layer 10"]
+    some(browser, "#replicated")[0].click()
+    assert texts(browser, "#pairs tbody button") == ["C"]
+
+
+def test_without_links_the_page_opens_with_the_marker_pairs(browser, open_page):
+    pair = one_pair(symbol="A")
+    pair["tables"]["links"] = {"rows": [], "n": 0}
+    open_page(pair)
+    assert texts(browser, "#pairs tbody button") == ["A"]
+    some(browser, "#tab-links")[0].click()
+    assert "0 of 0 rows, from 0 links" in browser.find_element("id", "count").text
 
 
 def test_q_is_seen_on_a_phone_without_scrolling(browser, open_page):
-    numbers = {"r_partial": -0.54, "p_free": 0.001, "p_within_tissue": 0.05, "q_within_tissue": 0.00012}
-    pair = one_pair(symbol="ENSG00000900162.9", **numbers, pattern="g-t-f", feature="100_1023")
+    pair = one_pair(symbol="ENSG00000900162.9", r_within=-0.54, q=0.00012, feature="100_1023")
     with phone(browser):
         open_page(pair)
         shown = [cell for cell in some(browser, "#pairs tbody td") if cell.is_displayed()]

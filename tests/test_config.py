@@ -101,3 +101,20 @@ def test_recipe_has_the_parameters_of_the_run():
     changes = {"architecture": "alexnet", "learning_rate": 0.1, "augment": ("flip",), "loader_workers": 0}
     assert Config(cohort="a", **changes).recipe == Recipe(**changes, batch_size=256)
     assert Config(cohort="a", null_network="untrained").recipe.epochs == 0
+
+
+def test_training_samples_are_tested_only_with_an_encoder_that_did_not_see_them():
+    assert Config.load("demo").test_sets == ("test",)
+    apart = {"test_on": "all", "quantify_train": False}
+    with pytest.raises(ValueError, match="needs an encoder which was not trained"):
+        Config.load("demo", overrides=apart)
+    with pytest.raises(ValueError, match="needs an encoder which was not trained"):
+        Config.load("demo", overrides=apart | {"null_network": "shuffled"})
+    elsewhere = apart | {"null_network": "untrained"}
+    assert Config.load("demo", overrides=elsewhere).test_sets == ("train", "test")
+    assert Config.load("demo", overrides=apart | {"features_file": "f.parquet"}).test_sets == (
+        "train",
+        "test",
+    )
+    with pytest.raises(ValueError, match="quantify_train = false"):
+        Config.load("demo", overrides=elsewhere | {"quantify_train": True})

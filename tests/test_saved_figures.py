@@ -73,3 +73,13 @@ def test_what_a_notebook_did_not_save_again_is_removed(make_store, figure):
     assert not [name for name in left if name.startswith(("pairs_2__vgg16", "of_cohort"))]
     assert {"pairs_1__vgg16.png", "pairs_1__vgg16.pdf", "pairs_2__alexnet.csv"} <= left
     assert {"s1_table.csv", "pairs_3__vgg16.csv"} <= left
+
+
+def test_row_numbers_are_not_a_column_of_a_table(tmp_path):
+    df = pd.DataFrame({"gene": ["a", "b"]})
+    tables = {"numbered": df, "sorted": df.iloc[::-1], "named": df.rename_axis("row")}
+    tables["words"] = df.set_axis(["all", "strongest"])
+    for name, table_df in tables.items():
+        saved_figures.save_table(tmp_path, name, table_df, caption="")
+    heads = {name: (tmp_path / f"{name}.csv").read_text().split("\n")[0] for name in tables}
+    assert heads == {"numbered": "gene", "sorted": "gene", "named": "row,gene", "words": ",gene"}

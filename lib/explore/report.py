@@ -18,6 +18,7 @@ from lib.artefacts import NOTEBOOKS
 from lib.explore import report_pairs
 from lib.explore.notebook_runs import question
 from lib.saved_figures import Saved
+from lib.statistics import replication
 from lib.store import Store
 from lib.whole_files import write_text
 
@@ -72,8 +73,9 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
 
 
 def network_numbers(store: Store) -> list[tuple[str, str]]:
-    """Accuracy and pairs of one network, as (label, number); what is missing or stale is omitted."""
-    config, numbers = store.config, []
+    """Links, accuracy and pairs of one network, as (label, number); what is missing or stale is omitted."""
+    config = store.config
+    numbers = links_in_numbers(store) if store.is_current("links") else []
     if store.is_current("accuracy"):
         accuracy_df = store.load("accuracy")
         shared_slides = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
@@ -90,16 +92,31 @@ def network_numbers(store: Store) -> list[tuple[str, str]]:
             f"marker pairs: |r| ≥ {config.r_threshold:g}, highest median expression ≥ {config.e_threshold:g}"
         )
         numbers.append((label, f"{int(expressed.sum()):,}"))
-    if store.is_current("gene_significance"):
-        genes_df = store.load("gene_significance")
-        label = (
-            f"of {len(genes_df):,} genes correlate with a feature within tissues (q ≤ {config.q_threshold:g})"
-        )
-        numbers.append((label, f"{int((genes_df['q'] <= config.q_threshold).sum()):,}"))
     if store.is_current("reproducibility"):
         found_df = store.load("reproducibility")
         label = "correlation over all pairs of r on validation and r on test samples"
         numbers.append((label, f"{found_df.loc['reproducibility_r', 'raw']:.2f}"))
+    return numbers
+
+
+def links_in_numbers(store: Store) -> list[tuple[str, str]]:
+    """Links, genes that have one, and how many replicate; with covariates out where there are any."""
+    config, links_df, genes_df = store.config, store.load("links"), store.load("gene_significance")
+    out = f", {', '.join(config.covariates)} taken out" if config.covariates else ""
+    clumps = f"{int(links_df['clump_lead'].sum()):,} counting near-copies of a feature once"
+    label = f"links: gene and feature correlate within tissues (q ≤ {config.q_threshold:g}{out}); {clumps}"
+    numbers = [(label, f"{len(links_df):,}")]
+    beside = ""
+    if "q_without_covariates" in genes_df:
+        without = int((genes_df["q_without_covariates"] <= config.q_threshold).sum())
+        beside = f" ({without:,} with the covariates left in)"
+    label = f"of {len(genes_df):,} expressed genes have a link{beside}"
+    numbers.append((label, f"{links_df['gene'].nunique():,}"))
+    shares_df = replication.summarise(links_df, config.q_threshold)
+    n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
+    if n:
+        label = f"of the genes' {n:,.0f} strongest links replicate on the validation samples"
+        numbers.append((label, f"{share:.0%}"))
     return numbers
 
 
@@ -138,6 +155,7 @@ def _item(one: Saved, budget: list[int]) -> dict[str, Any]:
         pdf = path.with_suffix(".pdf")
         return item | {"kind": "figure", "pdf": pdf.name if pdf.is_file() else ""} | _embedded(path, budget)
     table_df = pd.read_csv(path, nrows=ROWS_SHOWN + 1)
+    table_df = table_df.rename(columns=lambda name: "" if name.startswith("Unnamed: ") else name)
     shown = table_df.head(ROWS_SHOWN).to_html(
         index=False, escape=True, border=0, na_rep="", float_format="{:.4g}".format
     )

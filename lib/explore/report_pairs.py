@@ -1,8 +1,7 @@
-"""The gene-feature pairs of the report: plain data for its table and cards."""
+"""The links and marker pairs of the report: plain data for its tables and cards."""
 
 import base64
 import io
-from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,97 +9,81 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from lib.explore import report_tables
+from lib.explore.report_tables import KEY, MOST_LINKS
 from lib.figures import style
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
-from lib.visualize import immunostain, pair_cards, pair_choice
+from lib.visualize import immunostain, pair_cards
 
-N_BY_R = 300  # pairs in the table: this many genes by their highest |r| ...
-N_WITHIN = 300  # ... and by their highest partial r given all tissues
+NEEDED = ("links", "link_tissues", "pairs", "pairs_significance", "pairs_conditional")
 
 
 def payload(store: Store) -> dict[str, Any] | None:
-    """One network's pairs for the page's JSON; None when their tests are missing or stale.
+    """One network's links and marker pairs for the page's JSON; None when they are missing or stale.
 
-    Keys: network, unit, n_pairs, tile_um (width of a tile); samples, tissues, tissue_of (index into tissues,
-    per sample), colours; genes and features (values per sample, by name); rows (a dict per pair, `card` an
-    index into cards or null); cards (pictures as data URIs; finding, and synthetic_note and strip_note: why
-    there are no synthetic images, no strip, or "").
+    Keys: network, unit, aggregate, tile_um (width of a tile), covariates, q_threshold, r_threshold; samples,
+    tissues, tissue_of (index into tissues, per sample), colours; genes and features (values per sample, by
+    name); tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
+    and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
+    strip_note: why there are no synthetic images, no strip, or "").
     """
-    if not (store.is_current("pairs_conditional") and store.is_current("pairs_significance")):
+    if not all(store.is_current(name) for name in NEEDED):
         return None
     config = store.config
-    tested_df = pair_choice.pairs_with_tests(
-        store.load("pairs_conditional"), store.load("pairs_significance"), max(config.alphas)
-    )
-    no_cards_df = pd.DataFrame(columns=["gene", "feature"])
-    cards_df = store.load("cards") if store.is_current("cards") else no_cards_df
-    rows_df = shown_pairs(tested_df[tested_df["max_median_log2"] >= config.e_threshold], cards_df)
-    if rows_df.empty:
+    cards_df = store.load("cards") if store.is_current("cards") else pd.DataFrame(columns=KEY)
+    links_df, markers_df = store.load("links"), _markers(store)
+    links_rows_df = report_tables.links_shown(links_df, cards_df, config.q_threshold)
+    numbered_df = cards_df.assign(card=np.arange(len(cards_df), dtype=float))
+    others_df = numbered_df[~numbered_df["card"].isin(links_rows_df["card"])]
+    marker_rows_df = report_tables.markers_shown(markers_df, others_df)
+    if links_rows_df.empty and marker_rows_df.empty:
         return None
     features_df = store.load("features_test")
-    log_df = log2_expression(store.load("expression").loc[rows_df["gene"].unique(), features_df.columns])
     samples_df = store.load("samples").set_index("sample_id")
     colours = style.tissue_colours(samples_df["tissue"], store.reference("gtex_tissues"))
     tissues = sorted(colours)
-    of_sample = samples_df.loc[features_df.columns, "tissue"]
+    drawn_df = pd.concat([links_rows_df[KEY].head(MOST_LINKS), marker_rows_df[KEY]]).astype(str)
+    log_df = log2_expression(store.load("expression").loc[drawn_df["gene"].unique(), features_df.columns])
+    where = report_tables.by_tissue(links_rows_df, store.load("link_tissues"), tissues)
+    rows = [report_tables.plain(row) for row in links_rows_df.to_dict("records")]
+    links = [row | {"where": of_row} for row, of_row in zip(rows, where, strict=True)]
+    markers = [report_tables.plain(row) for row in marker_rows_df.to_dict("records")]
     return {
         "network": config.run_name,
         "unit": config.expression_unit,
         "aggregate": config.aggregate,
-        "n_pairs": len(tested_df),
+        "covariates": list(config.covariates),
+        "q_threshold": config.q_threshold,
+        "r_threshold": config.r_threshold,
         "tile_um": round(config.tile_um),
         "samples": list(features_df.columns),
         "tissues": tissues,
-        "tissue_of": [tissues.index(tissue) for tissue in of_sample],
+        "tissue_of": [tissues.index(t) for t in samples_df.loc[features_df.columns, "tissue"]],
         "colours": [to_hex(colours[tissue]) for tissue in tissues],
         "genes": _values(log_df),
-        "features": _values(features_df.loc[rows_df["feature"].unique()]),
-        "rows": [_plain(row) for row in rows_df.to_dict("records")],
+        "features": _values(features_df.loc[drawn_df["feature"].unique()]),
+        "tables": {
+            "links": {"rows": links, "n": len(links_df)},
+            "markers": {"rows": markers, "n": len(markers_df)},
+        },
         "cards": _cards(store, cards_df) if len(cards_df) else [],
     }
 
 
-def shown_pairs(tested_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of the table: those with a card, then each gene's best by |r| and by r given the tissue.
-
-    Returns
-    -------
-    DataFrame with columns of `pair_choice.pairs_with_tests` and card (number, or missing): those with a card
-    first, in the order of the cards; then by q within tissues, ties by |r|.
-    """
-    key = ["gene", "feature"]
-    agreement = (tested_df["r_partial"] * np.sign(tested_df["r"])).rename("by")
-    best = []
-    for by, n in ((tested_df["r"].abs().rename("by"), N_BY_R), (agreement, N_WITHIN)):
-        ranked_df = tested_df.assign(by=by).sort_values("by", ascending=False, kind="stable")
-        best.append(ranked_df.drop_duplicates("gene").head(n).drop(columns="by"))
-    numbered_df = cards_df.assign(card=np.arange(len(cards_df)))
-    parts = [numbered_df.reindex(columns=[*pair_choice.PAIR_COLUMNS, "card"]), *best]
-    rows_df = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    rows_df = rows_df.drop_duplicates(key)
-    if "card" not in rows_df:
-        rows_df["card"] = np.nan
-    order_df = rows_df.assign(by=-rows_df["r"].abs()).sort_values(["card", "q_within_tissue", "by"])
-    return rows_df.loc[order_df.index].reset_index(drop=True)
+def _markers(store: Store) -> pd.DataFrame:
+    """The marker pairs at E_T with what notebooks 06 and 07 found for each."""
+    alpha = max(store.config.alphas)
+    patterns_df = store.load("pairs_conditional")[[*KEY, f"pattern_{alpha:g}"]]
+    df = store.load("pairs").merge(store.load("pairs_significance"), on=KEY, validate="1:1")
+    df = df.merge(patterns_df.rename(columns={f"pattern_{alpha:g}": "pattern"}), on=KEY, validate="1:1")
+    return df[df["max_median_log2"] >= store.config.e_threshold]
 
 
 def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:
     """Rows of a table by name, to four digits: enough for a scatter plot, at a tenth of the size."""
     rows = zip(table_df.index, table_df.to_numpy(), strict=True)
     return {name: [float(f"{value:.4g}") for value in row] for name, row in rows}
-
-
-def _plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """A table row for JSON: no NaN, no numpy types, numbers to four digits."""
-    plain: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, float | np.floating):
-            plain[str(name)] = float(f"{value:.4g}") if np.isfinite(value) else None
-        else:
-            plain[str(name)] = None if pd.isna(value) else str(value)
-    plain["card"] = None if plain["card"] is None else int(plain["card"])
-    return plain
 
 
 def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Feature tables computed elsewhere (features x samples), read and checked in place of slides and network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,18 @@ def read_features(path: Path, architecture: str, features: str = "table1") -> pd
     return features_df.rename_axis("feature")
 
 
-def by_set(features_df: pd.DataFrame, samples_df: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def by_set(
+    features_df: pd.DataFrame, samples_df: pd.DataFrame, test_sets: Sequence[str] = ("test",)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The validation and the test samples' columns, in the order of the samples table.
+
+    test_sets : sets whose samples are tested (`Config.test_sets`).
 
     Raises ValueError where a set has no sample in the table.
     """
     tables = []
-    for name in ("validation", "test"):
-        ids = samples_df.loc[samples_df["split"] == name, "sample_id"]
+    for name, sets in {"validation": ["validation"], "test": test_sets}.items():
+        ids = samples_df.loc[samples_df["split"].isin(sets), "sample_id"]
         present = [i for i in ids if i in features_df.columns]
         if not present:
             raise ValueError(

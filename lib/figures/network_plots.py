@@ -47,12 +47,12 @@ def confusion(confusion_df: pd.DataFrame) -> Figure:
 
 @themed
 def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_threshold: float) -> Figure:
-    """Test slide accuracy of each network against its pairs, and against its genes found within tissues.
+    """Test slide accuracy of each network against its pairs, and against its genes with a link.
 
     Null networks have hollow markers; lines join them to the trained network of the same architecture.
 
     table_df : architecture, network (a key of `markers` below), slide_test_percent, n_pairs,
-        genes_within_tissue.
+        genes_with_a_link.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
     rows = table_df.to_dict("records")
@@ -60,8 +60,8 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     colours = distinct_colours(list(dict.fromkeys(table_df["architecture"])))
     markers = {"trained": "o", "pretrained only": "D", "untrained": "^", "shuffled": "s"}
     filled = ("trained", "pretrained only")
-    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes found within tissues")
-    for ax, column, label in zip(axes, ("n_pairs", "genes_within_tissue"), labels, strict=True):
+    labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes with a link within tissues")
+    for ax, column, label in zip(axes, ("n_pairs", "genes_with_a_link"), labels, strict=True):
         for row in rows:
             colour, ends = colours[row["architecture"]], (trained.get(row["architecture"], row), row)
             x, y = [end["slide_test_percent"] for end in ends], [end[column] for end in ends]

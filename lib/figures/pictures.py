@@ -165,7 +165,8 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank with synthetic_label in it)
         ihc : uint8, h x w x 3, or None
         symbol, feature, tissue (where the gene is highest), r
-        r_partial, p_free, p_within, q_within : numbers, NaN where unknown; finding: what q says, in words
+        r_within, low, high, q : r within tissues with its interval, and q, NaN where unknown
+        finding : what q says, in words
         tile_label : slide and position of the tile, and its tissue, on a line each
         guided_label : optional heading of the second column where it is not guided backpropagation
     """
@@ -269,12 +270,12 @@ def _facts(row: Mapping[str, Any]) -> str:
     """Names and numbers of a pair, a line each; what is unknown is left out."""
     lines = [_shortened(f"{row['symbol']}", 20), f"feature {row['feature']}"]
     lines += ["gene highest in", _shortened(row["tissue"], 24), f"r = {row['r']:.2f}"]
-    names = {"r_partial": "r given tissue", "p_free": "p free", "p_within": "p within tissue"}
-    for key, name in (names | {"q_within": "q within tissue"}).items():
-        value = row.get(key)
-        if value is not None and np.isfinite(value):
-            lines.append(f"{name} = {value:.2f}" if key == "r_partial" else f"{name} = {value:.2g}")
-    return "\n".join([*lines, row["finding"]] if row.get("finding") else lines)
+    if np.isfinite(row.get("r_within", np.nan)):
+        lines.append(f"within tissues {row['r_within']:.2f}")
+        lines.append(f"({row['low']:.2f} to {row['high']:.2f})")
+    if np.isfinite(row.get("q", np.nan)):
+        lines.append(f"q = {row['q']:.2g}")
+    return "\n".join([*lines, *textwrap.wrap(row.get("finding", ""), 24)])
 
 
 def _shortened(text: str, most: int) -> str:

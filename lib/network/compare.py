@@ -7,13 +7,14 @@ order of Table 1, trained first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from lib.network import models
 from lib.network.architectures import ARCHITECTURES
+from lib.statistics import replication
 from lib.statistics.pair_tables import threshold_table
 
 KINDS = ("trained", "pretrained only", "untrained", "shuffled")
@@ -84,31 +85,35 @@ def pair_table(pairs: Mapping[Name, pd.DataFrame], r_threshold: float, e_thresho
     return _ordered(rows)
 
 
-def learned_table(
-    significance: Mapping[Name, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], q_threshold: float
-) -> pd.DataFrame:
-    """Pairs and genes of each network that are significant within tissues, and its reproducibility.
+class Learned(NamedTuple):
+    """What notebooks 05 to 08 found with one network: artefacts of these names."""
 
-    Parameters
-    ----------
-    significance : for each network the frames `pairs_significance` (q_within_tissue), `gene_significance` (q)
-        and `reproducibility` (row reproducibility_r; columns raw and, where it could be computed, within
-        tissues)
+    pairs: pd.DataFrame
+    links: pd.DataFrame
+    gene_significance: pd.DataFrame
+    reproducibility: pd.DataFrame
+
+
+def learned_table(networks: Mapping[Name, Learned], q_threshold: float) -> pd.DataFrame:
+    """Links and genes of each network within tissues, and its reproducibility.
 
     Returns
     -------
-    DataFrame: architecture, network, pairs_over_threshold, pairs_within_tissue (of these, q at or below the
-    threshold), genes_tested, genes_within_tissue (that follow any feature within tissues at that q),
-    r_reproducibility and r_reproducibility_within (validation against test, all pairs).
+    DataFrame: architecture, network, marker_pairs, links (all, the cohort's covariates out), clumps (links
+    counted once for each gene and group of near-copies), genes_tested, genes_with_a_link,
+    links_replicated_percent (of each gene's strongest, on the validation samples), r_reproducibility and
+    r_reproducibility_within (validation against test, all pairs).
     """
     rows = []
-    for name, (pairs_df, genes_df, reproducibility_df) in significance.items():
-        of_r = reproducibility_df.reindex(columns=["raw", "within tissues"]).loc["reproducibility_r"]
+    for name, found in networks.items():
+        of_r = found.reproducibility.reindex(columns=["raw", "within tissues"]).loc["reproducibility_r"]
         raw, within = of_r.to_numpy(float)
-        row = {"pairs_over_threshold": len(pairs_df)}
-        row["pairs_within_tissue"] = int((pairs_df["q_within_tissue"] <= q_threshold).sum())
-        row["genes_tested"] = len(genes_df)
-        row["genes_within_tissue"] = int((genes_df["q"] <= q_threshold).sum())
+        replicated = replication.summarise(found.links, q_threshold).loc["strongest link of each gene"]
+        row = {"marker_pairs": len(found.pairs), "links": len(found.links)}
+        row["clumps"] = int(found.links["clump_lead"].sum())
+        row["genes_tested"] = len(found.gene_significance)
+        row["genes_with_a_link"] = found.links["gene"].nunique()
+        row["links_replicated_percent"] = 100 * replicated["replicated"]
         rows.append(_keys(name) | row | {"r_reproducibility": raw, "r_reproducibility_within": within})
     return _ordered(rows)
 

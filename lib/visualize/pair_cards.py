@@ -156,8 +156,8 @@ def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: s
 def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Rows for `pictures.attribution_panel`, one per card, with each pair's method and has_map.
 
-    The table of cards also has finding (`pair_choice.finding`). ihc_images are uint8 [h, w, 3] by gene, where
-    there are any; their central square is shown.
+    The table of cards has the columns of `pair_choice.tested_pairs`. ihc_images are uint8 [h, w, 3] by gene,
+    where there are any; their central square is shown.
     """
     cards_df, shown_df, _, pictures = cards
     rows = []
@@ -170,11 +170,7 @@ def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[
             "feature": pair.feature,
             "tissue": pair.tissue,
             "r": pair.r,
-            "r_partial": pair.r_partial,
-            "p_free": pair.p_free,
-            "p_within": pair.p_within_tissue,
-            "q_within": pair.q_within_tissue,
-            "finding": pair.finding,
+            **{name: getattr(pair, name) for name in ("r_within", "low", "high", "q", "finding")},
             "tile": shown["tile"][0],
             # The tissue of this tile's own sample: a tile may come from another than the gene's.
             "tile_label": f"{tile['tile_id']}\n{tile['tissue']}",

@@ -6,17 +6,16 @@ formulation of the same aim (notebooks/README.md, section 10).
 
 import difflib
 from collections.abc import Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lib.statistics import conditional_independence, correlation, pair_tests, permutations
-from lib.statistics.partial_correlation import MIN_DF
+from lib.statistics import correlation, link_lookup
 from lib.visualize import tile_choice
 
-PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_given_own", "r_partial"]
-PAIR_COLUMNS += ["p_free", "p_within_tissue", "q_within_tissue", "pattern", "pattern_within_tissue"]
+PAIR_COLUMNS = ["gene", "symbol", "feature", "tissue", "max_median_log2", "r", "r_within", "low", "high"]
+PAIR_COLUMNS += ["p", "q", "carried_by", "finding"]
 # What notebook 06 finds of a pair (`links.within_tissue_pattern`) -> the words on figures and cards.
 FINDINGS = {
     "direct": "found within tissues",
@@ -30,19 +29,21 @@ FINDINGS = {
 MIN_ACTIVE = 5
 
 
-def pairs_with_tests(
-    conditional_df: pd.DataFrame, significance_df: pd.DataFrame, alpha: float = 0.05
-) -> pd.DataFrame:
-    """The marker pairs with what notebooks 06 and 07 found for each; columns PAIR_COLUMNS.
+class Found(NamedTuple):
+    """What notebooks 05 and 06 found.
 
-    r_given_own is the partial correlation given the indicator of the gene's own tissue, r_partial given all
-    tissues; pattern is that at level `alpha`.
+    markers_df : the marker pairs; gene, symbol, feature, tissue, r, pattern_within_tissue.
+    links_df : the table of links.
+    lookup : the test of links for any pair; None where nothing varies within tissues.
+    medians_df : index gene; symbol, tissue, max_median_log2 (the artefact `gene_medians`).
+    q_threshold : float
     """
-    renamed_df = conditional_df.rename(
-        columns={"r_gf_t": "r_given_own", "r_gf_tissues": "r_partial", f"pattern_{alpha}": "pattern"}
-    )
-    joined_df = renamed_df.merge(significance_df, on=["gene", "feature"], how="left", validate="1:1")
-    return joined_df.reindex(columns=PAIR_COLUMNS)
+
+    markers_df: pd.DataFrame
+    links_df: pd.DataFrame
+    lookup: link_lookup.LinkLookup | None
+    medians_df: pd.DataFrame
+    q_threshold: float = 0.05
 
 
 def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index) -> pd.DataFrame:
@@ -51,12 +52,12 @@ def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index)
     Parameters
     ----------
     show : such as ["AMY2A:20_139"]
-    genes_df : index gene; columns symbol, tissue, max_median_log2 (the artefact `gene_medians`)
+    genes_df : index gene; columns symbol, max_median_log2 (the artefact `gene_medians`)
     features : names of the network's features
 
     Returns
     -------
-    DataFrame with columns gene, symbol, feature, tissue, max_median_log2, one row per pair, as named.
+    DataFrame with columns gene, feature, one row per pair, as named.
 
     Raises
     ------
@@ -80,106 +81,92 @@ def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index)
                 f"show_pairs names feature {feature!r}, which this network does not have; nearest: {near}"
             )
         best = named.sort_values("max_median_log2", ascending=False, kind="stable").iloc[0]
-        rows.append((best.name, best["symbol"], feature, best["tissue"], best["max_median_log2"]))
-    return pd.DataFrame(rows, columns=["gene", "symbol", "feature", "tissue", "max_median_log2"])
-
-
-def measured(
-    asked_df: pd.DataFrame,
-    tested_df: pd.DataFrame,
-    log_expression_df: pd.DataFrame,
-    features_df: pd.DataFrame,
-    samples_df: pd.DataFrame,
-    *,
-    method: Literal["pearson", "spearman"] = "pearson",
-    n_permutations: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The pairs asked for with their statistics: of `pairs_with_tests`, or computed here.
-
-    A pair below the threshold was not tested with the others, so it has no q and no pattern; nor has it a
-    partial r where there are too few slides for one.
-
-    Parameters
-    ----------
-    asked_df : from `asked_pairs`
-    tested_df : from `pairs_with_tests`
-    log_expression_df, features_df : genes and features x samples
-    samples_df : sample_id, tissue, donor, in the order of the columns of features_df
-    method : of all statistics computed here; "spearman" takes ranks first, as notebooks 05 to 07 do
-    """
-    key = ["gene", "feature"]
-    found_df = asked_df.merge(tested_df[key + PAIR_COLUMNS[5:]], on=key, how="left")
-    new = found_df["r"].isna()
-    if new.any():
-        new_df = asked_df[new.to_numpy()]
-        x_df = log_expression_df.loc[new_df["gene"].unique(), features_df.columns]
-        sides = correlation.on_scale(x_df, method)
-        sides = sides, correlation.on_scale(features_df.loc[new_df["feature"].unique()], method)
-        x, y = (df.loc[new_df[name]].to_numpy(float) for df, name in zip(sides, key, strict=True))
-        r = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
-        new_df = new_df.assign(r=r)
-        found_df.loc[new, "r"] = r
-        if len(samples_df) - 3 >= MIN_DF:
-            own_df = conditional_independence.pairs_conditional(*sides, new_df, samples_df)
-            found_df.loc[new, "r_given_own"] = own_df["r_gf_t"].to_numpy()
-        if conditional_independence.degrees_of_freedom(samples_df) >= MIN_DF:
-            given_df = conditional_independence.given_tissues(*sides, new_df, samples_df)
-            found_df.loc[new, "r_partial"] = given_df["r"].to_numpy()
-        repeated = samples_df["tissue"].duplicated().any()  # else nothing can be permuted within a tissue
-        schemes: list[Literal["free", "within_tissue"]] = ["free", "within_tissue"] if repeated else ["free"]
-        for scheme in schemes:
-            drawn = permutations.draw(scheme, n_permutations, samples_df, seed)
-            # On both sides, as in notebook 06.
-            p = pair_tests.pair_p(*sides, new_df, drawn, progress=False)
-            found_df.loc[new, f"p_{scheme}"] = p
-    return found_df[PAIR_COLUMNS]
+        rows.append((best.name, feature))
+    return pd.DataFrame(rows, columns=["gene", "feature"])
 
 
 def best_pairs(
-    pairs_df: pd.DataFrame,
-    features_df: pd.DataFrame,
-    *,
-    n: int = 24,
-    e_threshold: float = 0.0,
+    links_df: pd.DataFrame, markers_df: pd.DataFrame, features_df: pd.DataFrame, *, n: int = 24
 ) -> pd.DataFrame:
-    """The strongest pairs found within tissues, and, where these are fewer than n, the strongest others.
+    """The strongest links, and, where these are fewer than n, the marker pairs of highest |r|.
 
-    In both groups tissues take turns and no gene or feature comes twice. Pairs are ranked by r_partial in the
-    direction of r; pairs that change sign or vanish within tissues are left out, and so are features active
-    in fewer than MIN_ACTIVE samples.
+    Of each gene and clump the strongest link; in both groups tissues take turns and no gene, clump or feature
+    comes twice. Features active in fewer than MIN_ACTIVE samples are left out.
 
     Parameters
     ----------
-    pairs_df : columns gene, feature, tissue, max_median_log2, r, r_partial (given all tissues),
-        pattern_within_tissue ("direct": found within tissues), and others
-    features_df : features x samples
-    n : int
-        Pairs at most.
-    e_threshold : float
-        Only genes whose highest median of log2(1 + expression) reaches it.
+    links_df : the table of links, the strongest first.
+    markers_df : gene, feature, tissue, r of marker pairs.
+    features_df : features x samples.
+    n : pairs at most.
 
     Returns
     -------
-    DataFrame, rows of pairs_df in order of choice, those found first; empty when no pair passes.
+    DataFrame: gene, feature in order of choice, links first; empty when there is neither.
     """
-    agreement = pairs_df["r_partial"] * np.sign(pairs_df["r"])
-    active = n_active(features_df.loc[pairs_df["feature"].unique()]) >= MIN_ACTIVE
-    able = (pairs_df["max_median_log2"] >= e_threshold) & (agreement > 0)
-    able &= active.reindex(pairs_df["feature"]).to_numpy(bool)
-    ranked_df = pairs_df[able].iloc[np.argsort(-agreement[able].to_numpy(), kind="stable")]
-    found = ranked_df["pattern_within_tissue"].eq("direct").to_numpy()
-    keys = ranked_df[["gene", "feature", "tissue"]].to_numpy()
+    key = ["gene", "feature", "tissue"]
+    leads_df = links_df.loc[links_df["clump_lead"].astype(bool), [*key, "clump"]].astype(object)
+    order = np.argsort(-markers_df["r"].abs().to_numpy(), kind="stable")
+    others_df = markers_df[key].iloc[order].astype(object).assign(clump=lambda df: df["feature"])
+    rows_df = pd.concat([leads_df.assign(link=True), others_df.assign(link=False)], ignore_index=True)
+    rows_df = rows_df.drop_duplicates(["gene", "feature"])
+    active = n_active(features_df.loc[rows_df["feature"].unique()]) >= MIN_ACTIVE
+    rows_df = rows_df[active.reindex(rows_df["feature"]).to_numpy(bool)]
+    link = rows_df["link"].to_numpy(bool)
+    keys = rows_df[["gene", "clump", "tissue"]].to_numpy()
     chosen: list[int] = []
-    for rows in (np.flatnonzero(found), np.flatnonzero(~found)):
+    for rows in (np.flatnonzero(link), np.flatnonzero(~link)):
         _take_turns(keys, rows, chosen, n)
-    return ranked_df.iloc[chosen].reset_index(drop=True)
+    return rows_df.iloc[chosen][["gene", "feature"]].reset_index(drop=True)
+
+
+def tested_pairs(
+    pairs_df: pd.DataFrame, found: Found, log_expression_df: pd.DataFrame, features_df: pd.DataFrame
+) -> pd.DataFrame:
+    """Pairs with what is known of them: r, the test of links, and its result in words.
+
+    Parameters
+    ----------
+    pairs_df : gene, feature.
+    found : what notebooks 05 and 06 found.
+    log_expression_df, features_df : genes and features x samples, on the scale of the correlation
+        (`correlation.on_scale`).
+
+    Returns
+    -------
+    DataFrame of PAIR_COLUMNS, rows of pairs_df. r over all samples; r_within, low, high, p, q of
+    `link_lookup.of_pairs` (covariates out); carried_by: the tissue that carries most of a link, "" for other
+    pairs; finding: whether the pair is a link.
+    """
+    df = pairs_df[["gene", "feature"]].reset_index(drop=True).astype(object)
+    df = df.join(found.medians_df[["symbol", "tissue", "max_median_log2"]], on="gene")
+    df["r"] = correlation.r_of_pairs(log_expression_df, features_df, df) if len(df) else np.empty(0)
+    if found.lookup is None:
+        df[["r_within", "low", "high", "p", "q"]] = np.nan
+    else:
+        df = df.join(link_lookup.of_pairs(found.lookup, df))
+    key = ["gene", "feature"]
+    carried_df = found.links_df[[*key, "carried_by"]].astype(object)
+    verdict_df = found.markers_df[[*key, "pattern_within_tissue"]].astype(object)
+    df = df.merge(carried_df, on=key, how="left").merge(verdict_df, on=key, how="left")
+    df["carried_by"] = df["carried_by"].fillna("")
+    called, turned = df["q"] <= found.q_threshold, df["r"] * df["r_within"] < 0
+    conditions = [
+        df["q"].isna(),
+        called & turned,
+        called,
+        df["pattern_within_tissue"] == "through covariates",
+    ]
+    patterns = ["not tested", "direct, other sign", "direct", "through covariates"]
+    pattern = pd.Series(np.select(conditions, patterns, "through tissue"), df.index)
+    df["finding"] = pattern.map(FINDINGS).astype(object)
+    return df[PAIR_COLUMNS]
 
 
 def _take_turns(keys: np.ndarray, rows: np.ndarray, chosen: list[int], n: int) -> None:
-    """Add rows to those chosen until there are n: tissues take turns, no gene and no feature twice.
+    """Add rows to those chosen until there are n: tissues take turns, no gene and no clump twice.
 
-    keys are gene, feature, tissue of each row; the first of a tissue's rows are taken first.
+    keys are gene, clump, tissue of each row; the first of a tissue's rows are taken first.
     """
     of_tissue = keys[rows, 2]
     waiting = {tissue: iter(rows[of_tissue == tissue]) for tissue in pd.unique(of_tissue)}
@@ -200,41 +187,46 @@ def n_active(features_df: pd.DataFrame) -> pd.Series:
     return pd.Series(features_df.shape[1] - np.array(same, dtype=int), index=features_df.index)
 
 
-def finding(pattern_within_tissue: pd.Series) -> pd.Series:
-    """The result of the within-tissue test of each pair, one of FINDINGS; NaN is a pair not tested."""
-    return pattern_within_tissue.fillna("not tested").map(FINDINGS).astype(object)
+def direction(chosen_df: pd.DataFrame) -> np.ndarray:
+    """Sign in which feature and gene go together: of r within tissues for links, else of r; float64."""
+    link = chosen_df["carried_by"].ne("").to_numpy()
+    return np.sign(np.where(link, chosen_df["r_within"], chosen_df["r"]).astype(float))
 
 
 def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:
-    """The tissue whose tiles show a pair: the gene's own, or, for r < 0, where the feature is highest.
+    """The tissue whose tiles show a pair.
 
-    A feature with negative r is low where the gene is high; what it detects is then shown where it is high,
-    in the tissue with the highest median of the feature.
+    Of a link the one that carries it. Of another pair the gene's own, or, for r < 0, the one with the highest
+    median of the feature: there the feature is low where the gene is high, and what it detects is shown where
+    it is high.
 
     Parameters
     ----------
-    chosen_df : columns feature, tissue, r
-    features_df : features x samples
-    tissues : tissue of each sample
+    chosen_df : columns feature, tissue, r, carried_by.
+    features_df : features x samples.
+    tissues : tissue of each sample.
 
     Returns
     -------
-    Series of str, index of chosen_df
+    Series of str, index of chosen_df.
     """
     of_sample = tissues.loc[features_df.columns].to_numpy()
-    found = [
-        tissue if r >= 0 else features_df.loc[[feature]].iloc[0].groupby(of_sample).median().idxmax()
-        for feature, tissue, r in chosen_df[["feature", "tissue", "r"]].to_numpy()
-    ]
+    found = []
+    for feature, tissue, r, carried_by in chosen_df[["feature", "tissue", "r", "carried_by"]].to_numpy():
+        if r < 0 and not carried_by:
+            tissue = features_df.loc[[feature]].iloc[0].groupby(of_sample).median().idxmax()
+        found.append(carried_by or tissue)
     return pd.Series(found, index=chosen_df.index, dtype=object)
 
 
-def candidate_tiles(labelled_df: pd.DataFrame, n_per_sample: int, seed: int = 0) -> pd.DataFrame:
-    """Test tiles to choose from, at most `n_per_sample` of each sample, drawn at random.
+def candidate_tiles(
+    labelled_df: pd.DataFrame, samples: pd.Series, n_per_sample: int, seed: int = 0
+) -> pd.DataFrame:
+    """Tiles of these samples to choose from, at most `n_per_sample` of each, drawn at random.
 
     labelled_df is from `stored.labelled_tiles`, with any further columns; the order of its rows is kept.
     """
-    test_df = labelled_df[labelled_df["split"] == "test"]
+    test_df = labelled_df[labelled_df["sample_id"].isin(samples)]
     turn = test_df.sample(frac=1, random_state=seed).groupby("sample_id").cumcount()
     return test_df[turn.reindex(test_df.index) < n_per_sample].reset_index(drop=True)
 
@@ -250,12 +242,12 @@ def cover_tiles(
     """A few tiles of each tissue on which its pairs' features are near their highest.
 
     `tile_choice.greedy_cover` for the features of one tile tissue at a time; ties go to samples where the
-    paired gene is high (low, for r < 0). A feature with one value on all tiles of the tissue takes its
-    highest tile in any tissue.
+    paired gene is high (low, for a negative correlation). A feature with one value on all tiles of the tissue
+    takes its highest tile in any tissue.
 
     Parameters
     ----------
-    chosen_df : columns gene, feature, r, tile_tissue
+    chosen_df : columns gene, feature, r, r_within, carried_by, tile_tissue
     values_df : tiles x features, index tile_id
     tiles_df : tile_id, sample_id, slide_id, donor, tissue, and others of `tile_choice.CARRIED_COLUMNS`
     log_expression_df : genes x samples
@@ -273,7 +265,7 @@ def cover_tiles(
         of_tissue_df = of_tissue_df.drop_duplicates("feature")
         here_df = tiles_df[tiles_df["tissue"] == tissue]
         expression_df = log_expression_df.loc[of_tissue_df["gene"]].set_axis(of_tissue_df["feature"])
-        expression_df = expression_df.mul(np.sign(of_tissue_df["r"].to_numpy()), axis=0)
+        expression_df = expression_df.mul(direction(of_tissue_df), axis=0)
         cover_df = tile_choice.greedy_cover(
             values_df.loc[here_df["tile_id"], of_tissue_df["feature"]],
             here_df,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lib.config import ROOT, Config
-from lib.explore import report, report_pairs
+from lib.explore import report, report_pairs, report_tables
 from lib.explore.notebook_runs import question
 from lib.store import Store
 
@@ -106,34 +106,102 @@ def test_pictures_are_small_and_true():
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), chart)
 
 
-def some_pairs(rows):
-    columns = ["gene", "feature", "r", "r_partial", "q_within_tissue"]
-    return pd.DataFrame(rows, columns=columns).assign(symbol="S", tissue="T", max_median_log2=9.0)
+NO_CARDS = pd.DataFrame(columns=["gene", "feature"])
 
 
-def test_table_of_pairs_has_cards_first_then_each_genes_best():
-    tested_df = some_pairs(
-        [
-            *(("a", "1", 0.8, 0.1, 0.01), ("a", "2", 0.9, 0.0, np.nan)),
-            *(("b", "1", -0.95, -0.5, 0.9), ("b", "3", 0.9, -0.8, 0.9)),
-        ]
-    )
-    cards_df = some_pairs([("c", "9", 0.3, 0.2, 0.5)])
-    rows_df = report_pairs.shown_pairs(tested_df, cards_df)
-    assert rows_df[["gene", "feature"]].to_numpy().tolist() == [
-        *(["c", "9"], ["a", "1"], ["b", "1"], ["a", "2"]),
-    ]
-    assert rows_df["card"].tolist()[0] == 0
-    assert rows_df["card"].isna().sum() == 3
-    assert report_pairs.shown_pairs(tested_df.head(0), cards_df.head(0)).empty
-    assert len(report_pairs.shown_pairs(tested_df, cards_df.head(0))) == 3
+def links_table(rows, **columns):
+    """Rows (gene, feature, clump, clump_lead, statistic), the strongest gene first."""
+    names = ["gene", "feature", "clump", "clump_lead", "statistic"]
+    df = pd.DataFrame(rows, columns=names).assign(symbol="S", q=0.2, q_covariates=0.01, r_within=0.5)
+    return df.assign(**columns).astype(dict.fromkeys(("gene", "feature", "clump"), "category"))
+
+
+LINKS = [
+    *(("a", "1_0", "1_0", True, 9.0), ("a", "1_1", "1_0", False, 8.9), ("a", "2_5", "2_5", True, 5.0)),
+    *(("b", "1_0", "1_0", True, 7.0), ("b", "2_6", "2_6", True, 4.0)),
+]
+
+
+def keys(df):
+    return list(zip(df["gene"], df["feature"], strict=True))
+
+
+def test_links_have_a_row_for_each_gene_and_clump_the_strongest_first():
+    rows_df = report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)
+    assert keys(rows_df) == [("a", "1_0"), ("b", "1_0"), ("a", "2_5"), ("b", "2_6")]
+    assert rows_df["n_copies"].tolist() == [2, 1, 1, 1]
+    assert rows_df[["q", "q_without"]].to_numpy().tolist() == [[0.01, 0.2]] * 4, "the one that calls the link"
+    alone_df = report_tables.links_shown(links_table(LINKS, q_covariates=np.nan), NO_CARDS, 0.05)
+    assert alone_df["q"].tolist() == [0.2] * 4
+    assert alone_df["q_without"].isna().all()
+    assert report_tables.links_shown(links_table(LINKS).head(0), NO_CARDS, 0.05).empty
+
+
+def test_every_gene_keeps_its_row_when_links_are_many(monkeypatch):
+    monkeypatch.setattr(report_tables, "MOST_LINKS", 2)
+    cards_df = pd.DataFrame({"gene": ["x", "b"], "feature": ["9_9", "2_6"]})
+    rows_df = report_tables.links_shown(links_table(LINKS), cards_df, 0.05)
+    assert keys(rows_df) == [("a", "1_0"), ("b", "1_0"), ("b", "2_6")], "and the one with a card"
+    assert rows_df["card"].tolist() == pytest.approx([np.nan, np.nan, 1], nan_ok=True)
+
+
+def test_a_link_replicates_with_its_sign_and_q():
+    validation = {"q_validation": [0.01, 0.01, 0.3, np.nan, 0.01], "same_sign": [1.0, 1, 1, np.nan, 0]}
+    rows_df = report_tables.links_shown(links_table(LINKS, **validation), NO_CARDS, 0.05)
+    by_pair = dict(zip(keys(rows_df), rows_df["replicates"], strict=True))
+    assert by_pair == {("a", "1_0"): "yes", ("a", "2_5"): "no", ("b", "1_0"): "", ("b", "2_6"): "no"}
+    assert set(report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)["replicates"]) == {""}
+
+
+def test_r_by_tissue_goes_to_the_row_of_its_pair():
+    shown_df = report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)
+    tissues_df = pd.DataFrame({"gene": "b", "feature": "1_0", "tissue": ["Lung", "Liver"], "n": [8, 9]})
+    tissues_df = tissues_df.assign(r=[0.12345, -0.5], se=0.4472).astype({"tissue": "category"})
+    found = report_tables.by_tissue(shown_df, tissues_df, ["Liver", "Lung"])
+    assert found == [[], [[1, 8, 0.123, 0.447], [0, 9, -0.5, 0.447]], [], []]
+
+
+def test_marker_pairs_are_each_genes_highest_after_those_with_a_card():
+    markers_df = pd.DataFrame({
+        "gene": list("aab"), "feature": ["1_0", "1_1", "1_2"], "r": [0.8, 0.9, -0.95], "q_within_tissue": 0.5,
+        "r_within_tissue": 0.1, "pattern_within_tissue": ["direct", "through tissue", "not tested"],
+    }).assign(pattern="g-t-f", symbol="S", tissue="T", layer=1)  # fmt: skip
+    rows_df = report_tables.markers_shown(markers_df, NO_CARDS)
+    assert keys(rows_df) == [("b", "1_2"), ("a", "1_1")]
+    assert rows_df["finding"].tolist() == ["not tested within tissues", "not found within tissues"]
+    card_df = pd.DataFrame({"gene": ["a"], "feature": ["1_0"], "finding": "asked for", "card": 2.0, "r": 0.8})
+    rows_df = report_tables.markers_shown(markers_df, card_df)
+    assert keys(rows_df) == [("a", "1_0"), ("b", "1_2"), ("a", "1_1")]
+    assert rows_df.iloc[0][["card", "finding", "pattern", "layer"]].tolist() == [2.0, "asked for", "g-t-f", 1]
+    assert report_tables.markers_shown(markers_df.head(0), NO_CARDS).empty
+    with_covariates_df = report_tables.markers_shown(markers_df.assign(q_covariates=0.7), NO_CARDS)
+    assert set(with_covariates_df["q"]) == {0.7}
 
 
 def test_rows_are_plain_json():
     row = {"r": np.float64(0.123456), "q": np.nan, "symbol": None, "gene": "g", "card": np.nan}
-    plain = report_pairs._plain(row)
-    assert plain == {"r": 0.1235, "q": None, "symbol": None, "gene": "g", "card": None}
-    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    row |= {"layer": np.int64(3)}
+    made = report_tables.plain(row)
+    assert made == {"r": 0.1235, "q": None, "symbol": None, "gene": "g", "card": None, "layer": 3.0}
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert report_tables.plain(row | {"card": 4.0})["card"] == 4
+
+
+def test_the_page_opens_with_links_their_genes_and_how_many_replicate(store, monkeypatch):
+    links_df = links_table(
+        LINKS, same_sign=1.0, p_validation=0.01, q_validation=[0.01, 0.01, 0.01, 0.2, 0.01]
+    )
+    genes_df = pd.DataFrame({"q": [0.01, 0.01, 0.9], "q_without_covariates": [0.01, 0.01, 0.04]})
+    tables = {"links": links_df, "gene_significance": genes_df}
+    monkeypatch.setattr(Store, "is_current", lambda self, name: name == "links")
+    monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
+    with_covariates = Store(store.config.model_copy(update={"covariates": ["rin"]}), root=store.root)
+    (links, n), (genes, n_genes), (replicate, share) = report.network_numbers(with_covariates)
+    assert (n, n_genes, share) == ("5", "2", "50%")
+    assert "rin taken out" in links
+    assert "4 counting near-copies" in links
+    assert genes == "of 3 expressed genes have a link (3 with the covariates left in)"
+    assert "2 strongest links replicate" in replicate
 
 
 def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_none(store, monkeypatch):
@@ -154,7 +222,7 @@ def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_
 
 
 def test_the_page_says_how_to_read_a_gradient_and_a_pattern(store, monkeypatch):
-    monkeypatch.setattr(report_pairs, "payload", lambda of: {"network": "vgg16", "rows": []})
+    monkeypatch.setattr(report_pairs, "payload", lambda of: {"network": "vgg16"})
     page = report.build(store).read_text()
     before_the_table = page[: page.index('<table id="pairs"')]
     for code in ("g-t-f", "f-g-t", "g-f-t"):

@@ -41,5 +41,7 @@ def test_features_by_set():
     validation_df, test_df = from_file.by_set(features_df, samples_df)
     assert validation_df.columns.tolist() == ["v1", "v2"]
     assert test_df.columns.tolist() == ["t1"]
+    both_df = features_df.assign(x=2.0)
+    assert from_file.by_set(both_df, samples_df, ("train", "test"))[1].columns.tolist() == ["t1", "x"]
     with pytest.raises(ValueError, match=r"none of the 1 test samples \(first \['t1'\]\)"):
         from_file.by_set(features_df.drop(columns="t1"), samples_df)

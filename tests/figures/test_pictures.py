@@ -88,16 +88,16 @@ def test_strip_shows_every_tile_with_its_caption():
 def a_row(**changes):
     tile = np.zeros((8, 8, 3), np.uint8)
     row = {"tile": tile, "guided": tile, "synthetic": tile, "ihc": None, "symbol": "AMY2A"}
-    row |= {"feature": "20_139", "tissue": "Pancreas", "r": -0.81, "r_partial": 0.12, "p_free": 0.000999}
-    return row | {"p_within": np.nan} | changes
+    row |= {"feature": "20_139", "tissue": "Pancreas", "r": -0.81, "r_within": 0.12, "low": -0.05}
+    return row | {"high": 0.28, "q": np.nan, "finding": ""} | changes
 
 
 def test_panel_says_the_numbers_and_labels_the_blank():
     figure = pictures.attribution_panel([a_row(), a_row(ihc=np.zeros((8, 8, 3), np.uint8), synthetic=None)])
     words = figure.axes[0].texts[0].get_text()
     assert words.split("\n") == [
-        *("AMY2A", "feature 20_139", "gene highest in", "Pancreas", "r = -0.81", "r given tissue = 0.12"),
-        "p free = 0.001",
+        *("AMY2A", "feature 20_139", "gene highest in", "Pancreas", "r = -0.81", "within tissues 0.12"),
+        "(-0.05 to 0.28)",
     ]
     assert not figure.axes[4].images
     assert "AMY2A" in figure.axes[4].texts[0].get_text()
@@ -135,11 +135,11 @@ def test_stain_panel_shows_both_stains_and_outlines_nuclei():
 def test_panel_says_what_was_found_and_why_an_image_is_missing():
     why = "no image: from noise the feature stayed at 0 in 96 steps"
     rows = [
-        a_row(q_within=0.92, finding="not found within tissues", synthetic=None, synthetic_label=why),
+        a_row(q=0.92, finding="not found within tissues", synthetic=None, synthetic_label=why),
         a_row(tile_label="GTEX-11NSD-0526_1_2\nThyroid"),
     ]
     figure = pictures.attribution_panel(rows)
     words = figure.axes[0].texts[0].get_text().split("\n")
-    assert words[-2:] == ["q within tissue = 0.92", "not found within tissues"]
+    assert words[-2:] == ["q = 0.92", "not found within tissues"]
     assert " ".join(figure.axes[3].texts[0].get_text().split()) == why
     assert figure.axes[6].get_xlabel() == "GTEX-11NSD-0526_1_2\nThyroid"

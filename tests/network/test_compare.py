@@ -59,7 +59,7 @@ def test_pretrained_networks_stand_beside_their_architecture():
         *(("alexnet", "trained"), ("alexnet", "untrained")),
         *(("alexnet (imagenet)", "trained"), ("alexnet (imagenet)", "pretrained only"), ("vgg11", "trained")),
     ]
-    table_df = table_df.assign(slide_test_percent=50.0, n_pairs=3, genes_within_tissue=2)
+    table_df = table_df.assign(slide_test_percent=50.0, n_pairs=3, genes_with_a_link=2)
     points = network_plots.accuracy_against_pairs(table_df, 0.8, 10.0).axes[0].collections
     white = (1.0, 1.0, 1.0, 1.0)
     hollow = [tuple(c.get_facecolor()[0]) == white for c in points if len(c.get_offsets())]
@@ -94,18 +94,22 @@ def test_pairs_equal_a_loop():
             assert getattr(row, column) == len({getattr(pair, what) for pair in kept})
 
 
-def test_what_is_learned_counts_survivors():
-    pairs_df = pd.DataFrame({"q_within_tissue": [0.01, 0.05, 0.2, np.nan]})
-    genes_df = pd.DataFrame({"q": [0.04, 0.5, 0.9]})
+def test_what_is_learned_counts_links_and_their_genes():
+    links_df = pd.DataFrame({"gene": list("aab"), "clump_lead": [True, False, True]})
+    links_df["gene"] = links_df["gene"].astype("category").cat.add_categories("c")
+    validation = {"p_validation": [0.001, 0.2, 0.3], "q_validation": [0.003, 0.3, 0.3], "same_sign": 1.0}
+    pairs_df, genes_df = pd.DataFrame({"r": [0.9] * 4}), pd.DataFrame({"q": [0.04, 0.04, 0.9]})
     raw_df = pd.DataFrame({"raw": [0.9, 0.91]}, index=["reproducibility_r", "reproducibility_r_fisher"])
     both_df = raw_df.assign(**{"within tissues": [0.3, 0.31]})
-    frames = {("alexnet", "untrained"): (pairs_df, genes_df, raw_df)}
-    frames["alexnet", "trained"] = (pairs_df, genes_df, both_df)
-    table_df = compare.learned_table(frames, 0.05)
+    networks = {("alexnet", "untrained"): compare.Learned(pairs_df, links_df.head(0), genes_df, raw_df)}
+    networks["alexnet", "trained"] = compare.Learned(
+        pairs_df, links_df.assign(**validation), genes_df, both_df
+    )
+    table_df = compare.learned_table(networks, 0.05)
     assert table_df["network"].tolist() == ["trained", "untrained"]
-    assert table_df["pairs_over_threshold"].tolist() == [4, 4]
-    assert table_df["pairs_within_tissue"].tolist() == [2, 2]
-    assert table_df["genes_within_tissue"].tolist() == [1, 1]
+    columns = ["marker_pairs", "links", "clumps", "genes_tested", "genes_with_a_link"]
+    assert table_df[columns].to_numpy().tolist() == [[4, 3, 2, 3, 2], [4, 0, 0, 3, 0]]
+    assert table_df["links_replicated_percent"].tolist() == pytest.approx([50, np.nan], nan_ok=True)
     assert table_df["r_reproducibility_within"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True)
 
 
@@ -113,7 +117,7 @@ def test_one_table_holds_each_network_once_with_its_own_numbers():
     frames = {name: accuracy(i) for i, name in enumerate(NAMES)}
     levels = {level: compare.accuracy_table(frames, level) for level in ("tile", "slide")}
     pairs_df = compare.pair_table({name: made_up_pairs(i) for i, name in enumerate(NAMES)}, 0.8, 10.0)
-    learned_df = pairs_df[compare.KEYS].assign(genes_within_tissue=range(4))
+    learned_df = pairs_df[compare.KEYS].assign(genes_with_a_link=range(4))
     table_df = compare.one_table(levels, pairs_df, learned_df)
     assert list(table_df[compare.KEYS].itertuples(index=False, name=None)) == ORDER
     of_vgg = frames["vgg11", "shuffled"].set_index(["level", "split"])
@@ -124,7 +128,7 @@ def test_one_table_holds_each_network_once_with_its_own_numbers():
     )
     assert row["slide_test_low_percent"] == pytest.approx(100 * of_vgg.loc[("slide", "test"), "low"])
     assert row["n_pairs"] == pairs_df.loc[2, "n_pairs"]
-    assert row["genes_within_tissue"] == 2
+    assert row["genes_with_a_link"] == 2
 
 
 def test_nothing_to_compare_is_said():
@@ -134,7 +138,7 @@ def test_nothing_to_compare_is_said():
 
 def test_picture_sets_null_networks_apart_and_stands_a_single_network_without_pairs():
     rows = [("alexnet", "trained", 80.0, 500, 40), ("alexnet", "untrained", 12.5, 0, 0)]
-    columns = ["architecture", "network", "slide_test_percent", "n_pairs", "genes_within_tissue"]
+    columns = ["architecture", "network", "slide_test_percent", "n_pairs", "genes_with_a_link"]
     table_df = pd.DataFrame(rows, columns=columns)
     figure = network_plots.accuracy_against_pairs(table_df, 0.8, 10.0)
     points = [c for c in figure.axes[0].collections if len(c.get_offsets())]

@@ -271,7 +271,9 @@ def test_a_published_list_of_other_samples_shows_both_sides(portal_df):
 
 
 def test_a_covariate_without_any_value_is_named(portal_df):
-    with pytest.raises(ValueError, match=r"none of 12 samples has a value of the covariates \['hardy_scale'\]"):
+    with pytest.raises(
+        ValueError, match=r"none of 12 samples has a value of the covariates \['hardy_scale'\]"
+    ):
         chosen(portal_df.assign(hardy_scale=""), covariates=["age_years", "hardy_scale"])
 
 

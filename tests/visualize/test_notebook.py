@@ -24,19 +24,27 @@ def store(finished):
     return Store(Config.load("demo", overrides=OVERRIDES), root=root)
 
 
-def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
+def test_cards_are_links_and_marker_pairs_with_their_numbers(store):
     cards_df, shown_df, pictures = (store.load(n) for n in ("cards", "card_shown", "card_pictures"))
     assert 1 <= len(cards_df) <= 3
     assert cards_df["gene"].is_unique
     assert cards_df["feature"].is_unique
     assert len(shown_df) == len(pictures)
-    pairs_df = store.load("pairs_conditional").merge(store.load("pairs_significance"), on=["gene", "feature"])
+    links_df, markers_df = (
+        store.load(name).astype({"gene": object, "feature": object}).set_index(["gene", "feature"])
+        for name in ("links", "pairs")
+    )
     for pair in cards_df.itertuples():
-        (row,) = pairs_df[
-            (pairs_df["gene"] == pair.gene) & (pairs_df["feature"] == pair.feature)
-        ].itertuples()
-        assert (pair.r, pair.r_partial) == (row.r, row.r_gf_tissues)
-        assert pair.p_within_tissue == row.p_within_tissue
+        key = (pair.gene, pair.feature)
+        if key in links_df.index:
+            row = links_df.loc[key]
+            called = row["q"] if np.isnan(row["q_covariates"]) else row["q_covariates"]
+            assert (pair.q, pair.p) == pytest.approx((called, row["p"]))
+            assert (pair.r_within, pair.low) == pytest.approx((row["r_within"], row["low"]))
+            assert pair.tile_tissue == pair.carried_by == row["carried_by"]
+        else:
+            row = markers_df.loc[key]
+        assert pair.r == pytest.approx(row["r"])
     tiles_df = store.load("tiles").set_index("tile_id")
     for row in shown_df[shown_df["kind"] == "tile"].itertuples():
         tile = tiles_df.loc[row.tile_id]
@@ -46,11 +54,10 @@ def test_cards_are_pairs_of_the_tables_with_their_numbers(store):
 
 def test_cards_say_what_was_found_and_their_tiles_whose_they_are(store):
     cards_df, shown_df = store.load("cards"), store.load("card_shown")
-    tested_df = store.load("pairs_significance").set_index(["gene", "feature"])["pattern_within_tissue"]
-    pattern = tested_df.loc[list(zip(cards_df["gene"], cards_df["feature"], strict=True))].to_numpy()
-    found = pd.Series(pattern == "direct")
-    assert (cards_df["finding"] == "found within tissues").equals(found)
-    assert found.is_monotonic_decreasing, "those found come first"
+    links = {(pair.gene, pair.feature) for pair in store.load("links").itertuples()}
+    found = [(pair.gene, pair.feature) in links for pair in cards_df.itertuples()]
+    assert cards_df["finding"].str.startswith("found within tissues").tolist() == found
+    assert pd.Series(found).is_monotonic_decreasing, "links come first"
     of_sample = store.load("samples").set_index("sample_id")["tissue"]
     tiles_df = shown_df[shown_df["kind"].isin(["tile", "low to high"])]
     assert tiles_df["tissue"].tolist() == of_sample.loc[tiles_df["sample_id"]].tolist()
@@ -93,24 +100,6 @@ def test_figures_of_the_notebook_are_there(store):
             assert (store.figures / f"{store.figure_name(stem)}{suffix}").stat().st_size > 5000
 
 
-def test_pairs_asked_for_get_the_numbers_that_the_tests_gave(store):
-    """Computed again, as for a pair below the threshold, they equal those of notebooks 06 and 07."""
-    features_df = store.load("features_test")
-    log_df = np.log2(1 + store.load("expression")[features_df.columns].astype(float))
-    samples_df = store.load("samples").set_index("sample_id").loc[features_df.columns].reset_index()
-    tested_df = pair_choice.pairs_with_tests(
-        store.load("pairs_conditional"), store.load("pairs_significance"), 0.05
-    )
-    cards_df = store.load("cards")
-    show = [f"{pair.symbol}:{pair.feature}" for pair in cards_df.itertuples()]
-    asked_df = pair_choice.asked_pairs(show, store.load("gene_medians"), features_df.index)
-    inputs = (log_df, features_df, samples_df)
-    known_df = pair_choice.measured(asked_df, tested_df, *inputs, n_permutations=200, seed=0)
-    again_df = pair_choice.measured(asked_df, tested_df.head(0), *inputs, n_permutations=200, seed=0)
-    for column in ("r", "r_given_own", "r_partial", "p_free", "p_within_tissue"):
-        np.testing.assert_allclose(again_df[column], known_df[column], atol=1e-6, err_msg=column)
-
-
 @pytest.fixture
 def run_notebook(store, monkeypatch):
     """A function that runs the cells of the notebook in this process and returns the stems it saved."""
@@ -130,10 +119,12 @@ def run_notebook(store, monkeypatch):
 
 def test_no_pair_is_reported_and_nothing_fails(run_notebook, monkeypatch, capsys):
     """As if no pair had passed."""
-    monkeypatch.setattr(pair_choice, "best_pairs", lambda pairs_df, *rest, **how: pairs_df.head(0).copy())
+    monkeypatch.setattr(
+        pair_choice, "best_pairs", lambda links_df, *rest, **how: links_df[["gene", "feature"]].head(0)
+    )
     assert run_notebook() == []
     printed = capsys.readouterr().out
-    assert "no marker pair keeps its sign within tissues" in printed
+    assert "there is neither a link nor a marker pair" in printed
     assert "no immunohistochemistry image" in printed
 
 

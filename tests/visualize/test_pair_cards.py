@@ -46,8 +46,8 @@ def cohort(tmp_path_factory):
 def chosen(**changes):
     """Two pairs of genes A and B; every column the cards need."""
     chosen_df = pd.DataFrame({"gene": ["g1", "g2"], "symbol": ["A", "B"], "feature": ["3_5", "6_7"]})
-    chosen_df = chosen_df.assign(tissue="liver", tile_tissue="liver", r=0.8, r_partial=0.4, p_free=0.001)
-    chosen_df = chosen_df.assign(p_within_tissue=np.nan, q_within_tissue=[0.01, 0.9])
+    chosen_df = chosen_df.assign(tissue="liver", tile_tissue="liver", r=0.8, r_within=0.4, low=0.2, high=0.6)
+    chosen_df = chosen_df.assign(p=0.001, q=[0.01, 0.9])
     chosen_df = chosen_df.assign(finding=["found within tissues", "not found within tissues"])
     return chosen_df.assign(**changes)
 
@@ -127,10 +127,10 @@ def test_panel_rows_carry_numbers_and_the_image_given(cohort):
     assert rows[1]["ihc"].shape == (448, 448, 3)
     assert rows[1]["ihc"][:, 100:300].min() == 200, "the middle of the image"
     assert rows[0]["tile_label"] == "S0_0_0\nliver"
-    assert [row["q_within"] for row in rows] == [0.01, 0.9]
+    assert [row["q"] for row in rows] == [0.01, 0.9]
     assert rows[1]["finding"] == "not found within tissues"
     assert all(row["has_map"] for row in rows)
-    assert rows[0]["r_partial"] == 0.4
+    assert (rows[0]["r_within"], rows[0]["low"], rows[0]["high"]) == (0.4, 0.2, 0.6)
     assert rows[0]["guided_label"] == ""
     shown_df = cards.card_shown
     (tile,) = pair_cards.pictures_of(shown_df, cards.card_pictures, 1, "tile")

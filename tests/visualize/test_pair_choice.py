@@ -1,94 +1,79 @@
-"""Which pairs and tiles are shown: against hand-made tables and scipy."""
+"""Which pairs and tiles are shown: against hand-made tables, scipy, and the table of links."""
 
+import linked_cohort
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.statistics import links, pair_tests, permutations
 from lib.visualize import pair_choice
 
 rng = np.random.default_rng(3)
 
 
-def pairs(rows):
-    """Rows (gene, feature, tissue, r, r_partial, max_median_log2, q_within_tissue)."""
-    columns = ["gene", "feature", "tissue", "r", "r_partial", "max_median_log2", "q_within_tissue"]
-    pairs_df = pd.DataFrame(rows, columns=columns).assign(symbol=lambda df: df["gene"].str.upper())
-    pattern = links.within_tissue_pattern(pairs_df["q_within_tissue"])
-    return pairs_df.assign(pattern_within_tissue=pattern)
+def links_table(rows):
+    """Rows (gene, feature, clump, tissue), the strongest first; each leads its clump."""
+    return pd.DataFrame(rows, columns=["gene", "feature", "clump", "tissue"]).assign(clump_lead=True)
 
 
-def alive(pairs_df, n=20):
-    return pd.DataFrame({f: rng.random(n) for f in pairs_df["feature"].unique()}).T
+def markers(rows):
+    """Rows (gene, feature, tissue, r)."""
+    return pd.DataFrame(rows, columns=["gene", "feature", "tissue", "r"])
 
 
-def test_best_pairs_take_turns_and_repeat_nothing():
-    pairs_df = pairs(
+def alive(*tables, n=20):
+    features = pd.unique(pd.concat([df["feature"] for df in tables]).astype(str))
+    return pd.DataFrame({f: rng.random(n) for f in features}).T
+
+
+def chosen(links_df, markers_df, features_df=None, n=24):
+    features_df = alive(links_df, markers_df) if features_df is None else features_df
+    chosen_df = pair_choice.best_pairs(links_df, markers_df, features_df, n=n)
+    return list(chosen_df.itertuples(index=False, name=None))
+
+
+NO_LINKS, NO_MARKERS = links_table([]), markers([])
+
+
+def test_links_take_turns_and_repeat_no_gene_and_no_clump():
+    links_df = links_table(
         [
-            ("a", "1_0", "liver", 0.9, 0.8, 9, 0.01),
-            ("a", "1_1", "liver", 0.9, 0.7, 9, 0.01),  # gene again
-            ("b", "1_0", "liver", 0.9, 0.6, 9, 0.01),  # feature again
-            ("c", "1_2", "liver", 0.8, 0.5, 9, 0.01),
-            ("d", "1_3", "lung", 0.8, 0.3, 9, 0.01),
-            ("e", "1_4", "lung", 0.9, -0.9, 9, 0.01),  # changes sign within tissues
-            ("f", "1_5", "lung", -0.8, -0.2, 9, 0.01),  # negative, and stays so
-            ("g", "1_6", "skin", 0.9, 0.9, 3, 0.01),  # hardly expressed
+            ("a", "1_0", "1_0", "liver"),
+            ("a", "1_1", "1_1", "liver"),  # gene again
+            ("b", "1_2", "1_0", "liver"),  # clump again
+            ("c", "1_3", "1_3", "liver"),
+            ("d", "1_4", "1_4", "lung"),
         ]
     )
-    features_df = alive(pairs_df)
-    chosen_df = pair_choice.best_pairs(pairs_df, features_df, n=10, e_threshold=7)
-    assert list(zip(chosen_df["gene"], chosen_df["feature"], strict=True)) == [
-        *(("a", "1_0"), ("d", "1_3"), ("c", "1_2"), ("f", "1_5"))
-    ]
-    assert list(pair_choice.best_pairs(pairs_df, features_df, n=2, e_threshold=7)["gene"]) == ["a", "d"]
-    assert pair_choice.best_pairs(pairs_df.head(0), features_df, n=5).empty
-    assert pair_choice.best_pairs(pairs_df, features_df, n=5, e_threshold=20).empty
+    links_df.loc[len(links_df)] = ["e", "1_5", "1_4", "skin", False]  # leads no clump
+    assert chosen(links_df, NO_MARKERS) == [("a", "1_0"), ("d", "1_4"), ("c", "1_3")]
+    assert chosen(links_df, NO_MARKERS, n=2) == [("a", "1_0"), ("d", "1_4")]
+    as_stored_df = links_df.astype(dict.fromkeys(("gene", "feature", "tissue", "clump"), "category"))
+    assert chosen(as_stored_df, NO_MARKERS) == chosen(links_df, NO_MARKERS)
+    assert chosen(NO_LINKS, NO_MARKERS) == []
 
 
-def test_pairs_found_within_tissues_come_first_at_any_r_given_the_tissues():
-    pairs_df = pairs(
+def test_where_links_are_few_the_marker_pairs_of_highest_r_follow():
+    links_df = links_table([("a", "1_0", "1_0", "liver")])
+    markers_df = markers(
         [
-            ("a", "1_0", "liver", 0.9, 0.8, 9, 0.9),  # strong, and not found
-            ("b", "1_1", "lung", 0.9, 0.7, 9, np.nan),  # not tested
-            ("c", "1_2", "liver", 0.9, 0.3, 9, 0.05),
-            ("d", "1_3", "liver", -0.9, -0.2, 9, 0.01),
-            ("d", "1_4", "lung", 0.9, 0.6, 9, 0.2),  # its gene is shown already
+            ("b", "1_1", "liver", 0.8),
+            ("c", "1_2", "lung", -0.9),
+            ("d", "1_0", "lung", 0.95),  # the feature of the link
+            ("a", "1_3", "skin", 0.99),  # the gene of the link
         ]
     )
-    features_df = alive(pairs_df)
-    chosen_df = pair_choice.best_pairs(pairs_df, features_df, n=4, e_threshold=7)
-    assert list(chosen_df["gene"]) == ["c", "d", "a", "b"]
-    assert list(pair_choice.best_pairs(pairs_df, features_df, n=2, e_threshold=7)["gene"]) == ["c", "d"]
-    pairs_df.loc[2, "pattern_within_tissue"] = "through covariates"
-    assert list(pair_choice.best_pairs(pairs_df, features_df, n=1, e_threshold=7)["gene"]) == ["d"]
+    assert chosen(links_df, markers_df) == [("a", "1_0"), ("c", "1_2"), ("b", "1_1")]
+    assert chosen(NO_LINKS, markers_df, n=1) == [("a", "1_3")]
 
 
 def test_features_active_in_a_few_samples_are_not_chosen():
-    pairs_df = pairs(
-        [("a", "1_0", "liver", 0.9, 0.8, 9, 0.01), ("b", "1_1", "liver", 0.9, 0.5, 9, 0.01)]
-        + [("c", "1_2", "liver", 0.9, 0.3, 9, 0.01)]
-    )
-    features_df = alive(pairs_df)
+    links_df = links_table([(g, f"1_{i}", f"1_{i}", "liver") for i, g in enumerate("abc")])
+    features_df = alive(links_df)
     features_df.loc["1_0", 1:] = 0.0  # one sample, and 19 zeros
     features_df.loc["1_1", pair_choice.MIN_ACTIVE :] = -0.25  # just enough samples; not zero at rest
     assert pair_choice.n_active(features_df).tolist() == [1, pair_choice.MIN_ACTIVE, 19]
-    assert list(pair_choice.best_pairs(pairs_df, features_df)["gene"]) == ["b", "c"]
-
-
-def test_findings_in_words():
-    pattern = pd.Series(["direct", "through tissue", np.nan, "through covariates"], index=list("xyzc"))
-    assert pair_choice.finding(pattern).to_dict() == {
-        "x": "found within tissues",
-        "y": "not found within tissues",
-        "z": "not tested within tissues",
-        "c": "explained by covariates",
-    }
-    q = pd.Series([0.01, 0.01, 0.01, 0.9, np.nan])
-    given = pd.Series([0.01, 0.01, 0.9, 0.9, np.nan])
-    turned = pd.Series([False, True, False, False, False])
-    patterns = links.within_tissue_pattern(q, given, 0.05, turned)
-    assert set(patterns) == set(pair_choice.FINDINGS), "every pattern there is has its words"
+    assert chosen(links_df, NO_MARKERS, features_df) == [("b", "1_1"), ("c", "1_2")]
 
 
 GENES = pd.DataFrame(
@@ -107,7 +92,6 @@ def test_asked_pairs_by_symbol_or_id():
     )
     assert list(asked_df["gene"]) == ["ENSG1.1", "ENSG2.1", "ENSG3.1"], "of two genes the one expressed more"
     assert list(asked_df["feature"]) == ["20_139", "3_1", "3_1"]
-    assert list(asked_df["tissue"]) == ["Pancreas", "Liver", "Lung"]
 
 
 @pytest.mark.parametrize(
@@ -141,82 +125,60 @@ def cohort():
     return log_df, pd.DataFrame(features, index=["0_0", "0_1", "0_2"], columns=samples), samples_df
 
 
-def test_measured_takes_what_is_known_and_computes_the_rest(cohort):
-    log_df, features_df, samples_df = cohort
-    asked_df = pd.DataFrame(
-        {"gene": "a", "symbol": "A", "feature": ["0_0", "0_1"], "tissue": "liver", "max_median_log2": 9.0}
-    )
-    known_df = asked_df.head(1).assign(r=0.5, r_given_own=0.4, r_partial=0.3, p_free=0.2, p_within_tissue=0.1)
-    known_df = known_df.assign(q_within_tissue=0.05, pattern="g-t-f", pattern_within_tissue="direct")
-    found_df = pair_choice.measured(asked_df, known_df, log_df, features_df, samples_df, n_permutations=199)
-    assert list(found_df.columns) == pair_choice.PAIR_COLUMNS
-    assert found_df.loc[0, ["r", "r_partial", "q_within_tissue"]].tolist() == [0.5, 0.3, 0.05]
-    new = found_df.loc[1]
-    assert new["r"] == pytest.approx(stats.pearsonr(log_df.loc["a"], features_df.loc["0_1"])[0])
-    by = samples_df["tissue"].to_numpy()
-    x, y = (
-        df.loc[name] - df.loc[name].groupby(by).transform("mean")
-        for df, name in ((log_df, "a"), (features_df, "0_1"))
-    )
-    assert new["r_partial"] == pytest.approx(stats.pearsonr(x, y)[0])
-    assert new["r_given_own"] == pytest.approx(new["r_partial"]), "with two tissues the two are one"
-    assert new["p_free"] == pytest.approx(1 / 200)
-    assert new["p_within_tissue"] > 0.02
-    assert np.isnan(new["q_within_tissue"])
+@pytest.fixture(scope="module")
+def run():
+    """A linked cohort, its test of links, and what was found."""
+    log_df, features_df, samples_df = linked_cohort.cohort()
+    _, lookup = linked_cohort.lookup_of(log_df, features_df, samples_df)
+    medians_df = pd.DataFrame({"symbol": log_df.index, "tissue": "t", "max_median_log2": 9.0}, log_df.index)
+    verdict_df = pd.DataFrame({"gene": ["g70"], "feature": ["1_70"]})
+    verdict_df["pattern_within_tissue"] = "through covariates"
+    return log_df, features_df, pair_choice.Found(verdict_df, lookup.links_df, lookup, medians_df)
 
 
-def test_measured_computes_everything_of_ranks_for_spearman(cohort):
-    log_df, features_df, samples_df = cohort
-    asked_df = pd.DataFrame(
-        {"gene": ["b", "a"], "symbol": "A", "feature": ["0_1", "0_0"], "tissue": "liver"}
-    ).assign(max_median_log2=9.0)
-    none_df = pd.DataFrame(columns=pair_choice.PAIR_COLUMNS)
-    how = {"n_permutations": 99, "seed": 2}
-    inputs = (np.exp(log_df), np.sinh(features_df))  # the same ranks
-    found_df = pair_choice.measured(asked_df, none_df, *inputs, samples_df, method="spearman", **how)
-    sides = [df.rank(axis=1) for df in inputs]
-    ranked_df = pair_choice.measured(asked_df, none_df, *sides, samples_df, **how)
-    pd.testing.assert_frame_equal(found_df, ranked_df)
-    rho = [stats.spearmanr(log_df.loc[p.gene], features_df.loc[p.feature])[0] for p in asked_df.itertuples()]
-    np.testing.assert_allclose(found_df["r"].astype(float), rho)
+def test_pairs_get_the_numbers_of_the_table_of_links(run):
+    log_df, features_df, found = run
+    links_df = found.links_df
+    assert len(links_df) >= 8
+    pairs_df = links_df.head(3)[["gene", "feature"]]
+    tested_df = pair_choice.tested_pairs(pairs_df, found, log_df, features_df)
+    assert list(tested_df.columns) == pair_choice.PAIR_COLUMNS
+    for column in ("r", "r_within", "low", "high", "p", "q"):
+        np.testing.assert_allclose(tested_df[column].astype(float), links_df.head(3)[column], atol=1e-9)
+    assert tested_df["carried_by"].tolist() == links_df.head(3)["carried_by"].tolist()
+    for pair in tested_df.itertuples():
+        r = stats.pearsonr(log_df.loc[pair.gene], features_df.loc[pair.feature])[0]
+        assert pair.r == pytest.approx(r, abs=1e-6)
+        words = "found within tissues" + (", with the opposite sign" if r * pair.r_within < 0 else "")
+        assert pair.finding == words
 
 
-def test_p_of_a_pair_asked_for_is_the_two_sided_one_of_the_tables(cohort):
-    log_df, features_df, samples_df = cohort
-    asked_df = pd.DataFrame({"gene": ["a"], "symbol": "A", "feature": "0_1", "tissue": "liver"})
-    tissues = samples_df.set_index("sample_id")["tissue"]
-    within = log_df.loc["a"] - log_df.loc["a"].groupby(tissues).transform("mean")
-    features_df.loc["0_1"] -= within  # changes sign within tissues
-    none_df = pd.DataFrame(columns=pair_choice.PAIR_COLUMNS)
-    asked_df["max_median_log2"] = 9.0
-    found_df = pair_choice.measured(asked_df, none_df, log_df, features_df, samples_df, n_permutations=99)
-    assert found_df["r"].item() > 0 > found_df["r_partial"].item()
-    assert found_df["p_within_tissue"].item() < 0.05
-    for scheme in ("free", "within_tissue"):
-        drawn = permutations.draw(scheme, 99, samples_df, 0)
-        p = pair_tests.pair_p(log_df, features_df, asked_df, drawn, progress=False)
-        assert found_df[f"p_{scheme}"].item() == p[0]
+def test_every_finding_has_its_words(run):
+    log_df, features_df, found = run
+    pairs_df = pd.DataFrame({"gene": ["g0", "g70", "g71"], "feature": ["1_0", "1_70", "1_71"]})
+    tested_df = pair_choice.tested_pairs(pairs_df, found, log_df, features_df)
+    assert tested_df["finding"].tolist() == [
+        *("found within tissues", "explained by covariates", "not found within tissues"),
+    ]
+    assert tested_df["carried_by"].tolist()[1:] == ["", ""]
+    nothing = pair_choice.tested_pairs(pairs_df, found._replace(lookup=None), log_df, features_df)
+    assert set(nothing["finding"]) == {"not tested within tissues"}
+    assert nothing["q"].isna().all()
+    empty_df = pair_choice.tested_pairs(pairs_df.head(0), found, log_df, features_df)
+    assert list(empty_df.columns) == pair_choice.PAIR_COLUMNS
 
 
-def test_measured_leaves_out_what_slides_are_too_few_for(cohort):
-    """Five slides of three tissues: no degree of freedom given all of them."""
-    log_df, features_df, samples_df = cohort
-    samples_df = samples_df.head(5).assign(tissue=["liver", "liver", "lung", "lung", "skin"])
-    frames = [df[samples_df["sample_id"]] for df in (log_df, features_df)]
-    asked_df = pd.DataFrame(
-        {"gene": "a", "symbol": "A", "feature": ["0_1"], "tissue": "liver", "max_median_log2": 9.0}
-    )
-    known_df = pd.DataFrame(columns=pair_choice.PAIR_COLUMNS)
-    new = pair_choice.measured(asked_df, known_df, *frames, samples_df, n_permutations=19).loc[0]
-    assert np.isnan(new["r_partial"])
-    assert np.isfinite([new["r"], new["r_given_own"], new["p_free"]]).all()
-
-
-def test_negative_pairs_look_where_the_feature_is_high(cohort):
+def test_tiles_are_of_the_tissue_that_carries_a_link_or_where_the_feature_is_high(cohort):
     _, features_df, samples_df = cohort
-    chosen_df = pd.DataFrame({"feature": ["0_1", "0_2"], "tissue": ["liver", "liver"], "r": [0.9, -0.9]})
+    chosen_df = pd.DataFrame({"feature": ["0_1", "0_2", "0_2"], "tissue": "liver", "r": [0.9, -0.9, 0.9]})
+    chosen_df["carried_by"] = ["", "", "lung"]
     tissues = samples_df.set_index("sample_id")["tissue"]
-    assert list(pair_choice.tile_tissue(chosen_df, features_df, tissues)) == ["liver", "lung"]
+    assert list(pair_choice.tile_tissue(chosen_df, features_df, tissues)) == ["liver", "lung", "lung"]
+
+
+def test_direction_is_that_within_tissues_only_for_links():
+    chosen_df = pd.DataFrame({"r": [0.5, 0.5], "r_within": [-0.3, -0.3], "carried_by": ["lung", ""]})
+    assert pair_choice.direction(chosen_df).tolist() == [-1.0, 1.0]
 
 
 def tiles(samples_df, n=4):
@@ -233,14 +195,14 @@ def tiles(samples_df, n=4):
     )
 
 
-def test_candidates_are_test_tiles_and_few_of_each_sample(cohort):
-    tiles_df = tiles(cohort[2])
-    tiles_df.loc[tiles_df["sample_id"] == "s3", "split"] = "train"
-    found_df = pair_choice.candidate_tiles(tiles_df, 2, seed=1)
+def test_candidates_are_tiles_of_the_samples_and_few_of_each(cohort):
+    tiles_df, samples = tiles(cohort[2]), cohort[2]["sample_id"].drop(3)
+    found_df = pair_choice.candidate_tiles(tiles_df, samples, 2, seed=1)
     assert (found_df.groupby("sample_id").size() == 2).all()
-    assert "s3" not in set(found_df["sample_id"])
-    assert found_df["tile_id"].equals(pair_choice.candidate_tiles(tiles_df, 2, seed=1)["tile_id"])
-    assert not found_df["tile_id"].equals(pair_choice.candidate_tiles(tiles_df, 2, seed=2)["tile_id"])
+    assert set(found_df["sample_id"]) == set(samples)
+    again_df, other_df = (pair_choice.candidate_tiles(tiles_df, samples, 2, seed=seed) for seed in (1, 2))
+    assert found_df["tile_id"].equals(again_df["tile_id"])
+    assert not found_df["tile_id"].equals(other_df["tile_id"])
     assert list(found_df["tile_id"]) == [t for t in tiles_df["tile_id"] if t in set(found_df["tile_id"])]
 
 
@@ -255,7 +217,7 @@ def test_cover_takes_tiles_of_the_tissue_and_falls_back_where_a_feature_is_flat(
     chosen_df = pd.DataFrame(
         {"gene": ["a", "b", "a"], "feature": ["0_1", "0_0", "0_2"], "r": [0.9, -0.8, 0.9]}
     )
-    chosen_df["tile_tissue"] = ["lung", "liver", "liver"]
+    chosen_df = chosen_df.assign(tile_tissue=["lung", "liver", "liver"], r_within=0.1, carried_by="")
     cover_df = pair_choice.cover_tiles(chosen_df, values_df, tiles_df, log_df, top_q=0.05)
     assert list(cover_df["feature"]) == ["0_1", "0_0", "0_2"]
     assert list(cover_df["tissue"]) == ["lung", "liver", "lung"]
@@ -271,6 +233,6 @@ def test_one_feature_of_two_genes_is_covered_in_each_tissue(cohort):
     tiles_df = tiles(samples_df)
     values_df = pd.DataFrame(rng.random((len(tiles_df), 1)), index=tiles_df["tile_id"], columns=["0_0"])
     chosen_df = pd.DataFrame({"gene": ["a", "b", "b"], "feature": "0_0", "r": [0.9, 0.8, 0.8]})
-    chosen_df["tile_tissue"] = ["lung", "liver", "lung"]
+    chosen_df = chosen_df.assign(tile_tissue=["lung", "liver", "lung"], r_within=0.1, carried_by="lung")
     cover_df = pair_choice.cover_tiles(chosen_df, values_df, tiles_df, log_df, top_q=0.05)
     assert list(cover_df["tissue"]) == ["lung", "liver", "lung"]

@@ -1,0 +1,104 @@
+"""Rows of the report's two tables, as plain data: links, and marker pairs."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.visualize.pair_choice import FINDINGS
+
+MOST_LINKS = 1500  # rows with values to draw; each gene's strongest link has a row beyond that
+MOST_MARKERS = 300  # genes by their highest |r|
+KEY = ["gene", "feature"]
+LINK_COLUMNS = [
+    *("gene", "symbol", "feature", "layer", "tissue", "r_within", "low", "high", "p", "q", "r", "clump"),
+    *("carried_by", "share", "i2", "robustness", "r_validation", "low_validation", "high_validation"),
+]
+MARKER_COLUMNS = [*KEY, "symbol", "layer", "tissue", "r", "r_within", "q", "finding", "pattern"]
+
+
+def links_shown(links_df: pd.DataFrame, cards_df: pd.DataFrame, q_threshold: float) -> pd.DataFrame:
+    """A row for the strongest link of each gene and clump, the strongest first.
+
+    All of the genes' strongest links, those with a card, and up to MOST_LINKS others.
+
+    Returns
+    -------
+    DataFrame: LINK_COLUMNS (q: the one that calls the link), q_without (the covariates taken out; missing
+    where there are none), n_copies (links of the gene in the clump), replicates ("yes", "no", or "" where
+    the validation samples cannot tell), card (number, or missing).
+    """
+    n_copies = links_df.groupby(["gene", "clump"], observed=True)["feature"].transform("size")
+    df = links_df.assign(n_copies=n_copies, rank=np.arange(len(links_df)))
+    df = with_cards(df[df["clump_lead"].astype(bool)], cards_df)
+    strongest = ~df["gene"].duplicated()
+    others = df["statistic"].where(~strongest & df["card"].isna()).rank(ascending=False, method="first")
+    df = df[strongest | df["card"].notna() | (others <= MOST_LINKS - strongest.sum())]
+    called = df["q_covariates"].notna()
+    df = df.assign(q_without=df["q"].where(called), q=df["q_covariates"].where(called, df["q"]))
+    df["replicates"] = ""
+    if "q_validation" in df and len(df):
+        agrees = (df["q_validation"] <= q_threshold) & (df["same_sign"] == 1)
+        df["replicates"] = np.where(df["q_validation"].isna(), "", np.where(agrees, "yes", "no"))
+    df = df.sort_values("statistic", ascending=False, kind="stable")
+    return df.reindex(columns=[*LINK_COLUMNS, "q_without", "n_copies", "replicates", "card"])
+
+
+def markers_shown(markers_df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame:
+    """The pair of highest |r| of each gene, the highest first; before them those with a card.
+
+    Parameters
+    ----------
+    markers_df : the marker pairs; columns of notebooks 05 and 06 and `pattern` (of notebook 07).
+    cards_df : cards that are no row of the links.
+    """
+    df = markers_df.assign(by=-markers_df["r"].abs()).sort_values("by", kind="stable")
+    df = df.drop_duplicates("gene").head(MOST_MARKERS)
+    q = df["q_covariates"] if "q_covariates" in df else df["q_within_tissue"]
+    finding = df["pattern_within_tissue"].map(FINDINGS)
+    df = df.assign(q=q, finding=finding, r_within=df["r_within_tissue"])
+    parts = [part.astype(object) for part in (cards_df, df) if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=[*MARKER_COLUMNS, "card"])
+    df = pd.concat(parts, ignore_index=True).drop_duplicates(KEY)
+    if len(cards_df):  # a card knows nothing of the pattern and the layer
+        df["layer"] = df["feature"].str.extract(r"^(\d+)_", expand=False).astype(float)
+        known = markers_df.astype(dict.fromkeys(KEY, object)).set_index(KEY)["pattern"]
+        df["pattern"] = known.reindex(pd.MultiIndex.from_frame(df[KEY])).to_numpy()
+    return df.reindex(columns=[*MARKER_COLUMNS, "card"])
+
+
+def with_cards(df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the number of their card (column card), missing where there is none."""
+    numbers = cards_df[KEY].astype(object).assign(card=np.arange(len(cards_df), dtype=float))
+    return df.astype(dict.fromkeys(KEY, object)).merge(numbers, on=KEY, how="left")
+
+
+def by_tissue(shown_df: pd.DataFrame, tissues_df: pd.DataFrame, tissues: Sequence[str]) -> list[list]:
+    """r in each tissue of the first MOST_LINKS rows: for each a list of [place in tissues, n, r, se].
+
+    tissues_df : the artefact `link_tissues`.
+    """
+    place = {name: i for i, name in enumerate(tissues)}
+    tissues_df = tissues_df.astype(dict.fromkeys((*KEY, "tissue"), object))
+    of_pair = dict(list(tissues_df.groupby(KEY, sort=False)))
+    made = []
+    for key in shown_df[KEY].head(MOST_LINKS).itertuples(index=False, name=None):
+        df = of_pair.get(key, tissues_df.head(0))
+        rows = df[["tissue", "n", "r", "se"]].itertuples(index=False, name=None)
+        made.append([[place[t], int(n), round(float(r), 3), round(float(se), 3)] for t, n, r, se in rows])
+    return made + [[]] * (len(shown_df) - len(made))
+
+
+def plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """A table row for JSON: no NaN, no numpy types, numbers to four digits."""
+    made: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, float | int | np.number) and not isinstance(value, bool):
+            made[str(name)] = float(f"{value:.4g}") if np.isfinite(value) else None
+        else:
+            made[str(name)] = None if pd.isna(value) else str(value)
+    if made.get("card") is not None:
+        made["card"] = int(made["card"])
+    return made
