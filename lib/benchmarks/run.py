@@ -1,7 +1,8 @@
 """Timings at the paper's size, each beside its limit (the bare matrix products) or the usual alternative.
 
 `python -m lib.benchmarks` prints one row per comparison and saves them to data/reference/benchmark.csv, which
-notebook 12 shows; `--quick` runs a small size, to check that everything works. Both sides of a row are timed
+notebook 12 shows; `--quick` runs a small size, to check that everything works. `--gpu --minutes 6` measures
+the first GPU instead (`lib.benchmarks.gpu`), for data/reference/performance.csv. Both sides of a row are timed
 alternately in one process, so their ratio holds on a busy machine; a peer too slow to run in full is timed on
 a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
 """
@@ -12,37 +13,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.benchmarks.gct import gct_rows
-from lib.benchmarks.networks import networks_rows, save_performance
-from lib.benchmarks.statistics import QUICK, Size, gpu_rows, statistics_rows
+from lib.benchmarks import gpu
+from lib.benchmarks.networks import networks_rows
+from lib.benchmarks.statistics import QUICK, Size, statistics_rows
 from lib.benchmarks.timing import save, table
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 BENCHMARK_FILE, PERFORMANCE_FILE = REFERENCE / "benchmark.csv", REFERENCE / "performance.csv"
 
 
-def run(quick: bool = False, gpu: bool = False) -> pd.DataFrame:
-    """All rows, with `timing.COLUMNS` and met; with `gpu` those of the first GPU too.
+def run(quick: bool = False) -> pd.DataFrame:
+    """All rows of the CPU, with `timing.COLUMNS` and met."""
+    # late: slides need OpenSlide and the inspector Jupyter's widgets, which a machine with a GPU may lack
+    from lib.benchmarks.gct import gct_rows
+    from lib.benchmarks.inspector import inspector_rows
+    from lib.benchmarks.tiles import tiles_rows
 
-    With `gpu` (and not quick) tiles per second of the networks are also saved to PERFORMANCE_FILE.
-    """
-    size = QUICK if quick else Size()
-    rows = statistics_rows(size) + networks_rows(quick=quick) + gct_rows(quick)
-    if gpu:
-        network_rows = networks_rows("cuda", quick)
-        if not quick:
-            save_performance(network_rows, PERFORMANCE_FILE)
-        rows += gpu_rows(size) + network_rows
-    else:  # slides need OpenSlide and the inspector Jupyter's widgets, which a machine with a GPU may lack
-        from lib.benchmarks.inspector import inspector_rows
-        from lib.benchmarks.tiles import tiles_rows
-
-        rows += inspector_rows(quick) + tiles_rows(quick)
-    return table(rows)
+    rows = statistics_rows(QUICK if quick else Size()) + networks_rows(quick=quick) + gct_rows(quick)
+    return table(rows + inspector_rows(quick) + tiles_rows(quick))
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
-    """Command line: --out file.csv, --quick (a small size, as a check), --gpu."""
+    """Command line: --out file.csv, --quick (a small size, as a check), --gpu with --minutes."""
     parser = argparse.ArgumentParser(
         prog="python -m lib.benchmarks", description=(__doc__ or "").splitlines()[0]
     )
@@ -50,12 +42,16 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument(
         "--quick", action="store_true", help="a small simulated cohort; saved only with --out"
     )
-    parser.add_argument("--gpu", action="store_true", help="add the rows of the first GPU")
+    parser.add_argument("--gpu", action="store_true", help=f"of the first GPU ({PERFORMANCE_FILE.name})")
+    parser.add_argument("--minutes", type=float, default=6, help="of the GPU's rows (default: 6)")
     options = parser.parse_args(arguments)
     if options.gpu and not torch.cuda.is_available():
         parser.error("--gpu needs a CUDA device, and torch finds none")
-    table_df = run(options.quick, options.gpu)
-    out = options.out or (None if options.quick else BENCHMARK_FILE)
+    if options.gpu:
+        table_df, default = gpu.gpu_table(options.minutes), PERFORMANCE_FILE
+    else:
+        table_df, default = run(options.quick), BENCHMARK_FILE
+    out = options.out or (None if options.quick else default)
     if out:
         save(table_df, out)
     with pd.option_context("display.width", 250, "display.max_colwidth", 90, "display.max_columns", None):

@@ -21,9 +21,11 @@ from lib.statistics import (
     correlation,
     expression_levels,
     link_tests,
+    null_maxima,
     pair_tests,
     permutations,
     reproducibility,
+    residuals,
 )
 
 N_TISSUES = 39
@@ -215,6 +217,36 @@ def max_statistic_rows(cohort: Cohort, size: Size, device: str = "cpu") -> list[
 
     Both times are proportional to the number of permutations, so fewer than 1,000 give the ratio.
     """
+    genes, perms, products = _max_statistic(cohort, size, device)
+    n, target = size.n_repeats, "<= 1.25"
+    product_s, z_s, plain_s = timed(
+        products, lambda: _tested(cohort, genes, perms, device),
+        lambda: products(lambda r_t: r_t.abs().amax(dim=1), gather=True), n_repeats=n,
+    )  # fmt: skip
+    work, bare = _max_work(cohort, size), "its bare products"
+    return [
+        row(work, z_s, bare, product_s, target, n, device),
+        row(work, z_s, "plain torch: abs, amax", plain_s, "< 1", n, device),
+    ]
+
+
+def max_statistic_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+    """The whole test of links, every shuffle for every gene, against bare float32 products."""
+    genes, perms, products = _max_statistic(cohort, size, device)
+    seconds = timed(lambda: _tested(cohort, genes, perms, device), products, n_repeats=size.n_repeats)
+    bare = "its bare products, float32"
+    return row(_max_work(cohort, size), seconds[0], bare, seconds[1], "20 s", size.n_repeats, device)
+
+
+def _max_work(cohort: Cohort, size: Size) -> str:
+    sizes = f"{min(size.n_max_genes, len(cohort.log_df)):,} genes x {len(cohort.features_df):,} features"
+    return f"max statistic within tissues, {sizes}, {size.n_max_permutations:,} permutations, z"
+
+
+def _max_statistic(
+    cohort: Cohort, size: Size, device: str
+) -> tuple[pd.DataFrame, permutations.Permutations, Callable[..., None]]:
+    """Genes and shuffles of the max statistic, and its products, with something done to each block."""
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
     x_t = torch.from_numpy(genes.to_numpy(copy=True)).to(device)
@@ -231,18 +263,7 @@ def max_statistic_rows(cohort: Cohort, size: Size, device: str = "cpu") -> list[
         if device != "cpu":
             torch.cuda.synchronize(device)
 
-    n, target = size.n_repeats, "<= 1.25"
-    product_s, z_s, plain_s = timed(
-        products, lambda: _tested(cohort, genes, perms, device),
-        lambda: products(lambda r_t: r_t.abs().amax(dim=1), gather=True), n_repeats=n,
-    )  # fmt: skip
-    sizes = f"{len(x_t):,} genes x {len(y_t):,} features, {len(order):,} permutations"
-    work = f"max statistic within tissues, {sizes}"
-    bare = "its bare products"
-    return [
-        row(f"{work}, z", z_s, bare, product_s, target, n, device),
-        row(f"{work}, z", z_s, "plain torch: abs, amax", plain_s, "< 1", n, device),
-    ]
+    return genes, perms, products
 
 
 def reproducibility_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
@@ -319,16 +340,32 @@ def statistics_rows(size: Size = Size()) -> list[dict[str, object]]:  # noqa: B0
     return [r for part in parts for r in part(cohort, size)]
 
 
-def gpu_rows(size: Size = Size(), device: str = "cuda") -> list[dict[str, object]]:  # noqa: B008
-    """The max statistic over all genes, 1,000 permutations, on a GPU; and its p compared with the CPU's."""
-    cohort = made_up(size)
-    whole = size._replace(n_max_genes=size.n_genes, n_max_permutations=size.n_permutations, n_repeats=1)
-    rows = max_statistic_rows(cohort, whole, device)
-    z = rows[0] | {"target": "20 s"}
-    return [z, *rows, _same_p_row(cohort, size, device)]
+def null_maxima_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+    """Null maxima alone against half-precision products of the same size (on a CPU, float32)."""
+    genes = cohort.log_df.iloc[: size.n_max_genes]
+    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
+    rows = (residuals.within_groups(df, df.index, perms, "row") for df in (genes, cohort.features_df))
+    statistic = null_maxima.prepare(*map(residuals.unit_length, rows), perms.groups, device)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    x_t, y_t = (rows_t.to(dtype) for rows_t in (statistic.x_t, statistic.y_t))
+    block = min(16_384, len(x_t))
+    out_t = torch.empty(block, len(y_t), dtype=dtype, device=device)
+
+    def products():
+        for _ in range(len(perms.order)):
+            for g in range(0, len(x_t), block):
+                torch.mm(x_t[g : g + block], y_t.T, out=out_t[: min(block, len(x_t) - g)])
+        out_t[0, 0].item()
+
+    ours_s, product_s = timed(
+        lambda: null_maxima.null_maxima(statistic, perms, device, False), products, n_repeats=size.n_repeats
+    )
+    sizes = f"{len(x_t):,} genes x {len(y_t):,} features, {len(perms.order):,} permutations"
+    work, limit = f"null maxima within tissues, {sizes}", f"its bare products, {dtype}".replace("torch.", "")
+    return row(work, ours_s, limit, product_s, "3 s", size.n_repeats, device)
 
 
-def _same_p_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+def same_p_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
     """Largest difference between the p of device and CPU, genes and overall, in the columns of seconds."""
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)

@@ -5,6 +5,7 @@ reduced inside the forward pass, so in-place ReLUs cannot overwrite a layer befo
 not depend on the number of tiles.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.features import positive_sums
 from lib.features.quantification import Quantification
 from lib.network import devices, models
+from lib.network.architectures import ARCHITECTURES
 
 QuantifyBatch = Callable[[np.ndarray], torch.Tensor]
 
@@ -38,12 +41,18 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         layer.layer: slice(end - layer.call.n_channels, end) for layer, end in zip(layers, ends, strict=True)
     }
     axes = {layer.layer: layer.call.channel_axis for layer in layers}
+    rectified = _rectified(how) if how.p == 1 and positive_sums.available(how.device) else {}
     mean, sd = models.normalisation(how.architecture)
     devices.move(model, torch.device(how.device))
     sums_t = torch.empty(0)  # float32 [B, n_features] of the current batch
 
     def reduce(layer: int, output_t: torch.Tensor) -> None:
-        values_t = _spatial_sum(output_t, axes[layer], how.p)
+        if layer in rectified.values():
+            return  # summed with the layer before it
+        if layer in rectified:
+            values_t, sums_t[:, columns[rectified[layer]]] = positive_sums.positive_sums(output_t)
+        else:
+            values_t = _spatial_sum(output_t, axes[layer], how.p)
         expected = columns[layer].stop - columns[layer].start
         if values_t.shape[1] != expected:
             raise ValueError(
@@ -56,15 +65,26 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         nonlocal sums_t
         _check_tiles(tiles, how.architecture)
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
+        if how.device.startswith("cuda"):  # copied while the GPU works on the batch before
+            tiles_t = tiles_t.pin_memory()
         remedy = f"try inference_batch = {max(1, len(tiles) // 2)} or feature_precision = 'bfloat16'"
         explained = devices.out_of_memory_explained(len(tiles), tiles.shape[1], how.device, remedy)
         with explained, torch.inference_mode(), at_precision(how.device, how.precision):
             sums_t = torch.empty((len(tiles), int(ends[-1])), device=how.device)
-            model(models.normalise(tiles_t.to(how.device), mean, sd))
+            model(models.normalise(tiles_t.to(how.device, non_blocking=True), mean, sd))
         return sums_t
 
     with models.layer_outputs(model, how.architecture, reduce, features=how.features):
         yield quantify_batch
+
+
+def _rectified(how: Quantification) -> dict[int, int]:
+    """Layers read by the ReLU after them alone, and that ReLU; of AlexNet and VGG, which are chains."""
+    if how.architecture not in ARCHITECTURES or how.architecture in ("resnet34", "inception_v3"):
+        return {}
+    layers = models.feature_layers(how.architecture, how.features)
+    pairs = itertools.pairwise(layers)
+    return {a.layer: b.layer for a, b in pairs if b.call.kind == "ReLU" and b.layer == a.layer + 1}
 
 
 @contextmanager

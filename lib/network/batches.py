@@ -5,13 +5,14 @@ A *labelled tiles* frame names one stored tile per row (`lib.tiles.stored`): `fi
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib.tiles.stored import StoredTiles
 
@@ -24,21 +25,25 @@ class TileBatch(NamedTuple):
     rows_t: torch.Tensor  # int64, (n,): row of the labelled tiles frame
 
 
-class LabelledTiles(StoredTiles, Dataset):
-    """Stored tiles with their labels, -1 without a column `label`; an array of rows gives a `TileBatch`."""
+class LabelledTiles(StoredTiles):
+    """Stored tiles with their labels, -1 without a column `label`."""
 
     def __init__(self, tiles_df: pd.DataFrame) -> None:
         super().__init__(tiles_df)
         labels = tiles_df["label"].to_numpy(np.int64) if "label" in tiles_df else np.full(len(tiles_df), -1)
         self.labels = labels.astype(np.int64)
 
-    def __getitem__(self, rows: np.ndarray) -> TileBatch:
-        rows = np.asarray(rows, np.int64)
-        pixels, labels = self.read(rows), self.labels[rows]
-        return TileBatch(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(rows.copy()))
+    def batch(self, rows: np.ndarray, pinned: bool = False) -> TileBatch:
+        """Some rows as a batch, in pinned memory or not."""
+        rows = np.array(rows, np.int64)
+        shape = (len(rows), self.input_px, self.input_px, 3)
+        tiles_t = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        self.read(rows, tiles_t.numpy())
+        labels_t = torch.from_numpy(self.labels[rows])
+        return TileBatch(tiles_t, labels_t.pin_memory() if pinned else labels_t, torch.from_numpy(rows))
 
 
-class EpochOrder(Sampler):
+class EpochOrder:
     """Rows of each batch of an epoch, for this rank; the order depends on nothing but (seed, epoch).
 
     The n rows go into ceil(n / batch_size) batches whose sizes differ by at most one, so that none is left
@@ -72,15 +77,18 @@ class EpochOrder(Sampler):
             yield batch[self.rank :: self.n_ranks]
 
 
-class TileLoader(DataLoader):
-    """Loader of `TileBatch`es over labelled tiles; `loader.sampler.epoch = e` chooses the order of epoch e.
+class TileLoader:
+    """Iterates over `TileBatch`es of labelled tiles; `loader.sampler.epoch = e` chooses the order of epoch e.
+
+    Threads read batches ahead, for a GPU straight into pinned memory, which torch's host allocator hands out
+    again once the copy to the GPU is done: no processes, no shared memory.
 
     Parameters
     ----------
     tiles_df : columns file, stack_index and, unless only predicting, label
     batch_size : tiles per batch over all ranks, at most
-    device : where the batches go: for a GPU they are pinned
-    n_workers : loader processes; 0 reads in this one, -1 chooses: none beside a CPU, whose step takes far
+    device : where the batches go
+    n_workers : threads that read; 0 reads in this one, -1 chooses: none beside a CPU, whose step takes far
         longer than reading a batch, else up to 8. The batches are the same for any number.
     ranks : this process's number and the number of those that share every batch
 
@@ -89,9 +97,6 @@ class TileLoader(DataLoader):
     FileNotFoundError, ValueError
         As `StoredTiles`; a batch size below 1.
     """
-
-    dataset: LabelledTiles
-    sampler: EpochOrder
 
     def __init__(
         self,
@@ -109,16 +114,32 @@ class TileLoader(DataLoader):
         if n_workers < 0:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             n_workers = 0 if device.type == "cpu" else min(8, max(1, cores - 1))
-        super().__init__(
-            LabelledTiles(tiles_df),
-            sampler=EpochOrder(len(tiles_df), batch_size, shuffle=shuffle, seed=seed, ranks=ranks),
-            batch_size=None,  # the sampler gives whole batches
-            num_workers=n_workers,
-            pin_memory=device.type == "cuda",
-            persistent_workers=n_workers > 0,
-            prefetch_factor=4 if n_workers else None,
-            generator=torch.Generator().manual_seed(0),  # else each epoch draws from the global generator
-        )
+        self.n_workers, self.pinned = n_workers, device.type == "cuda"
+        self.dataset = LabelledTiles(tiles_df)
+        self.sampler = EpochOrder(len(tiles_df), batch_size, shuffle=shuffle, seed=seed, ranks=ranks)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[TileBatch]:
+        if not self.n_workers:
+            yield from map(self._batch, self.sampler)
+            return
+        ahead: deque[Future[TileBatch]] = deque()
+        with ThreadPoolExecutor(self.n_workers) as readers:
+            try:
+                for rows in self.sampler:
+                    ahead.append(readers.submit(self._batch, rows))
+                    if len(ahead) > 2 * self.n_workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:  # an epoch that is left early waits for no batch that nobody will take
+                for future in ahead:
+                    future.cancel()
+
+    def _batch(self, rows: np.ndarray) -> TileBatch:
+        return self.dataset.batch(rows, pinned=self.pinned)
 
 
 def orientations(n_rows: int, augment: Sequence[str], seed: int, epoch: int) -> np.ndarray:

@@ -120,8 +120,8 @@ def _epochs(
         )
     n_tiles = sum(len(loader.dataset) for loader in loaders)
     done, total = max(0, first - 1) * n_tiles, recipe.epochs * n_tiles
-    remedy = f"try batch_size {max(1, recipe.batch_size // 2)}, mixed_precision 'bf16', more GPUs "
-    remedy += "(torchrun), or fewer loader processes; finished epochs are kept"
+    remedy = f"try batch_size {max(1, recipe.batch_size // 2)}, mixed_precision 'bf16' or more GPUs "
+    remedy += "(torchrun); finished epochs are kept"
     sizes = (recipe.batch_size, loaders[0].dataset.input_px)
     explained = devices.out_of_memory_explained(*sizes, trainer.device, remedy)
     with tqdm(total=total, initial=done, unit="tile", disable=trainer.rank > 0) as bar, explained:

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from lib.statistics import triton_maxima
 from lib.statistics.block_products import each_block, full_precision
 from lib.statistics.permutations import Permutations
 
 BLOCK_BYTES = 64_000_000  # of one block of float64 values
 CPU_BLOCK = (64, 8)  # genes and rearrangements of one product: it fits the cache of a core
 GPU_BLOCK = (1024, 16)  # it fills a GPU
+HALF_BLOCK = 128  # rearrangements of one launch of the half-precision kernel
 FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
 
 
@@ -97,11 +99,14 @@ def exact_maxima(
 
 def error_bound(device: str) -> float:
     """How far `null_maxima` can be from the exact maximum, as a multiple of the gene's largest weight."""
-    return FLOAT32_ERROR
+    return triton_maxima.HALF_ERROR if triton_maxima.available(device) else FLOAT32_ERROR
 
 
 def null_maxima(statistic: Statistic, permutations: Permutations, device: str, progress: bool) -> np.ndarray:
     """float32 [N, n_genes]: the maximum over features of every gene under every rearrangement."""
+    if statistic.a_t is not None and statistic.b_t is not None and triton_maxima.available(device):
+        weights = statistic.a_t.to(device), statistic.b_t.to(device)
+        return _half_maxima(statistic, weights, permutations, device, progress)
     n, n_genes = len(permutations.order), len(statistic.x_t)
     y_t = statistic.y_t.to(device, torch.float32)
     order_t = torch.from_numpy(np.ascontiguousarray(permutations.order.T, dtype=np.int64)).to(device)
@@ -141,6 +146,23 @@ def null_maxima(statistic: Statistic, permutations: Permutations, device: str, p
             for g in starts:
                 work(g)
     bar.close()
+    return null_t.cpu().numpy()
+
+
+def _half_maxima(
+    statistic: Statistic, weights: tuple[torch.Tensor, torch.Tensor], permutations: Permutations,
+    device: str, progress: bool,
+) -> np.ndarray:  # fmt: skip
+    """The same on tensor cores (`triton_maxima`); weights are a_t, b_t of the statistic on the device."""
+    n, n_genes = len(permutations.order), len(statistic.x_t)
+    x_t, y_t = (triton_maxima.transposed_half(rows_t.to(device)) for rows_t in (statistic.x_t, statistic.y_t))
+    a_t = triton_maxima.padded_groups(weights[0], x_t.shape[1])
+    b_t = triton_maxima.padded_groups(weights[1], y_t.shape[1])
+    order_t = triton_maxima.padded_order(permutations.order, len(x_t), device)
+    null_t = torch.empty(n, n_genes, dtype=torch.float32, device=device)
+    for i in tqdm(range(0, n, HALF_BLOCK), disable=not progress, desc=f"{permutations.scheme} maxima"):
+        these = slice(i, i + HALF_BLOCK)
+        null_t[these] = triton_maxima.maxima(x_t, y_t, order_t[these], a_t, b_t, statistic.floor, n_genes)
     return null_t.cpu().numpy()
 
 

@@ -21,6 +21,7 @@ GENES, FEATURES, SAMPLES = 128, 256, 32  # of one program, and of one step of it
 NUM_WARPS, NUM_STAGES = 8, 4
 
 
+@functools.cache
 def available(device: str) -> bool:
     """Whether the kernel can run there: an NVIDIA GPU with fast half precision, and Triton."""
     if not device.startswith("cuda") or torch.cuda.get_device_capability(device)[0] < 7:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib.benchmarks import inspector, run, statistics, tiles, timing
+from lib.benchmarks import gct, gpu, inspector, networks, run, statistics, tiles, timing
 from lib.benchmarks.statistics import Size
 from lib.figures import benchmark_plots
 
@@ -41,14 +41,23 @@ def test_every_comparison_is_there(rows):
     assert table_df["versions"].str.contains("torch ").all()
 
 
-def test_gpu_rows_with_the_cpu_in_its_place():
-    """The code of the GPU's rows, all genes and all permutations; p equal."""
-    rows = statistics.gpu_rows(TINY, device="cpu")
-    assert "120 genes x 80 features, 12 permutations, z" in rows[0]["work"]
-    assert rows[0]["target"] == "20 s"
-    assert rows[-1]["limit_or_peer"] == "tolerance"
-    assert rows[-1]["ours_s"] == 0
-    assert (timing.table(rows)["met"] != "").all()
+def test_rows_of_a_gpu_with_the_cpu_in_its_place(monkeypatch, capsys):
+    """The code of the GPU's rows on a tiny size; p equal; what no time is left for is named."""
+    monkeypatch.setattr(gpu, "Size", lambda **changes: TINY._replace(**changes))
+    monkeypatch.setattr(gpu, "SIZE", networks.Size(input_px=32, n_classes=3, n_tiles=8, n_repeats=1))
+    every = gpu._measurements("cpu")
+    kept = [(name, measure) for name, measure in every if "256" not in name and "inception" not in name]
+    monkeypatch.setattr(gpu, "_measurements", lambda device: kept[:3] + kept[-4:-2])
+    table_df = gpu.gpu_table(5, "cpu")
+    works = table_df["work"].tolist()
+    assert "120 genes x 80 features, 12 permutations" in works[0]
+    assert works[1].startswith("max statistic within tissues, 120 genes x 80 features, 12 permutations")
+    assert (table_df["limit_or_peer"][2], table_df["ours_s"][2]) == ("tolerance", 0)
+    assert works[3].startswith("loader alone, 32 px, batch 64, 0 threads")
+    assert table_df["tiles_per_s"].notna().tolist() == [False, False, False, True, False]
+    assert (table_df["met"] != "").all()
+    assert gpu.gpu_table(-1, "cpu").empty
+    assert "no time was left for 5 rows: null maxima, test of links" in capsys.readouterr().out
 
 
 def test_met():
@@ -63,8 +72,8 @@ def test_met():
 
 
 def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
-    for name in ("networks_rows", "gct_rows"):
-        monkeypatch.setattr(run, name, lambda *args, **kwargs: [])
+    monkeypatch.setattr(run, "networks_rows", lambda *args, **kwargs: [])
+    monkeypatch.setattr(gct, "gct_rows", lambda quick: [])
     monkeypatch.setattr(tiles, "tiles_rows", lambda quick: [])
     monkeypatch.setattr(inspector, "inspector_rows", lambda quick: [])
     monkeypatch.setattr(run, "statistics_rows", lambda size: rows)

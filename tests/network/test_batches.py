@@ -35,6 +35,28 @@ def test_batches_hold_the_tiles_of_their_rows(stacks, n_workers):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("n_workers", [0, 3])
+def test_batches_stay_as_they_are_while_others_are_read(stacks, n_workers):
+    arrays, tiles_df = stacks
+    kept = list(batches.TileLoader(tiles_df, 2, CPU, shuffle=True, n_workers=n_workers))
+    for batch in kept:
+        expected = expected_tiles(arrays, tiles_df, batch.rows_t.tolist())
+        assert np.array_equal(batch.tiles_t.numpy(), expected)
+
+
+def test_an_epoch_can_be_left_early_and_an_error_of_a_reader_is_raised(stacks):
+    _, tiles_df = stacks
+    loader = batches.TileLoader(tiles_df, 1, CPU, n_workers=2)
+    for batch in loader:
+        assert batch.rows_t.tolist() == [0]
+        break
+    file = tiles_df["file"].iloc[-1]
+    with open(file, "r+b") as stack:
+        stack.truncate(200)
+    with pytest.raises(ValueError, match="truncated"):
+        list(loader)
+
+
 def test_order_depends_on_seed_and_epoch_alone(stacks):
     _, tiles_df = stacks
 
@@ -91,8 +113,8 @@ def test_bad_batch_sizes_are_refused_and_workers_chosen(stacks):
     _, tiles_df = stacks
     with pytest.raises(ValueError, match="batch_size"):
         batches.TileLoader(tiles_df, 0, CPU)
-    assert batches.TileLoader(tiles_df, 4, CPU).num_workers == 0
-    assert 1 <= batches.TileLoader(tiles_df, 4, torch.device("cuda")).num_workers <= 8
+    assert batches.TileLoader(tiles_df, 4, CPU).n_workers == 0
+    assert 1 <= batches.TileLoader(tiles_df, 4, torch.device("cuda")).n_workers <= 8
 
 
 def test_orient_equals_pillow(stacks):

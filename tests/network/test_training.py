@@ -302,7 +302,7 @@ def test_a_moved_folder_of_tiles_is_the_same_recipe(splits, tmp_path):
     assert checkpoints.fingerprint(relabelled_df) != checkpoints.fingerprint(splits[0])
 
 
-def test_loader_processes_do_not_change_the_weights(splits, tmp_path):
+def test_reading_threads_do_not_change_the_weights(splits, tmp_path):
     found = [small_model(dropout=0.3), small_model(dropout=0.3)]
     for model, n_workers in zip(found, (0, 2), strict=True):
         fit(model, splits, tmp_path / str(n_workers), epochs=2, loader_workers=n_workers)
