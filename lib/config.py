@@ -112,7 +112,7 @@ class Config(BaseModel):
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
-    # Threads that read tiles in training; -1: none on a CPU, up to 8 with a GPU.
+    # Threads that read tiles in training; -1: none on a CPU, up to 4 with a GPU.
     loader_workers: Annotated[int, Field(ge=-1)] = -1
 
     # -- features (notebook 04) -------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 `python -m lib.benchmarks` prints one row per comparison and saves them to data/reference/benchmark.csv, which
 notebook 12 shows; `--quick` runs a small size, to check that everything works. `--gpu --minutes 6` measures
-the first GPU instead (`lib.benchmarks.gpu`), for data/reference/performance.csv. Both sides of a row are timed
-alternately in one process, so their ratio holds on a busy machine; a peer too slow to run in full is timed on
-a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
+the first GPU instead (`lib.benchmarks.gpu`), for data/reference/performance.csv. Both sides of a row are
+timed alternately in one process, so their ratio holds on a busy machine; a peer too slow to run in full is
+timed on a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
 """
 
 import argparse

@@ -344,8 +344,9 @@ def null_maxima_row(cohort: Cohort, size: Size, device: str) -> dict[str, object
     """Null maxima alone against half-precision products of the same size (on a CPU, float32)."""
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
-    rows = (residuals.within_groups(df, df.index, perms, "row") for df in (genes, cohort.features_df))
-    statistic = null_maxima.prepare(*map(residuals.unit_length, rows), perms.groups, device)
+    tables = genes, cohort.features_df
+    rows = [residuals.unit_length(residuals.within_groups(df, df.index, perms, "row")) for df in tables]
+    statistic = null_maxima.prepare(rows[0], rows[1], perms.groups, device)
     dtype = torch.float32 if device == "cpu" else torch.float16
     x_t, y_t = (rows_t.to(dtype) for rows_t in (statistic.x_t, statistic.y_t))
     block = min(16_384, len(x_t))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-POSITIONS, CHANNELS = 64, 64  # of one step of a program
+POSITIONS, CHANNELS = 32, 64  # of one step of a program
 CHUNK = 1024  # positions of one program; their sums are added in a fixed order
 
 
@@ -51,16 +51,16 @@ def _kernel() -> Any:
         image, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
         channels = tl.program_id(2) * BC + tl.arange(0, BC)
         inside = channels < n_channels
-        total, positive = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32)
+        total, positive = tl.zeros((BP, BC), tl.float32), tl.zeros((BP, BC), tl.float32)
         for start in range(0, CHUNK, BP):
             positions = chunk * CHUNK + start + tl.arange(0, BP)
             at = (image * n_positions + positions)[:, None] * n_channels + channels[None, :]
             known = (positions < n_positions)[:, None] & inside[None, :]
             values = tl.load(maps_ptr + at, mask=known, other=0.0).to(tl.float32)
-            total += tl.sum(values, axis=0)
-            positive += tl.sum(tl.maximum(values, 0.0), axis=0)
+            total += values
+            positive += tl.maximum(values, 0.0)
         row = (image * tl.num_programs(1) + chunk) * 2 * n_channels
-        tl.store(out_ptr + row + channels, total, mask=inside)
-        tl.store(out_ptr + row + n_channels + channels, positive, mask=inside)
+        tl.store(out_ptr + row + channels, tl.sum(total, axis=0), mask=inside)
+        tl.store(out_ptr + row + n_channels + channels, tl.sum(positive, axis=0), mask=inside)
 
     return kernel

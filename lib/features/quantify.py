@@ -43,7 +43,8 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
     axes = {layer.layer: layer.call.channel_axis for layer in layers}
     rectified = _rectified(how) if how.p == 1 and positive_sums.available(how.device) else {}
     mean, sd = models.normalisation(how.architecture)
-    devices.move(model, torch.device(how.device))
+    device = torch.device(how.device)
+    devices.move(model, device)
     sums_t = torch.empty(0)  # float32 [B, n_features] of the current batch
 
     def reduce(layer: int, output_t: torch.Tensor) -> None:
@@ -65,13 +66,11 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         nonlocal sums_t
         _check_tiles(tiles, how.architecture)
         tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
-        if how.device.startswith("cuda"):  # copied while the GPU works on the batch before
-            tiles_t = tiles_t.pin_memory()
         remedy = f"try inference_batch = {max(1, len(tiles) // 2)} or feature_precision = 'bfloat16'"
         explained = devices.out_of_memory_explained(len(tiles), tiles.shape[1], how.device, remedy)
         with explained, torch.inference_mode(), at_precision(how.device, how.precision):
             sums_t = torch.empty((len(tiles), int(ends[-1])), device=how.device)
-            model(models.normalise(tiles_t.to(how.device, non_blocking=True), mean, sd))
+            model(models.normalise(devices.uploaded(tiles_t, device), mean, sd))
         return sums_t
 
     with models.layer_outputs(model, how.architecture, reduce, features=how.features):

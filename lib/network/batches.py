@@ -89,7 +89,7 @@ class TileLoader:
     batch_size : tiles per batch over all ranks, at most
     device : where the batches go
     n_workers : threads that read; 0 reads in this one, -1 chooses: none beside a CPU, whose step takes far
-        longer than reading a batch, else up to 8. The batches are the same for any number.
+        longer than reading a batch, else up to 4. The batches are the same for any number.
     ranks : this process's number and the number of those that share every batch
 
     Raises
@@ -113,7 +113,7 @@ class TileLoader:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
         if n_workers < 0:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            n_workers = 0 if device.type == "cpu" else min(8, max(1, cores - 1))
+            n_workers = 0 if device.type == "cpu" else min(4, max(1, cores - 1))
         self.n_workers, self.pinned = n_workers, device.type == "cuda"
         self.dataset = LabelledTiles(tiles_df)
         self.sampler = EpochOrder(len(tiles_df), batch_size, shuffle=shuffle, seed=seed, ranks=ranks)

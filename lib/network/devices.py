@@ -1,5 +1,6 @@
 """The device of a computation, the processes that torchrun started, and errors of exhausted memory."""
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,3 +68,23 @@ def process_group() -> Iterator[int]:
         yield dist.get_rank()
     finally:
         dist.destroy_process_group()
+
+
+def uploaded(tensor_t: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; to a CUDA device from pinned memory on a stream of its own.
+
+    While the GPU works on one batch, the next one is copied.
+    """
+    if device.type != "cuda":
+        return tensor_t.to(device)
+    stream, current = _upload_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        there_t = (tensor_t if tensor_t.is_pinned() else tensor_t.pin_memory()).to(device, non_blocking=True)
+    current.wait_stream(stream)
+    there_t.record_stream(current)
+    return there_t
+
+
+@functools.cache
+def _upload_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

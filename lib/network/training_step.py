@@ -161,8 +161,8 @@ def evaluate(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: tqdm
 
 
 def _to_device(trainer: Trainer, batch: batches.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    tiles_t = batch.tiles_t.to(trainer.device, non_blocking=True)
-    return tiles_t, batch.labels_t.to(trainer.device, non_blocking=True)
+    tiles_t, labels_t = (devices.uploaded(t, trainer.device) for t in (batch.tiles_t, batch.labels_t))
+    return tiles_t, labels_t
 
 
 def _means(

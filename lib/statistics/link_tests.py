@@ -179,7 +179,7 @@ def of_sides(sides: Sides, permutations: Permutations, plan: Plan) -> LinkTests:
         "statistic": observed,
         "inflation": sides.inflation.of_pairs(np.arange(len(best)), best),
         "p": null.p,
-        "p_overall": _p_overall(null.of_all_genes()[: plan.overall], doubt, observed),
+        "p_overall": _p_overall(_largest(null.of_all_genes()[: plan.overall], doubt, exact), observed),
         "q": bh(null.p),
         "p_beta": beta_p(null.of_all_genes(), observed),
         "n_permutations": null.n_permutations,
@@ -324,8 +324,21 @@ def _rows(values: null_maxima.Statistic, genes: np.ndarray) -> null_maxima.Stati
     return values._replace(x_t=values.x_t[at], a_t=None if values.a_t is None else values.a_t[at])
 
 
-def _p_overall(maxima: np.ndarray, doubt: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """p against the largest statistic of all genes; what is too close to call counts as reached."""
-    largest = np.sort((maxima + doubt).max(axis=1))
+def _largest(maxima: np.ndarray, doubt: np.ndarray, exact: sequential.Exact) -> np.ndarray:
+    """Largest statistic of all genes under each shuffle, float64 [N].
+
+    maxima are float32 [N, n_genes], wrong by at most doubt; the genes that may be the largest are computed
+    again.
+    """
+    least = (maxima - doubt).max(axis=1)
+    which, genes = np.nonzero(maxima + doubt >= least[:, None])
+    largest = np.full(len(maxima), -np.inf)
+    np.maximum.at(largest, which, exact(which, genes))
+    return largest
+
+
+def _p_overall(largest: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """p against the largest statistic of all genes."""
+    largest = np.sort(largest)
     smaller = np.searchsorted(largest, observed - sequential.TIE * (1 + observed), side="left")
     return (1 + len(largest) - smaller) / (1 + len(largest))
