@@ -44,7 +44,9 @@ def test_every_comparison_is_there(rows):
 def test_rows_of_a_gpu_with_the_cpu_in_its_place(monkeypatch, capsys):
     """The code of the GPU's rows on a tiny size; p equal; what no time is left for is named."""
     monkeypatch.setattr(gpu, "Size", lambda **changes: TINY._replace(**changes))
-    monkeypatch.setattr(gpu, "SIZE", networks.Size(input_px=32, n_classes=3, n_tiles=8, n_repeats=1))
+    small = networks.Size(input_px=32, n_classes=3, n_tiles=8, n_repeats=1)
+    monkeypatch.setattr(gpu, "SIZE", small)
+    monkeypatch.setattr(gpu, "TRAINED", small)
     every = gpu._measurements("cpu")
     kept = [(name, measure) for name, measure in every if "256" not in name and "inception" not in name]
     monkeypatch.setattr(gpu, "_measurements", lambda device: kept[:3] + kept[-4:-2])
