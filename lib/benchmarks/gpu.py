@@ -16,9 +16,10 @@ import torch
 
 from lib.benchmarks import networks
 from lib.benchmarks.networks import Case
-from lib.benchmarks.statistics import Size, made_up, max_statistic_row, null_maxima_row, same_p_row
+from lib.benchmarks.statistics import Cohort, Size, made_up, max_statistic, max_work, tested
 from lib.benchmarks.timing import row, table, timed
 from lib.network.batches import TileLoader
+from lib.statistics import null_maxima, permutations, residuals
 
 SIZE = networks.Size(n_tiles=2048)
 TRAINED = SIZE._replace(n_tiles=6144, n_repeats=2)  # an epoch long enough for its start not to count
@@ -92,3 +93,48 @@ def loader_row(batch_size: int, device: str, size: networks.Size) -> dict:
     limit = f"{TILES_PER_S:,} tiles/s"
     found = row(work, ours, limit, 1000 / TILES_PER_S, "<= 1", size.n_repeats, device)
     return found | {"tiles_per_s": 1000 / ours}
+
+
+def max_statistic_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+    """The whole test of links, every shuffle for every gene, against bare float32 products."""
+    genes, perms, products = max_statistic(cohort, size, device)
+    seconds = timed(lambda: tested(cohort, genes, perms, device), products, n_repeats=size.n_repeats)
+    bare = "its bare products, float32"
+    return row(max_work(cohort, size), seconds[0], bare, seconds[1], "20 s", size.n_repeats, device)
+
+
+def null_maxima_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+    """Null maxima alone against half-precision products of the same size (on a CPU, float32)."""
+    genes = cohort.log_df.iloc[: size.n_max_genes]
+    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
+    tables = genes, cohort.features_df
+    rows = [residuals.unit_length(residuals.within_groups(df, df.index, perms, "row")) for df in tables]
+    statistic = null_maxima.prepare(rows[0], rows[1], perms.groups, device)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    x_t, y_t = (rows_t.to(dtype) for rows_t in (statistic.x_t, statistic.y_t))
+    block = min(16_384, len(x_t))
+    out_t = torch.empty(block, len(y_t), dtype=dtype, device=device)
+
+    def products():
+        for _ in range(len(perms.order)):
+            for g in range(0, len(x_t), block):
+                torch.mm(x_t[g : g + block], y_t.T, out=out_t[: min(block, len(x_t) - g)])
+        out_t[0, 0].item()
+
+    ours_s, product_s = timed(
+        lambda: null_maxima.null_maxima(statistic, perms, device, False), products, n_repeats=size.n_repeats
+    )
+    sizes = f"{len(x_t):,} genes x {len(y_t):,} features, {len(perms.order):,} permutations"
+    work, limit = f"null maxima within tissues, {sizes}", f"its bare products, {dtype}".replace("torch.", "")
+    return row(work, ours_s, limit, product_s, "3 s", size.n_repeats, device)
+
+
+def same_p_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
+    """Largest difference between the p of device and CPU, genes and overall, in the columns of seconds."""
+    genes = cohort.log_df.iloc[: size.n_max_genes]
+    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
+    there, here = (tested(cohort, genes, perms, d).genes_df for d in (device, "cpu"))
+    columns = ["p", "p_overall"]
+    difference = float((there[columns] - here[columns]).abs().to_numpy().max())
+    work = f"p of {len(genes):,} genes, {len(perms.order)} permutations: largest difference from the CPU's"
+    return row(work, difference, "tolerance", 1e-12, "<= 1", 1, device)

@@ -21,11 +21,9 @@ from lib.statistics import (
     correlation,
     expression_levels,
     link_tests,
-    null_maxima,
     pair_tests,
     permutations,
     reproducibility,
-    residuals,
 )
 
 N_TISSUES = 39
@@ -203,7 +201,7 @@ def _partial_peer(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> tuple[str, Cal
 ALL_SHUFFLES = link_tests.Plan(exceedances=10**9, progress=False)
 
 
-def _tested(
+def tested(
     cohort: Cohort, genes: pd.DataFrame, perms: permutations.Permutations, device: str = "cpu"
 ) -> link_tests.LinkTests:
     """All shuffles for every gene, each sample of a donor of its own."""
@@ -217,33 +215,26 @@ def max_statistic_rows(cohort: Cohort, size: Size, device: str = "cpu") -> list[
 
     Both times are proportional to the number of permutations, so fewer than 1,000 give the ratio.
     """
-    genes, perms, products = _max_statistic(cohort, size, device)
+    genes, perms, products = max_statistic(cohort, size, device)
     n, target = size.n_repeats, "<= 1.25"
     product_s, z_s, plain_s = timed(
-        products, lambda: _tested(cohort, genes, perms, device),
+        products, lambda: tested(cohort, genes, perms, device),
         lambda: products(lambda r_t: r_t.abs().amax(dim=1), gather=True), n_repeats=n,
     )  # fmt: skip
-    work, bare = _max_work(cohort, size), "its bare products"
+    work, bare = max_work(cohort, size), "its bare products"
     return [
         row(work, z_s, bare, product_s, target, n, device),
         row(work, z_s, "plain torch: abs, amax", plain_s, "< 1", n, device),
     ]
 
 
-def max_statistic_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
-    """The whole test of links, every shuffle for every gene, against bare float32 products."""
-    genes, perms, products = _max_statistic(cohort, size, device)
-    seconds = timed(lambda: _tested(cohort, genes, perms, device), products, n_repeats=size.n_repeats)
-    bare = "its bare products, float32"
-    return row(_max_work(cohort, size), seconds[0], bare, seconds[1], "20 s", size.n_repeats, device)
-
-
-def _max_work(cohort: Cohort, size: Size) -> str:
+def max_work(cohort: Cohort, size: Size) -> str:
+    """Name of the work."""
     sizes = f"{min(size.n_max_genes, len(cohort.log_df)):,} genes x {len(cohort.features_df):,} features"
     return f"max statistic within tissues, {sizes}, {size.n_max_permutations:,} permutations, z"
 
 
-def _max_statistic(
+def max_statistic(
     cohort: Cohort, size: Size, device: str
 ) -> tuple[pd.DataFrame, permutations.Permutations, Callable[..., None]]:
     """Genes and shuffles of the max statistic, and its products, with something done to each block."""
@@ -311,7 +302,7 @@ def memory_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
         "correlate": lambda: correlation.correlate(
             cohort.log_df, cohort.features_df, genes_table=cohort.genes_table, progress=False
         ),
-        f"the max statistic of {len(genes):,} genes": lambda: _tested(cohort, genes, perms),
+        f"the max statistic of {len(genes):,} genes": lambda: tested(cohort, genes, perms),
         f"{every}, {size.n_permutations:,} permutations, {len(few_df)} slides": lambda: link_tests.run(
             *few, few_df.drop(columns="donor", errors="ignore"), few_perms, covariates_df, ALL_SHUFFLES
         ),
@@ -338,40 +329,3 @@ def statistics_rows(size: Size = Size()) -> list[dict[str, object]]:  # noqa: B0
     cohort = made_up(size)
     parts = (memory_rows, all_pairs_rows, pair_rows, max_statistic_rows, reproducibility_rows)
     return [r for part in parts for r in part(cohort, size)]
-
-
-def null_maxima_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
-    """Null maxima alone against half-precision products of the same size (on a CPU, float32)."""
-    genes = cohort.log_df.iloc[: size.n_max_genes]
-    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
-    tables = genes, cohort.features_df
-    rows = [residuals.unit_length(residuals.within_groups(df, df.index, perms, "row")) for df in tables]
-    statistic = null_maxima.prepare(rows[0], rows[1], perms.groups, device)
-    dtype = torch.float32 if device == "cpu" else torch.float16
-    x_t, y_t = (rows_t.to(dtype) for rows_t in (statistic.x_t, statistic.y_t))
-    block = min(16_384, len(x_t))
-    out_t = torch.empty(block, len(y_t), dtype=dtype, device=device)
-
-    def products():
-        for _ in range(len(perms.order)):
-            for g in range(0, len(x_t), block):
-                torch.mm(x_t[g : g + block], y_t.T, out=out_t[: min(block, len(x_t) - g)])
-        out_t[0, 0].item()
-
-    ours_s, product_s = timed(
-        lambda: null_maxima.null_maxima(statistic, perms, device, False), products, n_repeats=size.n_repeats
-    )
-    sizes = f"{len(x_t):,} genes x {len(y_t):,} features, {len(perms.order):,} permutations"
-    work, limit = f"null maxima within tissues, {sizes}", f"its bare products, {dtype}".replace("torch.", "")
-    return row(work, ours_s, limit, product_s, "3 s", size.n_repeats, device)
-
-
-def same_p_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
-    """Largest difference between the p of device and CPU, genes and overall, in the columns of seconds."""
-    genes = cohort.log_df.iloc[: size.n_max_genes]
-    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
-    there, here = (_tested(cohort, genes, perms, d).genes_df for d in (device, "cpu"))
-    columns = ["p", "p_overall"]
-    difference = float((there[columns] - here[columns]).abs().to_numpy().max())
-    work = f"p of {len(genes):,} genes, {len(perms.order)} permutations: largest difference from the CPU's"
-    return row(work, difference, "tolerance", 1e-12, "<= 1", 1, device)
