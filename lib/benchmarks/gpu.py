@@ -16,7 +16,7 @@ import torch
 
 from lib.benchmarks import networks
 from lib.benchmarks.networks import Case
-from lib.benchmarks.statistics import Cohort, Size, made_up, max_statistic, max_work, tested
+from lib.benchmarks.statistics import Cohort, Size, every_shuffle, made_up, max_statistic, max_work
 from lib.benchmarks.timing import row, table, timed
 from lib.network.batches import TileLoader
 from lib.statistics import null_maxima, permutations, residuals
@@ -98,7 +98,7 @@ def loader_row(batch_size: int, device: str, size: networks.Size) -> dict:
 def max_statistic_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
     """The whole test of links, every shuffle for every gene, against bare float32 products."""
     genes, perms, products = max_statistic(cohort, size, device)
-    seconds = timed(lambda: tested(cohort, genes, perms, device), products, n_repeats=size.n_repeats)
+    seconds = timed(lambda: every_shuffle(cohort, genes, perms, device), products, n_repeats=size.n_repeats)
     bare = "its bare products, float32"
     return row(max_work(cohort, size), seconds[0], bare, seconds[1], "20 s", size.n_repeats, device)
 
@@ -133,7 +133,7 @@ def same_p_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
     """Largest difference between the p of device and CPU, genes and overall, in the columns of seconds."""
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
-    there, here = (tested(cohort, genes, perms, d).genes_df for d in (device, "cpu"))
+    there, here = (every_shuffle(cohort, genes, perms, d).genes_df for d in (device, "cpu"))
     columns = ["p", "p_overall"]
     difference = float((there[columns] - here[columns]).abs().to_numpy().max())
     work = f"p of {len(genes):,} genes, {len(perms.order)} permutations: largest difference from the CPU's"

@@ -201,7 +201,7 @@ def _partial_peer(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> tuple[str, Cal
 ALL_SHUFFLES = link_tests.Plan(exceedances=10**9, progress=False)
 
 
-def tested(
+def every_shuffle(
     cohort: Cohort, genes: pd.DataFrame, perms: permutations.Permutations, device: str = "cpu"
 ) -> link_tests.LinkTests:
     """All shuffles for every gene, each sample of a donor of its own."""
@@ -218,7 +218,7 @@ def max_statistic_rows(cohort: Cohort, size: Size, device: str = "cpu") -> list[
     genes, perms, products = max_statistic(cohort, size, device)
     n, target = size.n_repeats, "<= 1.25"
     product_s, z_s, plain_s = timed(
-        products, lambda: tested(cohort, genes, perms, device),
+        products, lambda: every_shuffle(cohort, genes, perms, device),
         lambda: products(lambda r_t: r_t.abs().amax(dim=1), gather=True), n_repeats=n,
     )  # fmt: skip
     work, bare = max_work(cohort, size), "its bare products"
@@ -302,7 +302,7 @@ def memory_rows(cohort: Cohort, size: Size) -> list[dict[str, object]]:
         "correlate": lambda: correlation.correlate(
             cohort.log_df, cohort.features_df, genes_table=cohort.genes_table, progress=False
         ),
-        f"the max statistic of {len(genes):,} genes": lambda: tested(cohort, genes, perms),
+        f"the max statistic of {len(genes):,} genes": lambda: every_shuffle(cohort, genes, perms),
         f"{every}, {size.n_permutations:,} permutations, {len(few_df)} slides": lambda: link_tests.run(
             *few, few_df.drop(columns="donor", errors="ignore"), few_perms, covariates_df, ALL_SHUFFLES
         ),
