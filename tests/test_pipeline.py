@@ -192,7 +192,7 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
     (tmp_path / "mine.toml").write_text(
         f'title = "Mine"\nslides_dir = "{theirs / "slides"}"\nexpression_file = "expression.csv"\n'
         'architecture = "vgg16"\nsplit_by = "slide"\nsplit_fractions = [0.4, 0.2, 0.4]\ntile_px = 128\n'
-        "input_px = 32\nepochs = 1\nn_permutations = 50\nn_cards = 3\nsynthesis_steps = 4\n"
+        "input_px = 32\nepochs = 1\nn_permutations = 50\nlink_permutations = 1000\nn_cards = 3\nsynthesis_steps = 4\n"
     )
     raw = tmp_path / "data/raw/mine"
     raw.mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
 )
 def test_her2st_one_epoch(tmp_path):
     """Real tissue, spots as samples, whole sections as sets."""
-    settings = ("epochs=1", "n_permutations=50", "n_cards=3", "synthesis_steps=4")
+    settings = ("epochs=1", "n_permutations=50", "link_permutations=1000", "n_cards=3", "synthesis_steps=4")
     done = run_command(tmp_path, "--cohort", "her2st", "--to", "11", "--set", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     samples_df = artefact(tmp_path, "samples.parquet")
