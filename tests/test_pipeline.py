@@ -192,7 +192,8 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
     (tmp_path / "mine.toml").write_text(
         f'title = "Mine"\nslides_dir = "{theirs / "slides"}"\nexpression_file = "expression.csv"\n'
         'architecture = "vgg16"\nsplit_by = "slide"\nsplit_fractions = [0.4, 0.2, 0.4]\ntile_px = 128\n'
-        "input_px = 32\nepochs = 1\nn_permutations = 50\nlink_permutations = 1000\nn_cards = 3\nsynthesis_steps = 4\n"
+        "input_px = 32\nepochs = 1\nn_permutations = 50\nlink_permutations = 1000\n"
+        "n_cards = 3\nsynthesis_steps = 4\n"
     )
     raw = tmp_path / "data/raw/mine"
     raw.mkdir(parents=True)
