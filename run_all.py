@@ -15,7 +15,8 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
 from lib.artefacts import NOTEBOOKS
-from lib.config import COHORTS_DIR, Config, parse_setting
+from lib.config import COHORTS_DIR, Config
+from lib.config_values import parse_setting
 from lib.explore import notebook_runs
 from lib.network import architectures
 from lib.store import Store

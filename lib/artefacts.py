@@ -144,7 +144,7 @@ NOTEBOOKS: dict[str, Notebook] = {
         (),
         per_network=False,
         fields=("thresholds", "q_threshold"),
-        of_networks=(*("accuracy", "predictions", "pairs", "links", "gene_significance", "reproducibility"),),
+        of_networks=("accuracy", "predictions", "pairs", "links", "gene_significance", "reproducibility"),
     ),
     "10_visualize": Notebook(("cards", "card_pictures", "ihc")),
     "11_inspect": Notebook(

@@ -3,7 +3,6 @@
 Defaults are the paper's values where the paper fixes them (Badea & Stanescu 2020, Methods).
 """
 
-import difflib
 import re
 import tomllib
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lib.config_values import explained
 from lib.features.quantification import Quantification
 from lib.network.recipe import Recipe
 from lib.tiles.tiling import Tiling
@@ -211,7 +211,9 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ValueError(f"{where}:\n" + "\n".join(_explain(dict(e)) for e in error.errors())) from error
+            raise ValueError(
+                f"{where}:\n" + "\n".join(explained(dict(e), cls.model_fields) for e in error.errors())
+            ) from error
 
     @property
     def torch_device(self) -> str:
@@ -342,24 +344,3 @@ class Config(BaseModel):
         stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(self.weights).stem) if self.weights_file else self.weights
         # A file of that name must not be mistaken for the built-in choice.
         return f"{stem}_file" if self.weights_file and stem in ("imagenet", "untrained", "shuffled") else stem
-
-
-def _explain(error: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Config.model_fields, n=1, cutoff=0.5)
-        return f"  unknown parameter {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
-    if not key:  # raised by _consistent
-        return f"  {error['msg'].removeprefix('Value error, ')}"
-    return f"  {key} = {error['input']!r}: {error['msg']}"
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Split `key=value` of the command line; the value is read as TOML, or else is a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"--set takes key=value, got {text!r}")
-    try:
-        return key.strip(), tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value

@@ -8,7 +8,8 @@ It uses the notebook's folder and recipe, so the notebook then finds the run fin
 import argparse
 from collections.abc import Sequence
 
-from lib.config import Config, parse_setting
+from lib.config import Config
+from lib.config_values import parse_setting
 from lib.network import checkpoints, devices, training
 from lib.store import Store
 from lib.tiles.stored import labelled_tiles

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lib.config import COHORTS_DIR, Config, parse_setting
+from lib.config import COHORTS_DIR, Config
+from lib.config_values import parse_setting
 from lib.network.recipe import Recipe
 
 

@@ -34,11 +34,15 @@ def gpu_table(minutes: float, device: str = "cuda") -> pd.DataFrame:
             left_out.append(name)
             continue
         started = time.monotonic()
-        rows.append(measure())
+        try:
+            rows.append(measure())
+        except torch.OutOfMemoryError:
+            left_out.append(name)
+            continue
         print(f"{time.monotonic() - started:5.0f} s  {name}: {rows[-1]['ratio']:.3g} ({rows[-1]['target']})")
         torch.cuda.empty_cache()
     if left_out:
-        print(f"no time was left for {len(left_out)} rows: {', '.join(left_out)}")
+        print(f"no time or memory was left for {len(left_out)} rows: {', '.join(left_out)}")
     rates = [float(found.get("tiles_per_s", np.nan)) for found in rows]
     return table(rows).assign(tiles_per_s=rates)
 
@@ -105,27 +109,16 @@ def max_statistic_row(cohort: Cohort, size: Size, device: str) -> dict[str, obje
 
 def null_maxima_row(cohort: Cohort, size: Size, device: str) -> dict[str, object]:
     """Null maxima alone against half-precision products of the same size (on a CPU, float32)."""
-    genes = cohort.log_df.iloc[: size.n_max_genes]
-    perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    genes, perms, products = max_statistic(cohort, size, device, dtype)
     tables = genes, cohort.features_df
     rows = [residuals.unit_length(residuals.within_groups(df, df.index, perms, "row")) for df in tables]
     statistic = null_maxima.prepare(rows[0], rows[1], perms.groups, device)
-    dtype = torch.float32 if device == "cpu" else torch.float16
-    x_t, y_t = (rows_t.to(dtype) for rows_t in (statistic.x_t, statistic.y_t))
-    block = min(16_384, len(x_t))
-    out_t = torch.empty(block, len(y_t), dtype=dtype, device=device)
-
-    def products():
-        for _ in range(len(perms.order)):
-            for g in range(0, len(x_t), block):
-                torch.mm(x_t[g : g + block], y_t.T, out=out_t[: min(block, len(x_t) - g)])
-        out_t[0, 0].item()
-
     ours_s, product_s = timed(
         lambda: null_maxima.null_maxima(statistic, perms, device, False), products, n_repeats=size.n_repeats
     )
-    sizes = f"{len(x_t):,} genes x {len(y_t):,} features, {len(perms.order):,} permutations"
-    work, limit = f"null maxima within tissues, {sizes}", f"its bare products, {dtype}".replace("torch.", "")
+    work = max_work(cohort, size).replace("max statistic", "null maxima").removesuffix(", z")
+    limit = f"its bare products, {dtype}".replace("torch.", "")
     return row(work, ours_s, limit, product_s, "3 s", size.n_repeats, device)
 
 

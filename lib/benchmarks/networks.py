@@ -68,51 +68,27 @@ ON_CPU = Size(
 QUICK = Size(("alexnet", "resnet34"), ("alexnet",), 64, 8, (8,), ("float32",), 32, 2)
 
 
-def networks_rows(device: str = "cpu", quick: bool = False, size: Size | None = None) -> list[dict]:
-    """All rows of one device: quantification, training, and on a GPU its features compared with the CPU's.
+def networks_rows(quick: bool = False, size: Size | None = None) -> list[dict]:
+    """Quantification and training on the CPU.
 
     Parameters
     ----------
-    device : "cpu", or a GPU as torch names it
     quick : small inputs, to check that it runs
-    size : another amount of work than the device's own
+    size : another amount of work
 
     Returns
     -------
-    Rows with `timing.COLUMNS` and, for those measured in tiles, tiles_per_s and n_tiles.
-
-    Raises
-    ------
-    ValueError
-        A GPU where torch sees none.
+    Rows with `timing.COLUMNS`, tiles_per_s and n_tiles.
     """
-    devices.choose_device(device)
-    size = size or (QUICK if quick else ON_CPU if device == "cpu" else Size())
-    rows: list[dict] = []
-    for measure, names in ((quantification_row, size.quantified), (training_row, size.trained)):
-        for name in names:
-            for precision in size.precisions:
-                rows += _sweep(measure, name, precision, size, device)
-    if device != "cpu":
-        rows += [agreement_row(name, p, size, device) for name in size.quantified for p in TOLERANCE]
-    return rows
-
-
-def _sweep(
-    measure: Callable[[Case], dict], architecture: str, precision: str, size: Size, device: str
-) -> list[dict]:
-    """A row for each batch size, smallest first, until the device runs out of memory."""
-    rows: list[dict] = []
-    for batch_size in sorted(size.batch_sizes):
-        try:
-            rows.append(measure(Case(architecture, batch_size, precision, size, device)))
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            print(f"{architecture}, {precision}: {device} has no memory for a batch of {batch_size}")
-            torch.cuda.empty_cache()
-            break
-    return rows
+    size = size or (QUICK if quick else ON_CPU)
+    works = (quantification_row, size.quantified), (training_row, size.trained)
+    return [
+        measure(Case(name, batch_size, precision, size, "cpu"))
+        for measure, names in works
+        for name in names
+        for precision in size.precisions
+        for batch_size in size.batch_sizes
+    ]
 
 
 def quantification_row(case: Case) -> dict:

@@ -235,16 +235,16 @@ def max_work(cohort: Cohort, size: Size) -> str:
 
 
 def max_statistic(
-    cohort: Cohort, size: Size, device: str
+    cohort: Cohort, size: Size, device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[pd.DataFrame, permutations.Permutations, Callable[..., None]]:
     """Genes and shuffles of the max statistic, and its products, with something done to each block."""
     genes = cohort.log_df.iloc[: size.n_max_genes]
     perms = permutations.draw("within_tissue", size.n_max_permutations, cohort.samples_df, 0)
-    x_t = torch.from_numpy(genes.to_numpy(copy=True)).to(device)
-    y_t = torch.from_numpy(cohort.features_df.to_numpy(np.float32, copy=True)).to(device)
+    tables = genes, cohort.features_df
+    x_t, y_t = (torch.from_numpy(df.to_numpy(np.float32, copy=True)).to(device, dtype) for df in tables)
     order = torch.from_numpy(perms.order.astype(np.int64)).to(device)
     block = 1024 if device == "cpu" else 16_384
-    out_t = torch.empty(block, len(y_t), device=device)
+    out_t = torch.empty(block, len(y_t), dtype=dtype, device=device)
 
     def products(use=lambda r_t: None, gather=False):
         for i in range(len(order)):

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, themed
+from lib.figures.style import COLUMN_IN, PAGE_IN, QUIET, themed
 
 FOUND = "#0072b2"
-Z = 1.959963985  # of a 95 % interval
 
 
 @themed
@@ -33,27 +32,6 @@ def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: i
     figure.colorbar(image, ax=left, label="r in the tissue", location="left", shrink=0.6, pad=0.02)
     right.barh(np.arange(len(r_df)), 100 * shown_df["i2"].fillna(0), color=QUIET)
     right.set(xlim=(0, 100), xlabel="I² (%)")
-    return figure
-
-
-@themed
-def forest(by_tissue_df: pd.DataFrame, pooled: Mapping[str, float], title: str) -> Figure:
-    """r of one link in each tissue with its 95 % interval, and over all tissues.
-
-    by_tissue_df : tissue, n, r, se (of atanh r). pooled : r_within, low, high.
-    """
-    df = by_tissue_df.sort_values("r")
-    figure, axes = plt.subplots(figsize=(COLUMN_IN, 0.9 + 0.18 * (len(df) + 1)))
-    z, place = np.arctanh(df["r"].clip(-0.999, 0.999)), np.arange(len(df)) + 1
-    low, high = np.tanh(z - Z * df["se"]), np.tanh(z + Z * df["se"])
-    axes.errorbar(df["r"], place, xerr=[df["r"] - low, high - df["r"]], fmt="o", markersize=3, color=QUIET)
-    r = pooled["r_within"]
-    errors = [[r - pooled["low"]], [pooled["high"] - r]]
-    axes.errorbar([r], [0], xerr=errors, fmt="D", markersize=4, color=ACCENT)
-    names = [f"{row.tissue} (n = {row.n})" for row in df.itertuples()]
-    axes.set_yticks(np.arange(len(df) + 1), ["all tissues", *names])
-    axes.axvline(0, color="black", linewidth=0.6, linestyle=":")
-    axes.set(xlim=(-1, 1), xlabel="r within tissues, 95 % interval", title=title)
     return figure
 
 

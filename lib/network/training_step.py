@@ -161,8 +161,8 @@ def evaluate(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: tqdm
 
 
 def _to_device(trainer: Trainer, batch: batches.TileBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    tiles_t, labels_t = (devices.uploaded(t, trainer.device) for t in (batch.tiles_t, batch.labels_t))
-    return tiles_t, labels_t
+    device = trainer.device
+    return devices.uploaded(batch.tiles_t, device), devices.uploaded(batch.labels_t, device)
 
 
 def _means(

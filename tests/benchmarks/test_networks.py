@@ -77,31 +77,7 @@ def test_agreement_sees_wrong_values(monkeypatch):
     assert bench.agreement_row("vgg16_avg1fc", "float32", TINY, "cpu")["ratio"] > 1
 
 
-def test_the_sweep_ends_where_memory_does(monkeypatch, capsys):
-    def measure(case):
-        if case.batch_size >= 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return {"batch_size": case.batch_size}
-
-    size = TINY._replace(batch_sizes=(8, 2, 4))
-    assert bench._sweep(measure, "vgg16", "float32", size, "cuda") == [{"batch_size": 2}]
-    assert "no memory for a batch of 4" in capsys.readouterr().out
-
-    def broken(*_):
-        raise RuntimeError("the loss is nan")
-
-    with pytest.raises(RuntimeError, match="nan"):
-        bench._sweep(broken, "vgg16", "float32", size, "cpu")
-
-
-def test_a_gpu_that_is_not_there_is_said():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(ValueError, match="sees no GPU"):
-        bench.networks_rows("cuda")
-
-
-def teststored_tiles_are_what_training_reads(tmp_path):
+def test_stored_tiles_are_what_training_reads(tmp_path):
     tiles_df = bench.stored_tiles(tmp_path, 70, TINY)
     assert len(tiles_df) == 70
     assert tiles_df["file"].nunique() == 2

@@ -59,7 +59,7 @@ def test_rows_of_a_gpu_with_the_cpu_in_its_place(monkeypatch, capsys):
     assert table_df["tiles_per_s"].notna().tolist() == [False, False, False, True, False]
     assert (table_df["met"] != "").all()
     assert gpu.gpu_table(-1, "cpu").empty
-    assert "no time was left for 5 rows: null maxima, test of links" in capsys.readouterr().out
+    assert "no time or memory was left for 5 rows: null maxima, test of links" in capsys.readouterr().out
 
 
 def test_met():

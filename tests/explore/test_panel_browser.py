@@ -14,7 +14,8 @@ from chromium import MARKS, chromium
 from conftest import SMALL
 from notebook_cells import run_cells
 
-from lib.config import ROOT, parse_setting
+from lib.config import ROOT
+from lib.config_values import parse_setting
 from lib.store import Store
 
 OVERRIDES = dict(parse_setting(text) for text in SMALL)

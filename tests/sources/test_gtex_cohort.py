@@ -14,7 +14,8 @@ from local_server import Quiet, serving
 from lib import gtex
 from lib.cohort.expression import read_expression, read_gene_table
 from lib.cohort.samples import read_samples
-from lib.config import Config, parse_setting
+from lib.config import Config
+from lib.config_values import parse_setting
 from lib.sources import gtex_cohort, gtex_fetch
 from lib.sources.gtex_cohort import GtexCohort
 from lib.sources.gtex_tables import read_portal

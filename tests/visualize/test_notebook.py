@@ -9,7 +9,8 @@ import pytest
 from conftest import SMALL
 from notebook_cells import run_cells
 
-from lib.config import Config, parse_setting
+from lib.config import Config
+from lib.config_values import parse_setting
 from lib.explore import report_pairs
 from lib.store import Store
 from lib.visualize import attribution, pair_choice
