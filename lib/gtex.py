@@ -13,14 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from lib.cohort.gtex_ids import match_tissue
 from lib.config import Config
+from lib.errors import InputError, MissingInputError
 from lib.paths import Paths
 from lib.sources import download, gtex_fetch
 from lib.sources.gtex_cohort import WANTED
-from lib.sources.gtex_samples import counts_text, within_cap
+from lib.sources.gtex_samples import within_cap
 from lib.sources.gtex_tables import TISSUE_SAMPLE, read_portal, read_text_table
 from lib.sources.http_session import Settings
 
@@ -40,7 +39,7 @@ def slide_files(
     files, known = [], set(sample_ids)
     for sample_id in sample_ids:
         if not TISSUE_SAMPLE.fullmatch(sample_id):
-            raise ValueError(f"{sample_id!r} is not a GTEx tissue sample id such as 'GTEX-117YW-0126'")
+            raise InputError(f"{sample_id!r} is not a GTEx tissue sample id such as 'GTEX-117YW-0126'")
         other = sample_id[:-1] + "5" if sample_id.endswith("6") else None
         urls = tuple(base + name for name in (sample_id, other) if name)
         path = Path(folder) / f"{sample_id}.svs"
@@ -60,7 +59,7 @@ def check_slide(path: Path) -> None:
             width, height = slide.dimensions
             slide.read_region((max(0, width - 64), max(0, height - 64)), 0, (64, 64))
     except openslide.OpenSlideError as error:
-        raise ValueError(f"OpenSlide cannot read it ({error})") from error
+        raise InputError(f"OpenSlide cannot read it ({error})") from error
     n_bytes = path.stat().st_size
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -72,7 +71,7 @@ def check_slide(path: Path) -> None:
     except tifffile.TiffFileError:  # a slide format that is not TIFF: OpenSlide's verdict counts
         return
     if max(ends, default=0) > n_bytes:
-        raise ValueError(f"image data ends at byte {max(ends)} but the file has {n_bytes}: it is truncated")
+        raise InputError(f"image data ends at byte {max(ends)} but the file has {n_bytes}: it is truncated")
 
 
 def how_to_fetch(raw: Path, folder: Path, n_missing: int) -> str:
@@ -92,24 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; exit code 1 when a file could not be downloaded, 2 when nothing could be started."""
     options = _parser().parse_args(arguments)
     settings = Settings(n_parallel=options.parallel, interval_s=options.interval)
-    try:
-        if options.command in ("tables", "go"):
-            return _fetch_tables(options, settings)
-        files = slide_files(_chosen_slides(options), options.folder, options.base_url)
-        if not files:
-            print("no slide was chosen: nothing to download")
-            return 0
-        if options.dry_run:
-            print(download.estimate(files, settings, SLIDE_BYTES))
-            return 0
-        report_df = download.fetch_all(files, check_slide, settings, SLIDE_BYTES)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; partial files are kept, and the same command continues them", file=sys.stderr)
-        return 130
-    return _summarise(report_df, options.folder)
+    fetch = _fetch_tables if options.command in ("tables", "go") else _fetch_slides
+    return download.command(lambda: fetch(options, settings))
+
+
+def _fetch_slides(options: argparse.Namespace, settings: Settings) -> int:
+    """The slides of the prepared list, or of the portal's table."""
+    files = slide_files(_chosen_slides(options), options.folder, options.base_url)
+    if not files:
+        print("no slide was chosen: nothing to download")
+        return 0
+    if options.dry_run:
+        print(download.estimate(files, settings, SLIDE_BYTES))
+        return 0
+    return download.summarise(download.fetch_all(files, check_slide, settings, SLIDE_BYTES), options.folder)
 
 
 def _fetch_tables(options: argparse.Namespace, settings: Settings) -> int:
@@ -127,15 +122,7 @@ def _fetch_tables(options: argparse.Namespace, settings: Settings) -> int:
     if with_tables:
         portal_df = read_portal(gtex_fetch.portal(PORTAL_NAME, [folder]))
         print(f"{PORTAL_NAME}: {len(portal_df):,} tissue samples")
-    return _summarise(report_df, f"{folder} and {go}" if with_tables else go)
-
-
-def _summarise(report_df: pd.DataFrame, where: object) -> int:
-    failed_df = report_df[report_df["state"].eq("failed")]
-    for row in failed_df.itertuples():
-        print(f"failed: {row.path}: {row.reason}", file=sys.stderr)
-    print(counts_text(report_df["state"]), f"in {where}")
-    return 1 if len(failed_df) else 0
+    return download.summarise(report_df, f"{folder} and {go}" if with_tables else go)
 
 
 def _chosen_slides(options: argparse.Namespace) -> list[str]:
@@ -146,14 +133,14 @@ def _chosen_slides(options: argparse.Namespace) -> list[str]:
     """
     wanted = Path(options.list or _paths().raw / WANTED)
     if options.list and not wanted.is_file():
-        raise FileNotFoundError(f"--list {wanted}: no such file; notebook 00 writes the list of a cohort")
+        raise MissingInputError(f"--list {wanted}: no such file; notebook 00 writes the list of a cohort")
     if wanted.is_file() and not options.portal:
         source, chosen_df = wanted, read_text_table(wanted, "a list with sample_id and tissue")
         if absent := [name for name in ("sample_id", "tissue") if name not in chosen_df]:
-            raise ValueError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}")
+            raise InputError(f"{wanted}: columns {absent} are missing; it has {list(chosen_df)}")
     else:
         if not (options.portal or options.tissue or options.max_slides):
-            raise ValueError(
+            raise InputError(
                 f"{wanted} is missing (notebook 00 writes it: python run_all.py --cohort gtex --to 00), and"
                 " all slides of the portal are terabytes: choose some by --list, --tissue, --max-slides, or"
                 " all of a table by --portal TABLE"

@@ -1,4 +1,4 @@
-"""Expression tables: reading any format, RNA replicates, counts per million, gene names and biotypes.
+"""Expression tables: reading any format, RNA replicates, gene names and biotypes.
 
 Genes are rows, RNA samples are columns, values are TPM, CPM or counts as float32, never logarithms
 (notebooks/README.md, section 1). Text tables are read by `lib.cohort.gct`.
@@ -12,10 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.cohort import gct, table_checks
+from lib.cohort import gct, table_checks, table_files
 from lib.cohort.gct import GeneValues, table_kind
-from lib.cohort.samples import first, read_text
+from lib.cohort.samples import first, says_missing
 from lib.cohort.table_checks import column_role, refuse_duplicates, wanted_samples
+from lib.errors import InputError, MissingInputError
 
 TEXT_KINDS = ("gct", "csv", "tsv", "txt")
 GENE_COLUMNS = ("gene", "__index_level_0__")  # of a parquet file; the second is an index without a name
@@ -63,8 +64,9 @@ def read_expression(
         if not table_checks.all_valid(table.values):
             kinds = table_checks.kinds_of(table.values)
             table_checks.refuse_invalid(kinds, table.values, table.genes, samples, str(path))
+    samples = [table_files.composed(sample) for sample in samples]
     refuse_duplicates(samples, "RNA id", str(path))
-    refuse_duplicates(table.genes, "gene id", str(path))
+    table_checks.check_gene_ids(table.genes, str(path))
     genes = pd.Index(table.genes, name="gene", dtype=object)
     expression_df = pd.DataFrame(table.values, genes, pd.Index(samples, dtype=object), copy=False)
     expression_df.attrs["found"] = found
@@ -75,7 +77,8 @@ def rna_ids(path: str | Path) -> list[str]:
     """RNA ids of an expression table, read without its values; errors as in `read_expression`."""
     path, kind = _kind(path)
     if kind == "parquet":
-        return _sample_columns(pq.read_schema(path))
+        with table_files.parquet_explained(path):
+            return _sample_columns(pq.read_schema(path))
     if kind == "h5ad":
         return [str(i) for i in _anndata().read_h5ad(path, backed="r").obs_names]
     return gct.read_header(path).samples
@@ -85,11 +88,11 @@ def _kind(path: str | Path) -> tuple[Path, str]:
     path = Path(path)
     kind = table_kind(path)
     if kind not in (*TEXT_KINDS, "parquet", "h5ad"):
-        raise ValueError(
+        raise InputError(
             f"{path}: not an expression table; give .gct, .csv, .tsv, .txt (each also .gz), .parquet or .h5ad"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such expression table; check expression_file of the cohort")
+        raise MissingInputError(f"{path}: no such expression table; check expression_file of the cohort")
     return path, kind
 
 
@@ -98,18 +101,18 @@ def _sample_columns(schema: pa.Schema) -> list[str]:
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues, list[str], dict[str, int]]:
-    with pq.ParquetFile(path) as file:
+    with table_files.parquet_explained(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema, n_genes = file.schema_arrow, file.metadata.num_rows
         in_file = _sample_columns(schema)
         samples = wanted_samples(in_file, columns, str(path))
         types = {name: schema.field(name).type for name in samples}
         text = [n for n, t in types.items() if not (pa.types.is_floating(t) or pa.types.is_integer(t))]
         if text:
-            raise ValueError(f"{path}: sample column(s) {first(text)} do not hold numbers")
+            raise InputError(f"{path}: sample column(s) {first(text)} do not hold numbers")
         described = [name for name in schema.names if name not in in_file]
         gene_column = next((name for name in GENE_COLUMNS if name in described), None)
         if gene_column is None:
-            raise ValueError(f"{path}: no gene ids; give them as the index or as a column called 'gene'")
+            raise InputError(f"{path}: no gene ids; give them as the index or as a column called 'gene'")
         names: dict[str, list[str]] = {name: [] for name in described}
         values, start = np.empty((n_genes, len(samples)), np.float32), 0
         for batch in file.iter_batches(BATCH_ROWS, columns=[*described, *samples]):  # not twice in memory
@@ -123,12 +126,20 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues
 
 
 def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues, list[str], dict[str, int]]:
-    data = _anndata().read_h5ad(path)
+    try:
+        data = _anndata().read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a readable h5ad file ({error}); write it again") from error
     found = {"genes": data.n_vars, "RNA samples": data.n_obs}
     samples = wanted_samples([str(i) for i in data.obs_names], columns, str(path))
     data = data[samples]
     values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    columns_of = {str(name): list(data.var[name].astype(str)) for name in data.var.columns}
+    if "log1p" in data.uns:
+        raise InputError(f"{path}: its values are logarithms (uns['log1p']); save counts, CPM or TPM")
+    columns_of = {
+        str(name): data.var[name].astype(str).mask(says_missing(data.var[name]), "").tolist()
+        for name in data.var.columns
+    }
     genes = [str(gene) for gene in data.var_names]
     values = np.asarray(values.T, np.float32)
     return GeneValues(values, genes, *_described(columns_of, data.n_vars)), samples, found
@@ -202,14 +213,14 @@ def combine_duplicates(
         Unknown `how`; RNA ids missing from the table; several RNA samples of one sample under `"error"`.
     """
     if how not in ("mean", "first", "error"):
-        raise ValueError(f"duplicates = {how!r}; choose 'mean', 'first' or 'error'")
+        raise InputError(f"duplicates = {how!r}; choose 'mean', 'first' or 'error'")
     missing = pairing_df["rna_id"][~pairing_df["rna_id"].isin(expression_df.columns)]
     if len(missing):
-        raise ValueError(f"paired RNA ids are missing from the expression table: {first(missing)}")
+        raise InputError(f"paired RNA ids are missing from the expression table: {first(missing)}")
     several = pairing_df[pairing_df["sample_id"].duplicated(keep=False)]
     if how == "error" and len(several):
         ids = first(several["sample_id"].unique())
-        raise ValueError(f"samples with several RNA samples: {ids}; set duplicates = 'mean' or 'first'")
+        raise InputError(f"samples with several RNA samples: {ids}; set duplicates = 'mean' or 'first'")
     first_df = pairing_df.drop_duplicates("sample_id")
     values = expression_df[first_df["rna_id"].tolist()].to_numpy(np.float32, copy=True)
     if how == "mean":
@@ -221,24 +232,9 @@ def combine_duplicates(
     return pd.DataFrame(values, index=expression_df.index, columns=columns, copy=False)
 
 
-def counts_per_million(counts_df: pd.DataFrame) -> pd.DataFrame:
-    """Counts (genes x samples) scaled so that every sample sums to 1,000,000; float32.
-
-    Raises
-    ------
-    ValueError
-        A sample without any counts.
-    """
-    totals = counts_df.sum(axis=0).astype(np.float64)
-    empty = totals.index[totals <= 0]
-    if len(empty):
-        raise ValueError(f"samples without any counts: {first(empty)}; drop them first")
-    values = counts_df.to_numpy(np.float64) * (1e6 / totals.to_numpy())
-    return pd.DataFrame(values.astype(np.float32), index=counts_df.index, columns=counts_df.columns)
-
-
 def read_gene_table(path: str | Path) -> pd.DataFrame:
-    """Read gene names and biotypes (csv or tsv, also .gz), e.g. GENCODE's gene_id, gene_biotype, gene_name.
+    """Read gene names and biotypes (csv or tsv, also .gz), e.g. GENCODE's gene_id, gene_biotype, gene_name;
+    biotypes are empty where the table has none.
 
     Returns
     -------
@@ -249,20 +245,21 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
     ------
     FileNotFoundError
     ValueError
-        No gene, symbol or biotype column; duplicated gene ids.
+        No gene or symbol column; duplicated gene ids.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such gene table; check genes_file of the cohort")
-    table_df = read_text(path, header=0)
+        raise MissingInputError(f"{path}: no such gene table; check genes_file of the cohort")
+    table_df = table_files.read_text(path)
     columns = [str(column) for column in table_df]
     column_of = {column_role(c): c for c in columns}
     gene = next((c for c in columns if c.lower() in ("gene", "gene_id", "ensembl", "name")), None)
-    if gene is None or not {"symbol", "biotype"} <= set(column_of):
-        raise ValueError(f"{path}: needs gene_id, gene_name (or symbol) and gene_biotype; it has {columns}")
+    if gene is None or "symbol" not in column_of:
+        raise InputError(f"{path}: needs gene_id and gene_name (or symbol); it has {columns}")
     genes = pd.Index(table_df[gene], name="gene", dtype=object)
     refuse_duplicates(genes, "gene id", str(path))
-    symbols, biotypes = (table_df[column_of[role]].tolist() for role in ("symbol", "biotype"))
+    symbols, none = table_df[column_of["symbol"]].tolist(), [""] * len(genes)
+    biotypes = table_df[column_of["biotype"]].tolist() if "biotype" in column_of else none
     return _genes_frame(genes, symbols, biotypes)
 
 
@@ -279,19 +276,20 @@ def annotate_genes(genes_df: pd.DataFrame, table_df: pd.DataFrame) -> pd.DataFra
     DataFrame
         `genes_df` with both columns; a symbol that is given (and is not the gene id itself) is kept.
     """
-    by_stem = table_df.set_axis(_stem(table_df.index))
+    by_stem = table_df.set_axis(without_version(table_df.index))
     by_stem = by_stem[~by_stem.index.duplicated()]
     filled_df = genes_df.copy()
     for column in ("symbol", "biotype"):
         by_id = table_df[column].reindex(genes_df.index)
-        by_id_stem = by_stem[column].reindex(_stem(genes_df.index)).set_axis(genes_df.index)
+        by_id_stem = by_stem[column].reindex(without_version(genes_df.index)).set_axis(genes_df.index)
         known = by_id.fillna(by_id_stem)
         lacks = genes_df[column].isin(["", "nan"]) | (genes_df[column] == genes_df.index)
         filled_df[column] = genes_df[column].where(~lacks | known.isna(), known)
     return filled_df
 
 
-def _stem(genes: pd.Index) -> pd.Index:
+def without_version(genes: pd.Index) -> pd.Index:
+    """Ensembl ids without their version; other names unchanged."""
     return genes.str.replace(r"^(ENS[A-Z]*G\d+)\.\d+", r"\1", regex=True)
 
 
@@ -304,7 +302,7 @@ def protein_coding(genes_df: pd.DataFrame) -> pd.Index:
         No gene has a biotype, so a gene table is needed first.
     """
     if not (genes_df["biotype"] != "").any():
-        raise ValueError(
+        raise InputError(
             "no gene has a biotype; give genes_file (a GENCODE csv) or set protein_coding_only = false"
         )
     return genes_df.index[genes_df["biotype"] == "protein_coding"]

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from lib.cohort import table_checks
+from lib.cohort import table_checks, table_files
 from lib.cohort.gzip_files import open_bytes
 from lib.cohort.samples import MISSING_WORDS
+from lib.errors import InputError
 
 # Text parsed at a time. pyarrow spends about 10 µs on each column of a block: wide tables get longer blocks.
 BLOCK_BYTES, BLOCK_BYTES_PER_COLUMN = 4 << 20, 1024
@@ -32,7 +33,8 @@ class Header(NamedTuple):
     """Top of a text table."""
 
     columns: list[str]
-    roles: list[str | None]  # "gene", "symbol", "biotype", "skip"; None for a sample
+    # "gene", "symbol", "biotype", "skip", "nameless" (must be empty); None for a sample
+    roles: list[str | None]
     delimiter: str
     promised: tuple[int, int] | None = None  # genes and samples, of a GCT
 
@@ -63,7 +65,7 @@ def read_table(
     found : counts: genes, RNA samples and, of a GCT, genes promised, RNA samples promised.
     """
     if on_header_mismatch not in ("error", "report"):
-        raise ValueError(f"on_header_mismatch = {on_header_mismatch!r}; choose 'error' or 'report'")
+        raise InputError(f"on_header_mismatch = {on_header_mismatch!r}; choose 'error' or 'report'")
     with open_bytes(path) as file:
         header = _header(file, path)
         samples = table_checks.wanted_samples(header.samples, columns, str(path))
@@ -72,13 +74,13 @@ def read_table(
         blocks = list(_in_threads(parser.parse, _line_blocks(file, path, n_bytes)))
     genes, symbols, biotypes = ([name for b in blocks for name in b[i]] for i in (1, 2, 3))
     if not genes:
-        raise ValueError(f"{path}: no gene rows below the header; download it again")
+        raise InputError(f"{path}: no gene rows below the header; download it again")
     size = (len(genes), len(header.samples))
     found = {"genes": size[0], "RNA samples": size[1]}
     if header.promised:
         found |= {"genes promised": header.promised[0], "RNA samples promised": header.promised[1]}
     if header.promised not in (None, size) and on_header_mismatch == "error":
-        raise ValueError(
+        raise InputError(
             "{}: the header promises {:,} genes x {:,} samples, the file has {:,} x {:,}; it may be "
             "truncated: download it again, or, if it is an extract, set expression_rows = 'report'".format(
                 path, *header.promised, *size
@@ -117,31 +119,35 @@ def _header(file: BufferedIOBase, path: Path) -> Header:
     kind = table_kind(path)
     line, gene, promised = _text_line(file, path), 0, None
     if not line.strip():
-        raise ValueError(f"{path}: the file is empty; download it again")
+        raise InputError(f"{path}: the file is empty; download it again")
     if kind == "gct":
         if line.strip() != "#1.2":
-            raise ValueError(f"{path}: the first line is {line[:40]!r}; a GCT 1.2 starts with '#1.2'")
+            raise InputError(f"{path}: the first line is {line[:40]!r}; a GCT 1.2 starts with '#1.2'")
         size = _text_line(file, path)
         numbers = re.fullmatch(r"\s*(\d+)\s+(\d+)\s*", size)
         if not numbers:
-            raise ValueError(f"{path}: the second line is {size[:40]!r}, not the size of the table")
+            raise InputError(f"{path}: the second line is {size[:40]!r}, not the size of the table")
         promised = (int(numbers[1]), int(numbers[2]))
         line = _text_line(file, path)
-    delimiter = "," if kind == "csv" else "\t"
+    delimiter = "\t" if kind == "gct" else table_files.delimiter_of(path, line)
     try:
-        names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+        names = [table_files.composed(name) for name in next(csv.reader([line], delimiter=delimiter), [])]
     except csv.Error as error:
-        raise ValueError(f"{path}: unreadable column names {line[:40]!r} ...: {error}") from error
+        raise InputError(f"{path}: unreadable column names {line[:40]!r} ...: {error}") from error
     if kind == "gct":
         lower = [name.lower() for name in names]
         if not {"name", "description"} <= set(lower):
-            raise ValueError(f"{path}: no Name and Description column in the third line: {names[:3]} ...")
+            raise InputError(f"{path}: no Name and Description column in the third line: {names[:3]} ...")
         gene = lower.index("name")
-    # columns before the gene ids, such as row numbers in some GCTs, are skipped
-    roles = ["skip"] * gene + ["gene"] + [table_checks.column_role(name) for name in names[gene + 1 :]]
+    elif names[0].lower() not in table_checks.GENE_ID_COLUMNS:
+        by_name = (i for i, name in enumerate(names) if name.lower() in table_checks.GENE_ID_COLUMNS)
+        gene = next(by_name, 0)
+    # columns before the gene ids, such as row numbers, are skipped
+    roles = [table_checks.column_role(name) or "skip" for name in names[:gene]] + ["gene"]
+    roles += [table_checks.column_role(name) if name else "nameless" for name in names[gene + 1 :]]
     header = Header(names, roles, delimiter, promised)
     if not header.samples:
-        raise ValueError(f"{path}: no sample columns; the header is {names[:5]}")
+        raise InputError(f"{path}: no sample columns; the header is {names[:5]}")
     table_checks.refuse_duplicates(header.samples, "RNA id", str(path))
     return header
 
@@ -150,7 +156,10 @@ def _text_line(file: BufferedIOBase, path: Path) -> str:
     line = _line(file, path).rstrip(b"\r\n")
     if b"\r" in line:
         raise _stray_return(path, line)
-    return line.decode("utf-8-sig", errors="replace")
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
 
 
 # ------------------------------------------------------------------------------------------------- blocks
@@ -159,7 +168,7 @@ def _text_line(file: BufferedIOBase, path: Path) -> str:
 def _line(file: BufferedIOBase, path: Path) -> bytes:
     line = file.readline(MAX_LINE_BYTES)
     if len(line) == MAX_LINE_BYTES:
-        raise ValueError(
+        raise InputError(
             f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes, to byte {file.tell():,} of the text; "
             "save the table as text whose lines end in \\n or \\r\\n"
         )
@@ -199,7 +208,9 @@ class _BlockParser:
         columns = list(zip(header.columns, header.roles, self.fields, strict=True))
         field_of = {name: field for name, role, field in columns if role is None}
         self.value_fields = [field_of[sample] for sample in samples]
-        self.name_fields = {role: field for _, role, field in columns if role not in (None, "skip")}
+        not_names = (None, "skip", "nameless")
+        self.name_fields = {role: field for _, role, field in columns if role not in not_names}
+        self.nameless = [field for _, role, field in columns if role == "nameless"]
 
     def parse(self, text: bytes) -> GeneValues:
         """Gene names and values of the lines; ValueError for invalid values and lines."""
@@ -211,15 +222,26 @@ class _BlockParser:
         except pa.ArrowInvalid:  # a cell that is not a number
             values = None
         if values is None or not table_checks.all_valid(values):
-            table = self._split(text, pa.binary())
+            try:
+                table = self._split(text, pa.binary())
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"{self.path}: the lines from {text[:40]!r} are no table ({str(error)[:200]}); check "
+                    "their encoding (UTF-8), delimiters and quotation marks"
+                ) from error
             values = self._numbers(table)
+        for field in self.nameless:
+            if any(cell.strip() for cell in table.column(field).to_pylist()):
+                raise InputError(
+                    f"{self.path}: column {int(field[1:]) + 1} has no name but holds values; name it"
+                )
         genes, symbols, biotypes = (self._names(table, role) for role in ("gene", "symbol", "biotype"))
         return GeneValues(values.astype(np.float32), genes, symbols, biotypes)
 
     def _split(self, text: bytes, value_type: pa.DataType) -> pa.RecordBatch:
         """The wanted fields of each line: names as bytes, values as `value_type`."""
         ragged = []
-        types = dict.fromkeys(self.name_fields.values(), pa.binary())
+        types = dict.fromkeys([*self.name_fields.values(), *self.nameless], pa.binary())
         types |= dict.fromkeys(self.value_fields, value_type)
         read = arrow_csv.ReadOptions(column_names=self.fields, block_size=len(text) + 1, use_threads=False)
         parse = arrow_csv.ParseOptions(
@@ -234,15 +256,18 @@ class _BlockParser:
         except pa.ArrowInvalid as error:
             if not ragged:
                 raise
-            raise ValueError(
+            remedy = "the file is damaged or truncated: download it again"
+            if self.header.promised is None and ragged[0].actual_columns == len(self.fields) + 1:
+                remedy = "the header may lack a name for the column of gene ids: add one"
+            raise InputError(
                 f"{self.path}: line {ragged[0].text[:40]!r} ... has {ragged[0].actual_columns} fields, the "
-                f"header {len(self.fields)}; the file is damaged or truncated: download it again"
+                f"header {len(self.fields)}; {remedy}"
             ) from error
         n_lines = text.count(b"\n") + (not text.endswith(b"\n"))
         if table.num_rows != n_lines:  # blank lines are no rows, but a quoted newline loses one
             n_lines = sum(line not in (b"", b"\r") for line in text.split(b"\n"))
         if table.num_rows != n_lines:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: a quoted cell spans several of the {n_lines:,} lines that start with "
                 f"{text[:40]!r}; remove the quotation marks"
             )
@@ -251,12 +276,15 @@ class _BlockParser:
     def _names(self, table: pa.RecordBatch, role: str) -> list[str]:
         if role not in self.name_fields:
             return [""] * table.num_rows
-        return [_text(name) for name in table.column(self.name_fields[role]).to_pylist()]
+        try:
+            return [_text(name) for name in table.column(self.name_fields[role]).to_pylist()]
+        except UnicodeDecodeError as error:
+            raise _not_utf8(self.path, error) from error
 
     def _numbers(self, table: pa.RecordBatch) -> np.ndarray:
         """Values of cells read as text; ValueError where some are invalid."""
         columns = [table.column(field).to_pylist() for field in self.value_fields]
-        cells = np.array([[_text(cell) for cell in column] for column in columns], dtype=object).T
+        cells = np.array([[_shown(cell) for cell in column] for column in columns], dtype=object).T
         numbers = np.vectorize(_number, otypes=[float])(cells)
         missing = np.vectorize(lambda cell: cell.strip().lower() in MISSING_WORDS, otypes=[bool])(cells)
         kinds = table_checks.kinds_of(numbers)
@@ -275,14 +303,24 @@ def _number(cell: str) -> float:
 
 
 def _text(cell: bytes) -> str:
+    return table_files.composed(cell.decode("utf-8"))
+
+
+def _shown(cell: bytes) -> str:
     return cell.decode("utf-8", errors="replace").strip()
 
 
-def _stray_return(path: Path, text: bytes) -> ValueError:
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
+    return InputError(
+        f"{path}: {error.object[:40]!r} is not UTF-8 text; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
+    )
+
+
+def _stray_return(path: Path, text: bytes) -> InputError:
     """The error for a carriage return that is not part of a line end."""
     at = len(re.split(rb"\r(?!\n)", text, maxsplit=1)[0])
     line = text[text.rfind(b"\n", 0, at) + 1 : at + 20]
-    return ValueError(
+    return InputError(
         f"{path}: a carriage return inside the line {line[:20]!r} ... {line[-30:]!r}; "
         "save the table with lines that end in \\n or \\r\\n"
     )

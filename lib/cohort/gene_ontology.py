@@ -20,6 +20,7 @@ import pandas as pd
 
 from lib.cohort.gzip_files import open_bytes
 from lib.cohort.samples import first
+from lib.errors import InputError
 
 RELATIONS = ("is_a", "part_of", "regulates", "positively_regulates", "negatively_regulates")
 ROOTS = {"developmental": "GO:0032502", "transcription_regulator": "GO:0140110"}
@@ -82,7 +83,7 @@ def read_obo(path: str | Path) -> Ontology:
             elif key == "relationship":
                 edges.append((term, words[0], words[1]))
     if not terms:
-        raise ValueError(f"{path}: no [Term] found, so not an OBO file; give go-basic.obo of a GO release")
+        raise InputError(f"{path}: no [Term] found, so not an OBO file; give go-basic.obo of a GO release")
     edges_df = pd.DataFrame(edges, columns=["child", "relation", "parent"])
     return Ontology(terms, obsolete, alt_ids, edges_df, _obo_release(header))
 
@@ -106,11 +107,11 @@ def read_gaf(path: str | Path) -> Annotations:
             usecols=list(columns), dtype="category",
         ).rename(columns=columns)  # fmt: skip
     except ValueError as error:
-        raise ValueError(f"{path}: not a GAF 2.x table of 17 tab-separated columns: {error}") from error
+        raise InputError(f"{path}: not a GAF 2.x table of 17 tab-separated columns: {error}") from error
     terms = gaf_df["term"].cat.categories.astype(str)
     strange = terms[~terms.str.fullmatch(r"[A-Za-z]+:\d+")]
     if len(strange):
-        raise ValueError(f"{path}: not a GAF 2.x table: column 5 holds {first(strange)}, not GO ids")
+        raise InputError(f"{path}: not a GAF 2.x table: column 5 holds {first(strange)}, not GO ids")
     qualifiers = gaf_df["qualifier"].cat.categories
     negated = [q for q in qualifiers if "NOT" in str(q).upper().split("|")]
     positive_df = gaf_df.loc[~gaf_df["qualifier"].isin(negated), ["symbol", "term"]]
@@ -148,7 +149,7 @@ def descendants(ontology: Ontology, root: str) -> set[str]:
     root = ontology.alt_ids.get(root, root)
     fault = "obsolete in" if root in ontology.obsolete else "missing from"
     if root in ontology.obsolete or root not in ontology.terms:
-        raise ValueError(f"{root} is {fault} the Gene Ontology of {ontology.release}; name another term")
+        raise InputError(f"{root} is {fault} the Gene Ontology of {ontology.release}; name another term")
     edges_df = ontology.edges_df[ontology.edges_df["relation"].isin(RELATIONS)]
     children = edges_df.groupby("parent")["child"].agg(list).to_dict()
     reached, waiting = {root}, [root]
@@ -217,7 +218,7 @@ def go_filter(genes: Sequence[str], obo: str | Path, gaf: str | Path) -> pd.Data
     ontology, annotations = read_obo(obo), read_gaf(gaf)
     if not annotations.pairs_df["term"].isin([*ontology.terms, *ontology.alt_ids]).any():
         terms = first(annotations.pairs_df["term"])
-        raise ValueError(
+        raise InputError(
             f"{gaf} and {obo} share no GO term; the first has {terms}; give files of one release"
         )
     return mark_genes(genes, ontology, annotations)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from lib.errors import InputError
+
 
 def tissue_sample_id(text: str) -> str:
     """First three dash-separated fields of a slide, RNA or tile name: `GTEX-11NSD-0526`."""
@@ -32,9 +34,9 @@ def match_tissue(name: str, vocabulary: Iterable[str]) -> str:
     if len(found) == 1:
         return next(iter(found))
     if found:
-        raise ValueError(f"tissue {name!r} is ambiguous: {sorted(found)}; give the full name")
+        raise InputError(f"tissue {name!r} is ambiguous: {sorted(found)}; give the full name")
     near = difflib.get_close_matches(name, vocabulary, n=3, cutoff=0.3) or sorted(vocabulary)[:3]
-    raise ValueError(f"no tissue {name!r} among {len(vocabulary)}; nearest: {near}")
+    raise InputError(f"no tissue {name!r} among {len(vocabulary)}; nearest: {near}")
 
 
 def tissue_samples(ids: Iterable[str]) -> pd.Series:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from isal import igzip, isal_zlib  # decompresses about three times as fast as zlib
 
+from lib.errors import InputError, MissingInputError
+
 # isal's stub declares the class as an instance
 DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, isal_zlib.IsalError)  # pyright: ignore[reportAssignmentType]
 
@@ -30,7 +32,7 @@ def open_bytes(path: str | Path, remedy: str = "download it again") -> Iterator[
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {remedy}")
+        raise MissingInputError(f"{path}: no such file; {remedy}")
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     with igzip.IGzipFile(path) if is_gzip else path.open("rb") as file:
@@ -39,4 +41,4 @@ def open_bytes(path: str | Path, remedy: str = "download it again") -> Iterator[
         except DAMAGED as error:
             fault = "truncated" if isinstance(error, EOFError) else "corrupt"
             n_bytes = path.stat().st_size
-            raise ValueError(f"{path}: {fault} gzip data ({n_bytes:,} bytes; {error}); {remedy}") from error
+            raise InputError(f"{path}: {fault} gzip data ({n_bytes:,} bytes; {error}); {remedy}") from error

@@ -6,8 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lib.cohort import table_files
 from lib.cohort.gtex_ids import five_as_six, tissue_samples
-from lib.cohort.samples import SPLIT_ALIASES, SPLITS, check_split_column, first, read_text, split_names
+from lib.cohort.samples import (
+    SPLIT_ALIASES,
+    SPLITS,
+    check_split_column,
+    first,
+    says_missing,
+    split_names,
+)
+from lib.errors import InputError, MissingInputError
 
 UNITS = {"donor": "donor", "slide": "slide_id", "sample": "sample_id"}
 
@@ -25,9 +34,10 @@ def assign_splits(
     """Set of every sample: 60/20/20 within each tissue (notebooks/README.md, section 1).
 
     A filled `split` column wins, then `split_file`, then a random split of whole donors (`split_by="donor"`,
-    so that no donor is in two sets), whole slides (`"slide"`, as in the paper) or single samples
-    (`"sample"`). Units are assigned rarest tissue first, each to the set that brings the counts per tissue
-    closest to `fractions`; a tissue with a single unit goes to train. The result depends on ids and `seed`,
+    so that no donor is in two sets), whole slides (`"slide"`, as in the paper), single samples (`"sample"`),
+    or the values of a column, each of whole donors (centres: the test is on centres never seen). Units are
+    assigned rarest tissue first, each to the set that brings the counts per tissue closest to `fractions`; a
+    tissue with a single unit goes to train. The result depends on ids and `seed`,
     not on the order of rows.
 
     Parameters
@@ -53,19 +63,39 @@ def assign_splits(
         return _from_split_file(samples_df, split_file, rule, unknown)
     shares = np.asarray(fractions, dtype=float)
     if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"split_fractions = {shares.tolist()}; give three numbers >= 0 that sum to 1")
-    if split_by not in UNITS:
-        raise ValueError(f"split_by = {split_by!r}; choose one of {', '.join(UNITS)}")
-    units = samples_df[UNITS[split_by]]
+        raise InputError(f"split_fractions = {shares.tolist()}; give three numbers >= 0 that sum to 1")
+    units = _units(samples_df, split_by)
     counts_df = pd.crosstab(units, samples_df["tissue"]).sort_index()
     n_sets = int((shares > 0).sum())
     if len(counts_df) < n_sets:
-        raise ValueError(
+        raise InputError(
             f"{len(counts_df)} {split_by}(s) are too few for {n_sets} sets; set split_by = 'slide' or "
             "'sample', use fewer sets, or add a `split` column to the samples table"
         )
     sets = np.array(SPLITS, dtype=object)[_assign_sets(counts_df.to_numpy(float), shares, seed)]
     return units.map(dict(zip(counts_df.index, sets, strict=True))).astype(object).rename("split")
+
+
+def _units(samples_df: pd.DataFrame, split_by: str) -> pd.Series:
+    """What stays together in a random split: a value for each sample."""
+    column = UNITS.get(split_by, split_by)
+    if column not in samples_df:
+        raise InputError(
+            f"split_by = {split_by!r}; choose one of {', '.join(UNITS)}, or a column of the samples table: "
+            f"{', '.join(samples_df.columns)}"
+        )
+    units = samples_df[column]
+    if split_by in UNITS:
+        return units
+    if lacking := int(says_missing(units).sum()):
+        raise InputError(f"split_by = {split_by!r}: {lacking} samples have no value there")
+    several = samples_df["donor"][units.groupby(samples_df["donor"]).transform("nunique") > 1].unique()
+    if len(several):
+        raise InputError(
+            f"split_by = {split_by!r}: donors with several of its values would be in two sets: "
+            f"{first(several)}"
+        )
+    return units.astype(str)
 
 
 def _assign_sets(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
@@ -112,14 +142,14 @@ def read_split_file(path: str | Path) -> pd.Series:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of sets; check split_file of the cohort")
-    table_df = read_text(path, header=None)
+        raise MissingInputError(f"{path}: no such list of sets; check split_file of the cohort")
+    table_df = table_files.read_text(path, header=None)
     share_of_names = {
         column: table_df[column].str.lower().isin(list(SPLIT_ALIASES)).mean()
         for column in table_df.columns[1:]
     }
     if not any(share_of_names.values()):
-        raise ValueError(f"{path}: no column beside the ids holds set names ({', '.join(SPLIT_ALIASES)})")
+        raise InputError(f"{path}: no column beside the ids holds set names ({', '.join(SPLIT_ALIASES)})")
     names = table_df[max(share_of_names, key=share_of_names.__getitem__)]
     split_df = pd.DataFrame({"id": table_df[0], "split": names})
     if split_df["split"].iloc[0].lower() not in SPLIT_ALIASES:  # a header line
@@ -127,7 +157,7 @@ def read_split_file(path: str | Path) -> pd.Series:
     split_df = split_df.assign(split=split_names(split_df["split"], str(path))).drop_duplicates()
     repeated = split_df["id"][split_df["id"].duplicated()]
     if len(repeated):
-        raise ValueError(f"{path}: id(s) in two sets: {first(repeated)}; keep one line of each")
+        raise InputError(f"{path}: id(s) in two sets: {first(repeated)}; keep one line of each")
     return split_df.set_index("id")["split"]
 
 
@@ -139,14 +169,14 @@ def _from_split_file(samples_df: pd.DataFrame, path: str | Path, rule: str, unkn
         listed, _ = five_as_six(tissue_samples(listed), keys)
     extra, missing = listed[~listed.isin(keys)], keys[~keys.isin(listed)]
     if len(extra) == len(listed):
-        raise ValueError(f"{path} shares no id with the samples: {first(extra)}; samples {first(keys)}")
+        raise InputError(f"{path} shares no id with the samples: {first(extra)}; samples {first(keys)}")
     if len(extra) and unknown != "ignore":
-        raise ValueError(
+        raise InputError(
             f"{path}: {len(extra)} of {len(listed)} ids are not in the samples table: {first(extra)}; "
-            "add those samples, remove the lines, or set unknown = 'ignore'"
+            "add those samples, or remove the lines"
         )
     if len(missing):
-        raise ValueError(
+        raise InputError(
             f"{path}: no set for {len(missing)} of {len(keys)} samples: {first(missing)}; "
             "add them to the file or drop them from the samples table"
         )
@@ -155,7 +185,7 @@ def _from_split_file(samples_df: pd.DataFrame, path: str | Path, rule: str, unkn
     torn_df = lines_df[lines_df.groupby("key")["split"].transform("nunique") > 1]
     if not torn_df.empty:
         shown = ", ".join((torn_df["id"] + " " + torn_df["split"]).head(4))
-        raise ValueError(
+        raise InputError(
             f"{path}: {torn_df['key'].nunique()} sample(s) in two sets, first {torn_df['key'].iloc[0]}: "
             f"{shown}; ids that share their first three fields are one slide: give it one set"
         )

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from lib.cohort.samples import SPLITS, first
+from lib.errors import InputError
 
 NO_RNA = "no RNA in the expression table"
 FEW_VALUES = 12  # distinct whole numbers that may be the codes of a category
-TILE_COUNT = "n_tiles"  # a covariate that notebook 04 counts, so the samples table need not have it
+# Covariates that notebook 04 measures on a sample's tiles, so the samples table need not have them.
+OF_TILES = ("n_tiles", "focus", "haematoxylin", "eosin", "tissue_fraction")
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -106,6 +108,25 @@ def split_report(samples_df: pd.DataFrame) -> pd.DataFrame:
     return report_df.assign(remark=np.where(lacks == "", "", one_slide + "none in " + lacks))
 
 
+def in_sets(samples_df: pd.DataFrame, splits: pd.Series, classifies: bool) -> pd.DataFrame:
+    """The samples with their sets in column split.
+
+    classifies : whether a classifier is to be trained (`Config.classifies`).
+
+    Raises InputError where one cannot be, because the training samples are of one tissue.
+    """
+    samples_df = samples_df.assign(split=splits.to_numpy())
+    tissues = samples_df.loc[samples_df["split"] == "train", "tissue"].unique()
+    if classifies and len(tissues) < 2:
+        raise InputError(
+            f"the {len(samples_df):,} samples have {len(tissues)} tissues to train on ({first(tissues)}), "
+            "and a classifier of one class learns nothing. Either set encoder = 'imagenet', or a "
+            "checkpoint, to take features from a network as it is; or name two or more classes in column "
+            "tissue of the samples"
+        )
+    return samples_df
+
+
 def donor_overlap(samples_df: pd.DataFrame) -> pd.DataFrame:
     """Donors shared between sets: 3 x 3 counts, donors of each set on the diagonal, else 0 if no leak."""
     donors = {name: set(samples_df.loc[samples_df["split"] == name, "donor"]) for name in SPLITS}
@@ -125,22 +146,22 @@ def covariate_report(samples_df: pd.DataFrame, covariates: Sequence[str]) -> pd.
     Raises
     ------
     ValueError
-        A covariate that is neither a column of the table nor TILE_COUNT, or that some samples lack.
+        A covariate that is neither a column of the table nor of OF_TILES, or that some samples lack.
     """
-    if missing := [name for name in covariates if name not in samples_df and name != TILE_COUNT]:
-        raise ValueError(
+    if missing := [name for name in covariates if name not in samples_df and name not in OF_TILES]:
+        raise InputError(
             f"covariates {first(missing)} are not columns of the samples table; "
-            f"add them, or choose from {', '.join(samples_df.columns)}"
+            f"add them, or choose from {', '.join([*samples_df.columns, *OF_TILES])}"
         )
     rows = {}
     for name in covariates:
         if name not in samples_df:
-            rows[name] = {"kind": "number", "categories": "counted in notebook 04"}
+            rows[name] = {"kind": "number", "categories": "measured in notebook 04"}
             continue
         column = samples_df[name].replace("", np.nan)
         lacks = samples_df["sample_id"][column.isna()]
         if len(lacks):
-            raise ValueError(
+            raise InputError(
                 f"covariate {name!r} has no value in {len(lacks)} of {len(column)} samples: {first(lacks)}; "
                 "fill them in, drop the samples, or leave the covariate out"
             )

@@ -9,19 +9,21 @@ A body takes its final name when it has the promised length and passes the check
 import errno
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-import requests
 from tqdm.auto import tqdm
 from urllib3.exceptions import MaxRetryError
 
 from lib import work_records
+from lib.errors import InputError
+from lib.sources.http_body import BodyError, NotOnServerError, copy_body, require_file
 from lib.sources.http_session import (
     NETWORK_ERRORS,
     DownloadError,
@@ -32,7 +34,7 @@ from lib.sources.http_session import (
 )
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-CHUNK_BYTES, PROBE_BYTES, N_PROBES, SPARE_BYTES = 1 << 18, 1 << 20, 6, 1e9
+PROBE_BYTES, N_PROBES, SPARE_BYTES = 1 << 20, 6, 1e9
 
 Check = Callable[[Path], None]  # raises ValueError for a complete body that is not what it should be
 
@@ -69,14 +71,6 @@ class Estimate(NamedTuple):
             hours = self.bytes_to_fetch / self.bytes_per_second / 3600
             text += f"; {hours:.1f} h over one connection at {self.bytes_per_second / 1e6:.1f} MB/s"
         return text
-
-
-class _NotOnServerError(Exception):
-    """The server has no file at this address."""
-
-
-class _BodyError(Exception):
-    """The body of this answer is not the file; another request may bring it."""
 
 
 # ---------------------------------------------------------------------------------------------- many files
@@ -136,6 +130,28 @@ def fetch_all(
                 raise
     columns = ["path", "state", "n_bytes", "url", "reason"]
     return pd.DataFrame([rows[i] for i in range(len(files))], columns=columns)
+
+
+def command(fetch: Callable[[], int]) -> int:
+    """Run what a command downloads, errors in a line each; the exit status: 2 for errors, 130 for Ctrl-C."""
+    try:
+        return fetch()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; partial files are kept, and the same command continues them", file=sys.stderr)
+        return 130
+
+
+def summarise(report_df: pd.DataFrame, where: object) -> int:
+    """Print what `fetch_all` did, failures with their reasons; 1 where there are any."""
+    failed_df = report_df[report_df["state"] == "failed"]
+    for path, reason in zip(failed_df["path"], failed_df["reason"], strict=True):
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    counts = report_df["state"].value_counts()
+    print(", ".join(f"{n:,} {state}" for state, n in counts.items()), f"in {where}")
+    return int(len(failed_df) > 0)
 
 
 def estimate(files: Sequence[File], settings: Settings, assumed_bytes: float = 0.0) -> Estimate:
@@ -215,9 +231,9 @@ def _existing(folder: Path) -> Path:
 def _check_arguments(files: Sequence[File], settings: Settings) -> None:
     (path, n), *_ = Counter(file.path for file in files).most_common(1) or [(None, 0)]
     if n > 1:
-        raise ValueError(f"{path} occurs {n} times in the list of downloads: name each file once")
+        raise InputError(f"{path} occurs {n} times in the list of downloads: name each file once")
     if not 1 <= settings.n_parallel <= 16 or settings.interval_s < 0 or settings.n_retries < 0:
-        raise ValueError(f"{settings}: n_parallel must be 1 to 16, interval_s and n_retries at least 0")
+        raise InputError(f"{settings}: n_parallel must be 1 to 16, interval_s and n_retries at least 0")
 
 
 # ------------------------------------------------------------------------------------------------ one file
@@ -237,7 +253,7 @@ def fetch(file: File, check: Check, session: Session) -> dict[str, Any]:
     for url in file.urls:
         try:
             _fetch_url(url, file.path, check, session)
-        except _NotOnServerError as error:
+        except NotOnServerError as error:
             missing.append(f"{url}: {error}")
             continue
         return row | {"state": "downloaded", "url": url, "n_bytes": _size(file.path)}
@@ -258,9 +274,9 @@ def _fetch_url(url: str, path: Path, check: Check, session: Session) -> None:
             work_records.remove(part)
             return
         except ValueError as error:  # complete, but not usable: requesting all of it again is dear
-            failure, n_unusable = _BodyError(f"the file is not usable: {error}"), n_unusable + 1
+            failure, n_unusable = BodyError(f"the file is not usable: {error}"), n_unusable + 1
             _discard(part)
-        except (_BodyError, *NETWORK_ERRORS) as error:
+        except (BodyError, *NETWORK_ERRORS) as error:
             failure = error
         if _size(part) > largest:
             retry, largest = session.retry, _size(part)
@@ -285,51 +301,27 @@ def _attempt(url: str, part: Path, session: Session) -> None:
             if begin == state["total"]:  # the run ended just before the last step
                 return
             _discard(part)
-            raise _BodyError("the server refused the range")
-        _require_file(response, url, part)
+            raise BodyError("the server refused the range")
+        try:
+            require_file(response, url)
+        except NotOnServerError:
+            _discard(part)
+            raise
         start, total = body_range(response)
         if start not in (0, begin) or (start and total != (state["total"] or total)):
             _discard(part)
-            raise _BodyError(f"the server sent another range ({response.headers.get('Content-Range')})")
+            raise BodyError(f"the server sent another range ({response.headers.get('Content-Range')})")
         with open(part, "r+b" if start else "wb") as out:
             out.seek(start)
-            work_records.write(part, {"url": url}, total=total, validator=validator_of(response))
-            _copy(response, out, session)
+            work_records.announce(part, {"url": url}, total=total, validator=validator_of(response))
+            copy_body(response, out, session, total)
     size = _size(part)
     if total is not None and size > total:
         _discard(part)
     if total is not None and size != total:
-        raise _BodyError(f"{size} of {total} bytes arrived")
+        raise BodyError(f"{size} of {total} bytes arrived")
     if not size:
-        raise _BodyError("the server sent an empty file")
-
-
-def _require_file(response: requests.Response, url: str, part: Path) -> None:
-    """Raise unless the answer promises a file: for a status of failure, or a web page in its place."""
-    status = f"HTTP {response.status_code} {response.reason}"
-    if response.status_code in (404, 410):
-        _discard(part)
-        raise _NotOnServerError(status)
-    if not response.ok:
-        n_requests = 1 + len(response.raw.retries.history)
-        raise DownloadError(f"{url}: {status}" + (f" ({n_requests} requests)" if n_requests > 1 else ""))
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _web_page(response.raw.read(4096))
-
-
-def _copy(response: requests.Response, out: BinaryIO, session: Session) -> None:
-    """Write the body as it arrives; a web page in place of a file is recognised by its beginning."""
-    while piece := response.raw.read1(CHUNK_BYTES):
-        if out.tell() == 0 and piece[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise _web_page(piece)
-        out.write(piece)
-        session.add(len(piece))
-        session.sleep(0)
-
-
-def _web_page(body: bytes) -> _BodyError:
-    title = body.decode("utf-8", "replace").partition("<title>")[2].partition("</title>")[0].strip()
-    return _BodyError(f"the server sent a web page{f' ({title!r})' if title else ''} instead of the file")
+        raise BodyError("the server sent an empty file")
 
 
 def partial_path(path: Path) -> Path:

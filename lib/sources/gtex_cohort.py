@@ -17,6 +17,7 @@ import pandas as pd
 
 from lib.cohort.expression import rna_ids
 from lib.cohort.splits import read_split_file
+from lib.errors import MissingInputError
 from lib.sources import gtex_fetch
 from lib.sources.gtex_samples import (
     ATTRIBUTES,
@@ -109,7 +110,7 @@ def _expression(raw: Path, name: str, url: str, folders: Sequence[Path]) -> Path
         return target
     found = gtex_fetch.find(name, folders) if name != MADE_EXPRESSION else None
     if not found and not name.lower().endswith((".gct", ".gct.gz")):
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"expression_file = {name!r}: {target} is missing; without expression_file"
             f" {gtex_fetch.file_name(url)} is found or downloaded"
         )

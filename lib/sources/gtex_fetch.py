@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from lib.cohort.gzip_files import open_bytes
+from lib.errors import InputError
 from lib.sources import download
 from lib.sources.http_session import NETWORK_ERRORS, DownloadError, Session, Settings
 from lib.whole_files import whole_file
@@ -97,7 +98,7 @@ def table(url: str, folders: Sequence[Path]) -> Path:
         try:
             check_table(here)
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"{here}: {error}; delete it, and it will be downloaded again, or put {name} of {url} there"
             ) from error
         return here
@@ -163,7 +164,7 @@ def _portal_rows(session: Session) -> list[list[str]]:
             bar.update(len(answer["data"]))
             page += 1
     if len(rows) != promised:
-        raise ValueError(f"the portal promised {promised} rows and sent {len(rows)}")
+        raise InputError(f"the portal promised {promised} rows and sent {len(rows)}")
     return rows
 
 
@@ -200,13 +201,13 @@ def check_table(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(40)
     if not start:
-        raise ValueError("it is empty")
+        raise InputError("it is empty")
     if name.endswith(".gz") and not start.startswith(b"\x1f\x8b"):
-        raise ValueError(f"it is not gzip; it begins with {start.decode('utf-8', 'replace')!r}")
+        raise InputError(f"it is not gzip; it begins with {start.decode('utf-8', 'replace')!r}")
     with open_bytes(path) as file:
         text = file.read(1 << 16).decode("utf-8", "replace").removeprefix("\ufeff")
         while path.name.endswith(".part") and file.read(1 << 20):
             pass
     for part, (expected, pattern) in KINDS.items():
         if part in name.removesuffix(".gz") and not re.match(pattern, text):
-            raise ValueError(f"it should begin with {expected}; it begins with {text[:40]!r}")
+            raise InputError(f"it should begin with {expected}; it begins with {text[:40]!r}")

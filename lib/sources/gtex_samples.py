@@ -15,6 +15,7 @@ from lib.cohort.gtex_ids import (
     rna_tissue_samples,
     tissue_sample_id,
 )
+from lib.errors import InputError
 from lib.sources.gtex_tables import ATTRIBUTE_COLUMNS, require_unique
 
 OTHERS = "others"  # key of a cap for the tissues that have none of their own
@@ -96,7 +97,7 @@ def samples_table(
     if choice.max_slides and listed is None:
         filters.keep(within_cap(filters.df, choice.max_slides), "within the cap per tissue")
     if filters.df.empty:
-        raise ValueError("no slide is left: " + "; ".join(f"{step} {n}" for step, n, *_ in steps))
+        raise InputError("no slide is left: " + "; ".join(f"{step} {n}" for step, n, *_ in steps))
     kept_df = filters.df.sort_values(["tissue", "sample_id"]).reset_index(drop=True)
     dropped_df = portal_df.loc[~portal_df["sample_id"].isin(kept_df["sample_id"]), ["sample_id", "tissue"]]
     reasons = dropped_df["sample_id"].map(filters.reasons).fillna("no RNA in the expression table")
@@ -124,7 +125,7 @@ def _keep_listed(filters: _Filters, listed: Sequence[str]) -> None:
     found_df = match_sample_ids(listed, filters.df["sample_id"])
     lost = found_df.loc[found_df["sample_id"].eq(""), "id"]
     if len(lost) == len(found_df):
-        raise ValueError(
+        raise InputError(
             f"none of the {len(found_df)} ids of the published list is a slide with RNA: listed are"
             f" {found_df['id'].head(3).tolist()}, slides with RNA {filters.df['sample_id'].head(3).tolist()}"
             f" ({len(filters.df)}); check split_file and the release"
@@ -139,12 +140,12 @@ def _keep_listed(filters: _Filters, listed: Sequence[str]) -> None:
 def _keep_complete(filters: _Filters, required: list[str]) -> None:
     """Only the samples with a value in each of these columns."""
     if absent := [name for name in required if name not in filters.df]:
-        raise ValueError(
+        raise InputError(
             f"covariates {absent} are missing from the samples, which have {list(filters.df.columns)}"
         )
     lacks_df = filters.df[required].isna() | (filters.df[required] == "")
     if len(lacks_df) and (empty := [name for name in required if lacks_df[name].all()]):
-        raise ValueError(
+        raise InputError(
             f"none of {len(lacks_df)} samples has a value of the covariates {empty}: is the column in GTEx's "
             "tables? Or name the others in the cohort's TOML (covariates)"
         )
@@ -186,7 +187,7 @@ def _pair(portal_df: pd.DataFrame, rna_ids: Sequence[str]) -> pd.DataFrame:
     )
     rna_df["outcome"] = np.where(rna_df["sample_id"].ne(""), "paired", rna_df["rna_id"].map(_why_unpaired))
     if rna_df["sample_id"].eq("").all():
-        raise ValueError(
+        raise InputError(
             f"no RNA sample belongs to a tissue sample of the portal table: RNA samples are"
             f" {list(rna_ids)[:3]} ({len(rna_ids)}), tissue samples"
             f" {portal_df['sample_id'].head(3).tolist()} ({len(portal_df)}); check that both are GTEx tables"
@@ -239,7 +240,7 @@ def _add_covariates(
             attributes_df, on="rna_id", how="left", validate="many_to_one", indicator=True
         )
         if long_df["_merge"].eq("left_only").all():
-            raise ValueError(
+            raise InputError(
                 f"no RNA sample occurs in the sample attributes: {long_df['rna_id'].head(3).tolist()} against"
                 f" {attributes_df['rna_id'].head(3).tolist()}; check that both are of one GTEx release"
             )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib.cohort.gzip_files import open_bytes
 from lib.cohort.samples import says_missing
+from lib.errors import InputError, MissingInputError
 
 TISSUE_SAMPLE = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-\d{4}")
 GTF_ATTRIBUTE = re.compile(r'(\w+) "([^"]*)"')
@@ -64,7 +65,7 @@ def read_portal(path: str | Path) -> pd.DataFrame:
         ours: next((spelt[s] for s in names if s in spelt), None) for ours, names in PORTAL_COLUMNS.items()
     }
     if absent := [ours for ours in ("sample_id", "tissue") if found[ours] is None]:
-        raise ValueError(
+        raise InputError(
             f"{path}: no column for {absent}; it has {list(raw_df.columns)}, expected are names like"
             " 'Tissue Sample ID', 'Tissue', 'Subject ID', 'Sex', 'Age Bracket', 'Pathology Notes'"
         )
@@ -73,7 +74,7 @@ def read_portal(path: str | Path) -> pd.DataFrame:
     portal_df = portal_df.apply(lambda column: column.str.strip())
     _require_ids(portal_df["sample_id"], f"{path}: tissue sample ids")
     if nameless := portal_df.loc[portal_df["tissue"].eq(""), "sample_id"].tolist():
-        raise ValueError(
+        raise InputError(
             f"{path}: column {found['tissue']!r} is empty for {len(nameless)} samples, first {nameless[:3]};"
             " fill in their tissue or remove the rows"
         )
@@ -103,7 +104,7 @@ def read_subject_phenotypes(path: str | Path) -> pd.DataFrame:
     _require_columns(raw_df, path, ["SUBJID", "SEX", "AGE"])
     require_unique(raw_df["SUBJID"], f"{path}: SUBJID")
     if not raw_df["SEX"].isin(["1", "2"]).all():
-        raise ValueError(f"{path}: SEX must be 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}")
+        raise InputError(f"{path}: SEX must be 1 (male) or 2 (female), found {sorted(set(raw_df['SEX']))}")
     subjects_df = raw_df[["SUBJID", "SEX", "AGE"]].set_axis(["donor", "sex", "age_bracket"], axis=1)
     subjects_df["sex"] = subjects_df["sex"].map({"1": "male", "2": "female"})
     subjects_df["hardy_scale"] = raw_df["DTHHRDY"].map(HARDY) if "DTHHRDY" in raw_df else ""
@@ -118,12 +119,16 @@ def read_gene_models(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should be the GENCODE models of a GTEx release")
+        raise MissingInputError(f"{path}: no such file; it should be the GENCODE models of a GTEx release")
     with _opened(path) as lines:
         attributes = [line.rsplit("\t", 1)[1] for line in lines if line.split("\t", 3)[2:3] == ["gene"]]
     genes = [dict(GTF_ATTRIBUTE.findall(text)) for text in attributes]
-    if not genes or "gene_id" not in genes[0]:
-        raise ValueError(f"{path}: not a GTF of genes: {len(genes)} lines describe a gene")
+    nameless = sum(not gene.get("gene_id") for gene in genes)
+    if not genes or nameless:
+        raise InputError(
+            f"{path}: not a GTF of genes: {len(genes)} lines describe a gene, {nameless} of them without "
+            "gene_id; fetch it again"
+        )
     rows = (
         (gene["gene_id"], gene.get("gene_name", ""), gene.get("gene_type") or gene.get("gene_biotype", ""))
         for gene in genes
@@ -141,16 +146,16 @@ def read_text_table(path: str | Path, what: str) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it should be {what}")
+        raise MissingInputError(f"{path}: no such file; it should be {what}")
     with _opened(path) as file:
         separator = "\t" if "\t" in file.readline() else ","
     with _opened(path) as file:
         try:
             return pd.read_csv(file, sep=separator, dtype="str", keep_default_na=False)
         except pd.errors.EmptyDataError as error:
-            raise ValueError(f"{path}: the file is empty; it should be {what}") from error
+            raise InputError(f"{path}: the file is empty; it should be {what}") from error
         except pd.errors.ParserError as error:
-            raise ValueError(f"{path}: not a table ({error}); it should be {what}") from error
+            raise InputError(f"{path}: not a table ({error}); it should be {what}") from error
 
 
 @contextmanager
@@ -161,7 +166,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
             # the stub of TextIOWrapper asks for a narrower class than it needs
             yield io.TextIOWrapper(file, encoding="utf-8-sig")  # pyright: ignore[reportArgumentType]
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), perhaps saved by a spreadsheet:"
             " use the file as downloaded, or save it as CSV UTF-8"
         ) from error
@@ -173,23 +178,23 @@ def _numbers(column: pd.Series, what: str) -> pd.Series:
     given = given.mask(says_missing(given))
     numbers = pd.to_numeric(given, errors="coerce").astype("float64")
     if strange := given[given.notna() & numbers.isna()].tolist():
-        raise ValueError(f"{what}: {len(strange)} cells are not numbers, first {strange[:3]}")
+        raise InputError(f"{what}: {len(strange)} cells are not numbers, first {strange[:3]}")
     return numbers
 
 
 def _require_columns(raw_df: pd.DataFrame, path: str | Path, names: Sequence[str]) -> None:
     if absent := [name for name in names if name not in raw_df]:
-        raise ValueError(f"{path}: columns {absent} are missing; it has {list(raw_df.columns)[:8]}")
+        raise InputError(f"{path}: columns {absent} are missing; it has {list(raw_df.columns)[:8]}")
 
 
 def require_unique(ids: pd.Series, what: str) -> None:
     """Raise ValueError naming `what` and the first ids that occur more than once."""
     if twice := ids[ids.duplicated()].unique().tolist():
-        raise ValueError(f"{what}: {len(twice)} occur more than once, first {twice[:3]}")
+        raise InputError(f"{what}: {len(twice)} occur more than once, first {twice[:3]}")
 
 
 def _require_ids(ids: pd.Series, what: str) -> None:
     strange = ids[~ids.str.fullmatch(TISSUE_SAMPLE)].tolist()
     if strange:
-        raise ValueError(f"{what}: {len(strange)} are not like 'GTEX-117YW-0126', first {strange[:3]}")
+        raise InputError(f"{what}: {len(strange)} are not like 'GTEX-117YW-0126', first {strange[:3]}")
     require_unique(ids, what)

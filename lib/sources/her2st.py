@@ -16,9 +16,11 @@ import tifffile
 from PIL import Image
 from tqdm.auto import tqdm
 
-from lib.cohort.expression import counts_per_million
+from lib.cohort.expression_units import scale_counts
+from lib.errors import InputError, MissingInputError
 from lib.sources import pinned_files
 from lib.sources.mirror import Places
+from lib.sources.spot_regions import grid_steps, spot_samples
 from lib.whole_files import whole_file
 
 SPOT_PITCH_UM = 200.0  # centre to centre on the arrays of Ståhl et al. 2016, Science 353:78
@@ -40,10 +42,7 @@ class Grid(NamedTuple):
 
 
 def grid_mpp(spots_df: pd.DataFrame) -> Grid:
-    """µm/px from the known distance between spots: an affine fit of pixel on array positions.
-
-    Spots further from their fitted place than 4 robust standard deviations are left out and the fit repeated,
-    so a few wrong positions do not bias it.
+    """µm/px from the known distance between spots: `spot_regions.grid_steps`.
 
     Parameters
     ----------
@@ -55,23 +54,11 @@ def grid_mpp(spots_df: pd.DataFrame) -> Grid:
         Fewer than 4 spots, all on one line, or positions that are not a grid (axes that differ by more than
         10 %, or spots typically further than a third of the pitch from their place).
     """
-    array = spots_df[["x", "y"]].to_numpy(float)
-    pixel = spots_df[["pixel_x", "pixel_y"]].to_numpy(float)
-    design = np.column_stack([array, np.ones(len(array))])
-    if len(array) < 4 or np.linalg.matrix_rank(design - design.mean(axis=0) * [1, 1, 0]) < 3:
-        raise ValueError(f"{len(array)} spots, too few or on one line: µm/px needs 4 in two directions")
-    used = np.ones(len(array), dtype=bool)
-    for _ in range(20):
-        steps, *_ = np.linalg.lstsq(design[used], pixel[used], rcond=None)  # step along x, along y, origin
-        distance = np.hypot(*(pixel - design @ steps).T)
-        limit = max(4 * 1.4826 * float(np.median(distance)), 1e-6)
-        if np.array_equal(distance <= limit, used):
-            break
-        used = distance <= limit
+    steps, distance, used = grid_steps(spots_df[["x", "y"]], spots_df[["pixel_x", "pixel_y"]])
     pitch_x, pitch_y = np.hypot(*steps[0]), np.hypot(*steps[1])
     pitch, residual = (pitch_x + pitch_y) / 2, float(np.median(distance))
     if not 0.9 < pitch_x / max(pitch_y, 1e-9) < 1.1 or residual > pitch / 3:
-        raise ValueError(
+        raise InputError(
             f"the spots do not form a square grid ({pitch_x:.1f} px along x, {pitch_y:.1f} px along y,"
             f" typically {residual:.1f} px off): check that x, y are array positions and pixel_x, pixel_y"
             " level-0 pixels"
@@ -79,50 +66,8 @@ def grid_mpp(spots_df: pd.DataFrame) -> Grid:
     rotation = float(np.degrees(np.arctan2(steps[0, 1], steps[0, 0])))
     n_outliers = int((~used).sum())
     return Grid(
-        SPOT_PITCH_UM / pitch, float(pitch_x), float(pitch_y), rotation, residual, len(array), n_outliers
+        SPOT_PITCH_UM / pitch, float(pitch_x), float(pitch_y), rotation, residual, len(used), n_outliers
     )
-
-
-def spot_samples(
-    spots_df: pd.DataFrame, slide_id: str, mpp: float, region_um: float, l0_width: int, l0_height: int
-) -> pd.DataFrame:
-    """Rows of a samples table for the spots of one slide: a square region centred on each.
-
-    Parameters
-    ----------
-    spots_df : columns sample_id, pixel_x, pixel_y (centre, level-0 px), donor, tissue; others are kept.
-    mpp : µm per level-0 px. region_um : edge of the square; at least a tile, so that each spot holds one.
-    l0_width, l0_height : size of the slide in px.
-
-    Returns
-    -------
-    DataFrame
-        sample_id, slide_id, donor, tissue, mpp, l0_x, l0_y, l0_width, l0_height (int px), then the further
-        columns. Spots whose square leaves the slide are left out: compare the lengths.
-
-    Raises
-    ------
-    ValueError
-        A region under one pixel.
-    """
-    edge = round(region_um / mpp)
-    if edge < 1:
-        raise ValueError(f"region_um = {region_um} is under one pixel ({mpp:.3f} µm) of slide {slide_id}")
-    rows_df = spots_df[["sample_id"]].assign(
-        slide_id=slide_id,
-        donor=spots_df["donor"],
-        tissue=spots_df["tissue"],
-        mpp=round(mpp, 5),
-        l0_x=np.rint(spots_df["pixel_x"] - edge / 2).astype(int),
-        l0_y=np.rint(spots_df["pixel_y"] - edge / 2).astype(int),
-        l0_width=edge,
-        l0_height=edge,
-    )
-    further = spots_df.columns.difference([*rows_df.columns, "pixel_x", "pixel_y"], sort=False)
-    rows_df = rows_df.join(spots_df[further])
-    inside = (rows_df["l0_x"] >= 0) & (rows_df["l0_y"] >= 0)
-    inside &= (rows_df["l0_x"] + edge <= l0_width) & (rows_df["l0_y"] + edge <= l0_height)
-    return rows_df[inside].reset_index(drop=True)
 
 
 def write_pyramid(image: np.ndarray, path: str | Path, mpp: float) -> None:
@@ -202,13 +147,13 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
     Notes
     -----
     Genes are the union over sections; a gene absent from a section's table counts 0 there (`genes_filled`).
-    Counts become counts per million of the spot's total. Genes that are 0 everywhere are kept. The same
-    cluster number means something else in each patient (`CLUSTERS_CSV`).
+    Counts become counts per ten thousand of the spot's total (CP10K). Genes that are 0 everywhere are kept.
+    The same cluster number means something else in each patient (`CLUSTERS_CSV`).
     """
     source_dir, out_dir = Path(source_dir), Path(out_dir)
     pictures = {path.parent.name: path for path in sorted(source_dir.glob("data/ST-imgs/*/*/*.jp*g"))}
     if not pictures:
-        raise FileNotFoundError(f"no section pictures in {source_dir / 'data/ST-imgs'}: fetch the data first")
+        raise MissingInputError(f"no section pictures in {source_dir / 'data/ST-imgs'}: fetch the data first")
     split_of = _split_of(cohort.splits, list(pictures))
     clusters_df = pd.read_csv(CLUSTERS_CSV, comment="#", dtype=str).set_index(["patient", "cluster"])
     (out_dir / "slides").mkdir(parents=True, exist_ok=True)
@@ -231,13 +176,13 @@ def import_her2st(source_dir: str | Path, out_dir: str | Path, cohort: Her2stCoh
     joined_df = pd.concat(counts, axis=1, join="outer").sort_index()
     report_df = pd.DataFrame(reports).drop(columns="n_spots").rename(columns={"n_listed": "n_spots"})
     report_df["genes_filled"] = len(joined_df) - report_df["genes"]
-    cpm_df = counts_per_million(joined_df.fillna(0))
+    scaled_df = scale_counts(joined_df.fillna(0), "CP10K")
     with whole_file(out_dir / "samples.csv") as temporary:
         pd.concat(samples).to_csv(temporary, index=False)
     with whole_file(out_dir / "import_report.csv") as temporary:
         report_df.to_csv(temporary, index=False)
     with whole_file(out_dir / "expression.parquet") as temporary:
-        cpm_df.to_parquet(temporary, compression="zstd")
+        scaled_df.to_parquet(temporary, compression="zstd")
     return report_df
 
 
@@ -248,7 +193,7 @@ def _split_of(splits: Mapping[str, Sequence[str]], sections: list[str]) -> dict[
     twice = sorted({s for s in named if named.count(s) > 1})
     absent = sorted(set(sections) - set(named))
     if twice or absent:
-        raise ValueError(
+        raise InputError(
             f"spot_splits must name each of {sections} once: {twice} are named twice, {absent} not at all"
         )
     return {s: name for name, members in splits.items() for s in members}
@@ -269,7 +214,7 @@ def _section(
     cluster = key.map(labels_df["label"].astype(str).set_axis(_spot_keys(labels_df)))
     annotations_df = clusters_df.xs(patient, level="patient")
     if unknown := sorted(set(cluster.dropna()) - set(annotations_df.index)):
-        raise ValueError(
+        raise InputError(
             f"section {section}: clusters {unknown} of patient {patient} have no annotation in {CLUSTERS_CSV}"
         )
     totals = counts_df.sum(axis=1)
@@ -281,6 +226,7 @@ def _section(
         cluster=patient + ":" + cluster,
         annotation=cluster.map(annotations_df["annotation"]),
         n_counts=key.map(totals).fillna(0).astype(int),
+        log_counts=np.log10(key.map(totals).where(lambda n: n > 0)).round(4),
     )
     counts_df = counts_df[totals > 0].T.rename_axis("gene").rename_axis(None, axis=1)
     report = {

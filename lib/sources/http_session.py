@@ -21,7 +21,8 @@ LONGEST_WAIT_S = 600.0  # of what a server asks for by Retry-After
 class Settings(NamedTuple):
     """How to request: connections at a time, least seconds between two requests (of all connections
     together), retries in a row without a new byte, seconds that the waits between them double from, seconds
-    without an answer after which a request has failed.
+    without an answer after which a request has failed, the least rate over as many seconds, the most bytes
+    that a file may have (256 GiB).
     """
 
     n_parallel: int = 4
@@ -29,6 +30,8 @@ class Settings(NamedTuple):
     n_retries: int = 5
     backoff_s: float = 2.0
     timeout_s: float = 60.0
+    least_bytes_per_s: float = 1000.0
+    most_bytes: int = 1 << 38
 
 
 class DownloadError(RuntimeError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.errors import InputError, MissingInputError
 from lib.sources import download, mirror
 from lib.sources.http_session import Settings
 from lib.whole_files import fingerprint, whole_file
@@ -32,7 +33,7 @@ def files(dataset: str) -> pd.DataFrame:
     rows_df = registry_df[registry_df["dataset"] == dataset].drop(columns="dataset").reset_index(drop=True)
     if rows_df.empty:
         known = sorted(set(registry_df["dataset"]))
-        raise ValueError(f"unknown dataset {dataset!r}: the registry has {known}")
+        raise InputError(f"unknown dataset {dataset!r}: the registry has {known}")
     return rows_df
 
 
@@ -60,7 +61,7 @@ def fetch(dataset: str, dest: str | Path) -> Path:
     """
     dest, folder = Path(dest), mirror.folder(dataset)
     if folder is not None and not folder.parent.is_dir():
-        raise FileNotFoundError(f"DATA_MIRROR is {folder.parent}, which is not a folder: correct or unset it")
+        raise MissingInputError(f"DATA_MIRROR is {folder.parent}, which is not a folder: correct or unset it")
     rows_df = files(dataset)
     sha256_of = {dest / path: sha256 for path, sha256 in zip(rows_df["path"], rows_df["sha256"], strict=True)}
     to_download = []
@@ -74,7 +75,7 @@ def fetch(dataset: str, dest: str | Path) -> Path:
         elif url:
             to_download.append(download.File(target, (url,)))
         else:
-            raise FileNotFoundError(
+            raise MissingInputError(
                 f"{dataset}/{path} has no public address with these exact bytes: {_by_hand(dataset, path)}"
             )
     if to_download:
@@ -85,7 +86,7 @@ def fetch(dataset: str, dest: str | Path) -> Path:
 def _from_mirror(source: Path, target: Path, sha256: str) -> None:
     found = fingerprint(source)
     if found != sha256:
-        raise ValueError(
+        raise InputError(
             f"{source} ({source.stat().st_size:,} bytes) has sha256 {found[:12]}…, the registry has"
             f" {sha256[:12]}…: the copy is damaged or another version; replace it"
         )
@@ -100,7 +101,7 @@ def _from_network(dataset: str, dest: Path, wanted: list[download.File], sha256_
     def check(path: Path) -> None:
         found, sha256 = fingerprint(path), sha256_of[path.with_name(path.name.removesuffix(".part"))]
         if found != sha256:
-            raise ValueError(f"it has sha256 {found[:12]}…, the registry has {sha256[:12]}…")
+            raise InputError(f"it has sha256 {found[:12]}…, the registry has {sha256[:12]}…")
 
     try:
         report_df = download.fetch_all(wanted, check, SETTINGS)

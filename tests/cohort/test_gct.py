@@ -258,7 +258,7 @@ def test_line_without_an_end(tmp_path, head):
         ("n.gct", "#1.2\n1\t0\nName\tDescription\ng\tG\n", "no sample columns"),
         ("r.gct", "#1.2\n0\t1\nName\tDescription\ta\n", "no gene rows"),
         ("e.gct", "", "the file is empty"),
-        ("e.gct.gz", gzip.compress(b""), "the file is empty"),
+        ("e.gct.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("p.gct.gz", "<html>404</html>", "first line is '<html>404"),
     ],
 )

@@ -52,7 +52,8 @@ def test_missing_column_names_the_nearest(tmp_path):
         *((bad, r"'\.\.'") for bad in ("..", "a..b")),
         *((bad, "control") for bad in ("a\x07b", "a\nb")),
         ("", "is empty"),
-        ("x" * 151, "longer"),
+        ("x" * 201, "is 201 bytes long"),
+        ("ж" * 129, "is 258 bytes long"),
     ],
 )
 def test_ids_that_cannot_be_file_names(bad, said):

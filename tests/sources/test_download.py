@@ -98,6 +98,26 @@ class Misbehaving(Quiet):
             self.wfile.write(BODY[i : i + 100_000])
             time.sleep(0.02)
 
+    def trickle(self, n):
+        """A byte now and then, for ever: alive for every timeout of a single read."""
+        self.begin(200, Content_Length=str(len(SMALL)))
+        for i in range(200):
+            try:
+                self.wfile.write(SMALL[i : i + 1])
+                self.wfile.flush()
+            except OSError:
+                return
+            time.sleep(0.05)
+
+    def endless(self, n):
+        self.begin(200, Connection="close")
+        try:
+            for _ in range(200):
+                self.wfile.write(SMALL)
+        except OSError:
+            pass
+        self.close_connection = True
+
 
 PAGE, OOPS = (f"\n<!DOCTYPE html><html><title>{t}</title></html>".encode() for t in ("Maintenance", "Oops"))
 MANNERS = {  # what the handler h does at the n-th request of a path
@@ -125,6 +145,10 @@ MANNERS = {  # what the handler h does at the n-th request of a path
     "nolength": Misbehaving.without_length,
     "stalls": Misbehaving.stall,
     "slow": Misbehaving.slow,
+    "trickle": Misbehaving.trickle,
+    "endless": Misbehaving.endless,
+    "ftp": lambda h, n: h.begin(302, Location="ftp://localhost/x.svs", Content_Length="0"),
+    "file": lambda h, n: h.begin(302, Location="file:///etc/passwd", Content_Length="0"),
 }
 
 
@@ -330,11 +354,11 @@ def test_a_disk_that_is_too_small_stops_the_run_before_the_first_file(server, tm
 
 
 def test_a_disk_that_becomes_full_stops_the_run(server, tmp_path, monkeypatch):
-    def no_room(response, out, session):
+    def no_room(response, out, *_):
         out.write(response.raw.read(1_000_000))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_copy", no_room)
+    monkeypatch.setattr(download, "copy_body", no_room)
     files = several(server, tmp_path, "fine", 40)
     one_by_one = FAST._replace(n_parallel=1)
     with pytest.raises(RuntimeError, match=r"no space left .*No space left.*: 40 of 40 files, about 0\.1 GB"):
@@ -354,6 +378,22 @@ def test_another_error_of_one_file_fails_that_file(server, tmp_path, monkeypatch
 def test_an_empty_body_is_no_file(server, tmp_path):
     with pytest.raises(DownloadError, match="empty file"):
         fetch(one(server, tmp_path, "empty/a"))
+    assert not (tmp_path / "x.svs").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("trickle", r"only \d+ bytes a second arrived"),
+        ("endless", "longer than the 1,000,000 bytes it may have"),
+        ("ftp", "No connection adapters were found for 'ftp://"),
+        ("file", "No connection adapters were found for 'file://"),
+    ],
+)
+def test_servers_that_would_hold_the_run_or_lead_it_elsewhere(server, tmp_path, way, words):
+    settings = FAST._replace(n_retries=0, timeout_s=0.5, least_bytes_per_s=1000.0, most_bytes=1_000_000)
+    with pytest.raises(DownloadError, match=words):
+        download.fetch(one(server, tmp_path, way), lambda path: None, Session(settings))
     assert not (tmp_path / "x.svs").exists()
 
 

@@ -14,6 +14,7 @@ from local_server import Quiet, serving
 from lib import gtex
 from lib.cohort.expression import read_expression, read_gene_table
 from lib.cohort.samples import read_samples
+from lib.cohort_sources import source_of
 from lib.config import Config
 from lib.config_values import parse_setting
 from lib.sources import gtex_cohort, gtex_fetch
@@ -319,7 +320,7 @@ def test_configured_cohort_on_the_real_tables(nowhere, tmp_path, monkeypatch):
     addresses = (f"http://127.0.0.1:9/{gtex_fetch.file_name(url)}" for url in gtex_fetch.RELEASES["v8"])
     monkeypatch.setitem(gtex_fetch.RELEASES, "v8", gtex_fetch.Release(*addresses))
     places = Places(tmp_path, (tmp_path / "none", GTEX), None)
-    record = config.source_cohort.make_inputs(store.raw, places)
+    record = source_of(config).make_inputs(store.raw, places)
     samples_df = samples_of(store.raw)
     assert len(samples_df) == 1659
     assert samples_df["tissue"].nunique() == 39

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lib.sources import her2st, mirror
 from lib.sources.her2st import Her2stCohort
+from lib.sources.spot_regions import spot_samples
 
 HER2ST = mirror.folder("her2st")
 needs_her2st = pytest.mark.skipif(not (HER2ST and HER2ST.is_dir()), reason="DATA_MIRROR has no her2st")
@@ -76,7 +77,7 @@ def test_regions_are_centred_and_inside():
             "depth": [1, 2, 3, 4],
         }
     )
-    rows_df = her2st.spot_samples(spots_df, "slide", mpp=0.5, region_um=100, l0_width=1000, l0_height=1000)
+    rows_df = spot_samples(spots_df, "slide", mpp=0.5, region_um=100, l0_width=1000, l0_height=1000)
     assert rows_df["sample_id"].tolist() == ["in", "corner"]
     assert rows_df[["l0_x", "l0_y", "l0_width", "l0_height"]].to_numpy().tolist() == [
         [400, 300, 200, 200],
@@ -84,7 +85,7 @@ def test_regions_are_centred_and_inside():
     ]
     assert rows_df["depth"].tolist() == [1, 4]
     with pytest.raises(ValueError, match="under one pixel"):
-        her2st.spot_samples(spots_df, "slide", mpp=0.5, region_um=0.1, l0_width=9, l0_height=9)
+        spot_samples(spots_df, "slide", mpp=0.5, region_um=0.1, l0_width=9, l0_height=9)
 
 
 def test_openslide_reads_the_pyramid_and_its_resolution(tmp_path):
@@ -160,18 +161,18 @@ def test_cluster_numbers_are_annotated_by_patient(upstream, tmp_path):
     assert "split" not in samples_df
 
 
-def test_expression_is_cpm_of_the_union_of_genes(upstream, tmp_path):
+def test_expression_is_cp10k_of_the_union_of_genes(upstream, tmp_path):
     her2st.import_her2st(upstream, tmp_path / "out", Her2stCohort(180))
-    cpm_df = pd.read_parquet(tmp_path / "out/expression.parquet")
+    scaled_df = pd.read_parquet(tmp_path / "out/expression.parquet")
     samples_df = pd.read_csv(tmp_path / "out/samples.csv")
-    assert cpm_df.columns.tolist() == samples_df["sample_id"].tolist()
-    assert cpm_df.index.tolist() == ["GA", "GB", "GC", "GD"]
-    assert cpm_df.to_numpy().dtype == np.float32
-    np.testing.assert_allclose(cpm_df.sum(), 1e6, rtol=1e-5)
-    assert (cpm_df.loc["GD", samples_df["slide_id"].to_numpy() == "B1"] == 0).all()
+    assert scaled_df.columns.tolist() == samples_df["sample_id"].tolist()
+    assert scaled_df.index.tolist() == ["GA", "GB", "GC", "GD"]
+    assert scaled_df.to_numpy().dtype == np.float32
+    np.testing.assert_allclose(scaled_df.sum(), 1e4, rtol=1e-5)
+    assert (scaled_df.loc["GD", samples_df["slide_id"].to_numpy() == "B1"] == 0).all()
     with gzip.open(upstream / "data/ST-cnts/C2.tsv.gz", "rt") as file:
         counts = pd.read_csv(file, sep="\t", index_col=0).loc["6x5"]
-    np.testing.assert_allclose(cpm_df["C2_6x5"][counts.index], counts / counts.sum() * 1e6, rtol=1e-5)
+    np.testing.assert_allclose(scaled_df["C2_6x5"][counts.index], counts / counts.sum() * 1e4, rtol=1e-5)
     assert samples_df.set_index("sample_id").loc["C2_6x5", "n_counts"] == counts.sum()
 
 
