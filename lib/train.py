@@ -7,7 +7,9 @@ It uses the notebook's folder and recipe, so the notebook then finds the run fin
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+from lib import cohort_lock
 from lib.config import Config
 from lib.config_values import parse_setting
 from lib.network import checkpoints, devices, training
@@ -43,13 +45,16 @@ def train(config: Config, restart: bool = False) -> None:
         labelled_df = labelled_tiles(tiles_df, samples_df, store.stack_files(tiles_df), class_names)
         train_df, validation_df = training.training_sets(labelled_df, config.null_network, config.seed)
         run_dir = store.path("training")
-        if rank == 0:  # the others wait in `fit` before they read the folder
-            store.work_folder("training", "network")
-            checkpoints.discard_longer(run_dir, recipe.epochs)
-            if restart:
-                checkpoints.discard(run_dir, "--restart")
-        model = training.initial_network(recipe, len(class_names), config.input_px, store.weights)
-        training.fit(model, train_df, validation_df, class_names=class_names, run_dir=run_dir, recipe=recipe)
+        lock = cohort_lock.holding(store.derived, "lib.train") if rank == 0 else nullcontext()
+        with lock:
+            if rank == 0:  # the others wait in `fit` before they read the folder
+                store.work_folder("training", "network")
+                checkpoints.discard_longer(run_dir, recipe.epochs)
+                if restart:
+                    checkpoints.discard(run_dir, "--restart")
+            model = training.initial_network(recipe, len(class_names), config.input_px, store.weights)
+            how = {"class_names": class_names, "run_dir": run_dir, "recipe": recipe}
+            training.fit(model, train_df, validation_df, **how)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.network.merged_tissues import merge_tissues
 
 N_BOOTSTRAP = 2000
@@ -89,7 +90,7 @@ def _merged(
     """Split, donor, tissue, predicted, known and correct, after merging; and the number of classes."""
     missing = [name for name in ("split", "donor", "tissue", "predicted") if name not in predictions_df]
     if missing or bool(predictions_df["tissue"].isna().any()):
-        raise ValueError(
+        raise InputError(
             f"the {level} frame lacks {missing or 'the true tissue of some rows'}: join samples first"
         )
     known = predictions_df["tissue"].isin(list(class_names)).to_numpy()
@@ -150,11 +151,11 @@ def confusion(predicted: Sequence[str], truth: Sequence[str], classes: Sequence[
         Sequences of different length; a label that is not among `classes`.
     """
     if len(predicted) != len(truth):
-        raise ValueError(f"{len(predicted)} predictions for {len(truth)} true tissues")
+        raise InputError(f"{len(predicted)} predictions for {len(truth)} true tissues")
     for labels, what in ((truth, "true"), (predicted, "predicted")):
         stray = sorted(set(map(str, labels)) - set(classes))
         if stray:
-            raise ValueError(
+            raise InputError(
                 f"{what} tissues that are not among the classes: {stray[:5]}; drop or merge them"
             )
     counts_df = pd.crosstab(
@@ -166,7 +167,7 @@ def confusion(predicted: Sequence[str], truth: Sequence[str], classes: Sequence[
 def majority_baseline(train_tissues: Sequence[str], truth: Sequence[str]) -> tuple[str, float]:
     """The most frequent training tissue (ties: first by name), and the accuracy of always predicting it."""
     if not len(train_tissues) or not len(truth):
-        raise ValueError(
+        raise InputError(
             "the majority baseline needs training tissues and true tissues; one of them is empty"
         )
     counts = pd.Series(list(train_tissues)).value_counts()

@@ -6,6 +6,8 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from lib.errors import InputError
+
 _TABLE_1 = ["AlexNet", "VGG11", "VGG13", "VGG16", "VGG19", "VGG11_bn", "VGG13_bn", "VGG16_bn", "VGG19_bn"]
 _TABLE_1 += ["ResNet34", "Inception_v3", "VGG16_1FC", "VGG16_avg1FC"]
 PAPER_NAMES = {name.lower(): name for name in _TABLE_1}  # our name -> the paper's spelling
@@ -21,7 +23,7 @@ def check_name(architecture: str, known: Sequence[str] = ARCHITECTURES) -> None:
     if architecture in known:
         return
     nearest = get_close_matches(architecture.lower(), known, n=3, cutoff=0.4) or list(known[:3])
-    raise ValueError(
+    raise InputError(
         f"architecture {architecture!r} is unknown; nearest: {', '.join(nearest)}; the thirteen are "
         f"{', '.join(ARCHITECTURES)}; any other encoder is written timm:<model> or torchvision:<model>"
     )
@@ -30,7 +32,7 @@ def check_name(architecture: str, known: Sequence[str] = ARCHITECTURES) -> None:
 def check_px(architecture: str, input_px: int, minimum_px: int) -> None:
     """ValueError naming the minimum, when a square input of `input_px` is smaller than that."""
     if input_px < minimum_px:
-        raise ValueError(
+        raise InputError(
             f"input of {input_px} px is too small for {architecture}: its minimum is {minimum_px} px; "
             "cut tiles with a larger input_px or choose another architecture"
         )

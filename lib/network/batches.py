@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lib.errors import InputError
 from lib.tiles.stored import StoredTiles
 
 
@@ -57,7 +58,7 @@ class EpochOrder:
         self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
         (self.rank, self.n_ranks), self.epoch = ranks, 0
         if min(self.sizes()) < self.n_ranks:
-            raise ValueError(
+            raise InputError(
                 f"{n_rows} tiles in batches of up to {batch_size} leave some of the {self.n_ranks} processes "
                 "without a tile: raise batch_size or start fewer processes"
             )
@@ -110,7 +111,7 @@ class TileLoader:
         ranks: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+            raise InputError(f"batch_size must be 1 or more, not {batch_size}")
         if n_workers < 0:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             n_workers = 0 if device.type == "cpu" else min(4, max(1, cores - 1))

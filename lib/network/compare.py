@@ -1,7 +1,7 @@
 """Networks side by side: Tables 1 to 4 of one cohort, and what each has learned beyond its null networks.
 
 A network is named by its architecture (with its initial weights, if any: "resnet34 (imagenet)") and its kind:
-"trained", "pretrained only" (weights from elsewhere, not trained here), or one of the null networks
+"trained", "as it is" (weights from elsewhere, not trained here), or one of the null networks
 "untrained" and "shuffled" (notebooks/README.md, section 11). Tables begin with these two columns, in the
 order of Table 1, trained first.
 """
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from lib.errors import InputError
 from lib.network import models
 from lib.network.architectures import ARCHITECTURES
-from lib.statistics import replication
+from lib.statistics import representations
 from lib.statistics.pair_tables import threshold_table
 
-KINDS = ("trained", "pretrained only", "untrained", "shuffled")
+KINDS = ("trained", "as it is", "untrained", "shuffled")
 KEYS = ["architecture", "network"]
 Name = tuple[str, str]  # architecture, kind
 
@@ -99,21 +100,15 @@ def learned_table(networks: Mapping[Name, Learned], q_threshold: float) -> pd.Da
 
     Returns
     -------
-    DataFrame: architecture, network, marker_pairs, links (all, the cohort's covariates out), clumps (links
-    counted once for each gene and group of near-copies), genes_tested, genes_with_a_link,
-    links_replicated_percent (of each gene's strongest, on the validation samples), r_reproducibility and
-    r_reproducibility_within (validation against test, all pairs).
+    DataFrame: architecture, network, marker_pairs, `representations.counts` (the cohort's covariates out),
+    r_reproducibility and r_reproducibility_within (validation against test, all pairs).
     """
     rows = []
     for name, found in networks.items():
         of_r = found.reproducibility.reindex(columns=["raw", "within tissues"]).loc["reproducibility_r"]
         raw, within = of_r.to_numpy(float)
-        replicated = replication.summarise(found.links, q_threshold).loc["strongest link of each gene"]
-        row = {"marker_pairs": len(found.pairs), "links": len(found.links)}
-        row["clumps"] = int(found.links["clump_lead"].sum())
-        row["genes_tested"] = len(found.gene_significance)
-        row["genes_with_a_link"] = found.links["gene"].nunique()
-        row["links_replicated_percent"] = 100 * replicated["replicated"]
+        row = {"marker_pairs": len(found.pairs)}
+        row |= representations.counts(found.gene_significance, found.links, q_threshold)
         rows.append(_keys(name) | row | {"r_reproducibility": raw, "r_reproducibility_within": within})
     return _ordered(rows)
 
@@ -152,7 +147,7 @@ def _keys(name: Name) -> dict[str, Any]:
 def _ordered(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows in the order of Table 1 (other encoders after it, by name), trained before its null networks."""
     if not rows:
-        raise ValueError("there is no network to compare: finish at least one first")
+        raise InputError("there is no network to compare: finish at least one first")
     place = {name: i for i, name in enumerate(ARCHITECTURES)}
 
     def key(row: dict) -> tuple:

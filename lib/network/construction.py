@@ -1,4 +1,4 @@
-"""Networks by name with random weights: the thirteen of Table 1, timm's and torchvision's."""
+"""Networks by name with random weights: the thirteen of Table 1, timm's, torchvision's, encoder files."""
 
 from functools import lru_cache
 from typing import Any
@@ -9,6 +9,8 @@ from torch import nn
 from torchvision.models.vgg import cfgs as vgg_plans
 from torchvision.models.vgg import make_layers
 
+from lib.errors import InputError
+from lib.network import encoder_files
 from lib.network.inception import inception_v3
 
 
@@ -16,22 +18,50 @@ def construct(architecture: str, n_classes: int, input_px: int, pretrained: bool
     """A network with random weights from torch's generator; with `pretrained`, a timm model has its own.
 
     timm's models of fixed input size and torchvision's ViTs are made for `input_px`; others do not depend
-    on it.
+    on it. InputError where an encoder file's arguments are not those of its constructor.
     """
+    arguments: dict[str, Any] = {}
+    if encoder_files.is_file(architecture):
+        stated = encoder_files.read(architecture)
+        architecture, arguments = stated.architecture, _with_classes(stated.arguments)
+        try:
+            return _construct(architecture, n_classes, input_px, pretrained, arguments)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{architecture} does not take arguments {stated.arguments}: {error}") from error
+    return _construct(architecture, n_classes, input_px, pretrained, arguments)
+
+
+def _with_classes(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments named `..._layer` given by the name of a class of timm's or torch's: that class."""
+    layers = import_timm().layers
+    found = dict(arguments)
+    for key, value in arguments.items():
+        if key.endswith("_layer") and isinstance(value, str):
+            found[key] = getattr(layers, value, None) or getattr(nn, value, None)
+            if found[key] is None:
+                raise InputError(f"{key} = {value!r} is no class of timm.layers or torch.nn")
+    return found
+
+
+def _construct(
+    architecture: str, n_classes: int, input_px: int, pretrained: bool, arguments: dict[str, Any]
+) -> nn.Module:
     source, _, name = architecture.rpartition(":")
     size: dict[str, Any] = {}
     if source == "timm":
         settings = timm_settings(name)
-        if settings and settings.fixed_input_size:
+        fixed = bool(settings and settings.fixed_input_size) or "img_size" in arguments
+        if fixed and not arguments.get("dynamic_img_size"):
             size = {"img_size": input_px}
-        return import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **size)
+        arguments = {k: v for k, v in arguments.items() if k != "num_classes"} | size
+        return import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **arguments)
     if name == "inception_v3" and not source:
         return inception_v3(n_classes)
     if name in ("vgg16_1fc", "vgg16_avg1fc"):
         return _vgg16_one_linear(n_classes, average=name == "vgg16_avg1fc")
     if name.startswith("vit_"):
         size = {"image_size": input_px}
-    return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **size)
+    return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **arguments, **size)
 
 
 def _vgg16_one_linear(n_classes: int, average: bool) -> nn.Module:
@@ -97,7 +127,9 @@ def last_layer(architecture: str) -> set[str]:
 
 
 def default_px(architecture: str) -> int:
-    """Input edge at which an encoder's layers are looked up: 224 px, or what timm states for it."""
+    """Input edge at which an encoder's layers are looked up: 224 px, or what its file or timm states."""
+    if encoder_files.is_file(architecture):
+        return encoder_files.read(architecture).input_px
     source, _, name = architecture.rpartition(":")
     settings = timm_settings(name) if source == "timm" else None
     return settings.input_size[-1] if settings else 224

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from lib.errors import InputError
+
 
 def choose_device(device: str) -> torch.device:
     """The named device; "auto" is this process's GPU if there is one, else the CPU.
@@ -18,7 +20,7 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: PyTorch sees no GPU here; use 'cpu' or 'auto'")
+        raise InputError(f"device {device!r}: PyTorch sees no GPU here; use 'cpu' or 'auto'")
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
 
 

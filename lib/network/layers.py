@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib.errors import InputError
+
 
 class Call(NamedTuple):
     """One call of one module in a forward pass, in execution order."""
@@ -25,6 +27,7 @@ class Call(NamedTuple):
     non_negative: bool  # True when no value can be below 0, for any weights and input
     is_leaf: bool  # the module has no children
     is_new: bool  # the output is not that of an earlier call, nor the module's own input, even rearranged
+    n_positions: int = 1  # of the map or the list of tokens, at the traced input
 
 
 N_IMAGES = 2  # batch size of a tracing pass; outputs of another first size (attention windows) are not layers
@@ -32,12 +35,18 @@ N_IMAGES = 2  # batch size of a tracing pass; outputs of another first size (att
 _NOT_NEW = {"Identity", "Dropout", "Permute", "Flatten", "Softmax"}
 
 
+EMBEDDING = "embedding"  # the part of a layer that is what the last Linear takes in, not what it puts out
+
+
 class Layer(NamedTuple):
-    """A call chosen as a layer of features, with its number and a readable label."""
+    """A call, or some of its tokens, chosen as a layer of features, with its number and a readable label."""
 
     layer: int
     label: str
     call: Call
+    part: str = ""  # "class", "registers", "patches", EMBEDDING; "" for all positions
+    start: int = 0  # the tokens of that part
+    stop: int | None = None
 
 
 def trace(model: nn.Module, input_px: int) -> list[Call]:
@@ -74,7 +83,10 @@ def trace(model: nn.Module, input_px: int) -> list[Call]:
         is_leaf = not any(True for _ in module.children())
         is_new = key not in given and key not in mine and kind not in _NOT_NEW
         non_negative = id(output) in signs.non_negative
-        calls.append(Call(name, n_before, kind, output.shape[axis], axis, non_negative, is_leaf, is_new))
+        n_positions = output[0].numel() // output.shape[axis]
+        calls.append(
+            Call(name, n_before, kind, output.shape[axis], axis, non_negative, is_leaf, is_new, n_positions)
+        )
         given.add(key)
         seen.append(output)
 
@@ -100,6 +112,7 @@ def watch(
 
     The calls come in execution order, from inside the pass. The tensor is the live output: reduce or clone it
     there, because an in-place ReLU or `out += identity` may overwrite it as soon as the callback returns.
+    Of a layer that is a part of the tokens it is those tokens, [B, T, C]; the embedding is [B, 1, C].
     Gradients flow through what the callback computes. Hooks are always removed on leaving.
 
     Raises
@@ -111,9 +124,9 @@ def watch(
         The network has no module of that name.
     """
     modules = _require_watchable(model, layers)
-    wanted: dict[str, dict[int, int]] = {}  # module name -> call -> layer
+    wanted: dict[str, dict[int, list[Layer]]] = {}  # module name -> call -> layers
     for layer in layers:
-        wanted.setdefault(layer.call.module, {})[layer.call.call] = layer.layer
+        wanted.setdefault(layer.call.module, {}).setdefault(layer.call.call, []).append(layer)
     counts: dict[str, int] = {}
     reached: set[int] = set()
     n_passes = [0]
@@ -125,10 +138,12 @@ def watch(
     def after(name, module, inputs, output):
         call = counts.get(name, 0)
         counts[name] = call + 1
-        number = wanted[name].get(call)
-        if number is not None:
-            reached.add(number)
-            callback(number, output)
+        for layer in wanted[name].get(call, ()):
+            reached.add(layer.layer)
+            if layer.part == EMBEDDING:
+                callback(layer.layer, inputs[0][:, None])
+            else:
+                callback(layer.layer, output[:, layer.start : layer.stop] if layer.part else output)
 
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(restart).remove)
@@ -155,7 +170,7 @@ def _require_watchable(model: nn.Module, layers: Sequence[Layer]) -> dict[str, n
         )
     missing = [layer.call.module for layer in layers if layer.call.module not in modules]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"the network has no module {missing[0]!r} ({len(missing)} of {len(layers)} layers missing): it "
             "is not of the architecture named, or is wrapped (give the module inside)"
         )
@@ -164,10 +179,12 @@ def _require_watchable(model: nn.Module, layers: Sequence[Layer]) -> dict[str, n
 
 def numbered_layers(calls: Sequence[Call]) -> list[Layer]:
     """Numbered in execution order, labelled by the module's name, with "(call 2)" for its second call."""
-    return [
-        Layer(k, call.module if call.call == 0 else f"{call.module} (call {call.call + 1})", call)
-        for k, call in enumerate(calls)
-    ]
+    return [Layer(k, label_of(call), call) for k, call in enumerate(calls)]
+
+
+def label_of(call: Call) -> str:
+    """The module's name, with "(call 2)" for its second call."""
+    return call.module if call.call == 0 else f"{call.module} (call {call.call + 1})"
 
 
 def chain_layers(calls: Sequence[Call], architecture: str) -> list[Layer]:

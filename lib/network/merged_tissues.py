@@ -6,6 +6,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from lib.errors import InputError
+
 # The paper's groups of histologically similar tissues (39 tissues to 33), by their GTEx names (SMTSD).
 MERGED_GTEX: dict[str, tuple[str, ...]] = {
     "Artery": ("Artery - Aorta", "Artery - Coronary", "Artery - Tibial"),
@@ -31,7 +33,7 @@ def merged_groups(own: Mapping[str, Sequence[str]], tissues: Iterable[str]) -> d
         for member in members:
             if not _named_by(member, names):
                 near = get_close_matches(str(member), names, n=3, cutoff=0.4) or sorted(names)[:3]
-                raise ValueError(
+                raise InputError(
                     f"merged_tissues: {member!r} of {group!r} names no tissue of the samples, or several; "
                     f"nearest: {near}"
                 )
@@ -63,7 +65,7 @@ def merge_tissues(
     for group, members in groups.items():
         for tissue in (tissue for member in members for tissue in _named_by(member, names)):
             if group_of.setdefault(tissue, group) != group:
-                raise ValueError(f"{tissue!r} is in two groups: {group_of[tissue]!r} and {group!r}")
+                raise InputError(f"{tissue!r} is in two groups: {group_of[tissue]!r} and {group!r}")
     return np.array([group_of.get(label, label) for label in labels], dtype=object)
 
 

@@ -14,10 +14,13 @@ import torch
 import torchvision
 from torch import nn
 
+from lib.errors import InputError
+from lib.network import encoder_files
 from lib.network.architectures import ARCHITECTURES, MINIMUM_PX, check_name, check_px
 from lib.network.construction import construct, default_px, import_timm, skeleton, timm_settings
 from lib.network.layers import Layer, chain_layers, numbered_layers, trace, watch
-from lib.network.weights import load_weights, read_weights
+from lib.network.token_layers import confirmed, count_first_tokens, encoder_layers, find_embedding
+from lib.network.weights import load_weights, of_timm, read_weights, require_timm_weights
 
 FEATURE_SETS = ("table1", "unskipped")
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,6 +33,8 @@ RESCALED = ("googlenet", "inception_v3")
 
 def check_architecture(architecture: str) -> None:
     """ValueError naming the nearest known names, unless `architecture` can be built."""
+    if encoder_files.is_file(architecture):
+        architecture = encoder_files.read(architecture).architecture
     known: Sequence[str] = ARCHITECTURES
     source, _, name = architecture.partition(":")
     if source == "torchvision" and name:
@@ -51,7 +56,7 @@ def minimum_input_px(architecture: str) -> int:
     for input_px in TRIED_PX:
         if _runs(architecture, input_px):
             return input_px
-    raise ValueError(f"{architecture} accepts no square RGB input from 8 to 512 px: choose another encoder")
+    raise InputError(f"{architecture} accepts no square RGB input from 8 to 512 px: choose another encoder")
 
 
 def check_input_px(architecture: str, input_px: int, training: bool = False) -> None:
@@ -64,7 +69,7 @@ def check_input_px(architecture: str, input_px: int, training: bool = False) -> 
         return
     nearest = sorted(TRIED_PX, key=lambda px: abs(px - input_px))
     fit = [str(px) for px in nearest if _runs(architecture, px, training)]
-    raise ValueError(
+    raise InputError(
         f"{architecture} accepts no input of {input_px} px{' in training' if training else ''}; of the sizes "
         f"tried it accepts, nearest first: {', '.join(fit[:3]) or 'none'}; cut tiles with another input_px, "
         "or choose another architecture"
@@ -73,16 +78,23 @@ def check_input_px(architecture: str, input_px: int, training: bool = False) -> 
 
 @lru_cache(maxsize=256)
 def _runs(architecture: str, input_px: int, training: bool = False) -> bool:
-    """Whether a forward pass of this size gives layers and, with `training`, one in training mode passes."""
+    """Whether a pass of this size gives all layers and, with `training`, one in training mode succeeds."""
     try:
-        model = skeleton(architecture, 2, input_px)
-        with torch.device("meta"):
-            calls = trace(model, input_px)
-            if training:
+        here = {_identity(layer) for layer in _layers(architecture, "table1", input_px)}
+        if training:
+            model = skeleton(architecture, 2, input_px)
+            with torch.device("meta"):
                 model.train()(torch.zeros((2, 3, input_px, input_px)))
-        return bool(calls)
+    except InputError:
+        raise
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
         return False
+    return bool(here) and here >= {_identity(layer) for layer in feature_layers(architecture)}
+
+
+def _identity(layer: Layer) -> tuple[object, ...]:
+    call = layer.call
+    return call.module, call.call, call.n_channels, call.channel_axis, layer.part
 
 
 def build(
@@ -102,7 +114,7 @@ def build(
 
     Parameters
     ----------
-    architecture : one of `ARCHITECTURES`, "timm:<model>" or "torchvision:<model>"
+    architecture : one of `ARCHITECTURES`, "timm:<model>", "torchvision:<model>" or "encoder:<file>"
     n_classes : outputs of the last layer
     weights : None (random); "imagenet" (torchvision's or timm's, for all but the last layer; torch downloads
         them once); or the path of a checkpoint of `lib.network.training` or of a plain state dict
@@ -118,12 +130,16 @@ def build(
     """
     check_architecture(architecture)
     if n_classes < 1:
-        raise ValueError(f"n_classes is {n_classes}: a network needs at least 1 output")
+        raise InputError(f"n_classes is {n_classes}: a network needs at least 1 output")
     check_input_px(architecture, input_px)
-    own = weights == "imagenet" and architecture.startswith("timm:")
+    own = weights == "imagenet" and of_timm(architecture)
+    if own:
+        require_timm_weights(architecture)
     model = construct(architecture, n_classes, input_px, pretrained=own)
     if weights is not None and not own:
-        load_weights(model, architecture, weights, keep_head)
+        stated = load_weights(model, architecture, weights, keep_head)
+        if stated:
+            set_normalisation(model, *stated)
     return model
 
 
@@ -132,7 +148,7 @@ def load(path: str | PathLike, architecture: str) -> tuple[nn.Module, list[str]]
     facts = read_weights(path)[1]
     missing = [name for name in ("class_names", "input_px") if name not in facts]
     if missing:
-        raise ValueError(f"{path} is not a checkpoint of lib.network.training: it lacks {missing}")
+        raise InputError(f"{path} is not a checkpoint of lib.network.training: it lacks {missing}")
     class_names = list(facts["class_names"])
     model = build(architecture, len(class_names), weights=path, input_px=int(facts["input_px"]))
     return model.eval(), class_names
@@ -144,6 +160,9 @@ def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ..
     """
     if architecture:
         check_architecture(architecture)
+    if encoder_files.is_file(architecture):
+        stated = encoder_files.read(architecture)
+        return stated.mean, stated.sd
     source, _, name = architecture.rpartition(":")
     if source == "torchvision":
         if name in RESCALED:
@@ -154,12 +173,27 @@ def normalisation(architecture: str) -> tuple[tuple[float, ...], tuple[float, ..
     return (tuple(stated.mean), tuple(stated.std)) if stated else (IMAGENET_MEAN, IMAGENET_SD)
 
 
+def set_normalisation(model: nn.Module, mean: Sequence[float], sd: Sequence[float]) -> None:
+    """Say how the pixels of this network are normalised, where it is not as of its architecture."""
+    if len(mean) != 3 or len(sd) != 3 or min(sd) <= 0:
+        raise InputError(
+            f"normalisation by mean {list(mean)} and sd {list(sd)}: give three of each, sd above 0"
+        )
+    model.normalisation = (tuple(map(float, mean)), tuple(map(float, sd)))  # pyright: ignore[reportArgumentType]
+
+
+def normalisation_of(model: nn.Module, architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and sd of this network: as its checkpoint says, else as of its architecture."""
+    stated = getattr(model, "normalisation", None)
+    return stated if isinstance(stated, tuple) else normalisation(architecture)
+
+
 def normalise(
     tiles_t: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, sd: Sequence[float] = IMAGENET_SD
 ) -> torch.Tensor:
     """(x / 255 - mean) / sd: uint8 [B, H, W, 3] on any device to float32 [B, 3, H, W], channels last."""
     if tiles_t.dtype != torch.uint8 or tiles_t.ndim != 4 or tiles_t.shape[3] != 3:
-        raise ValueError(f"tiles must be uint8 [B, H, W, 3], not {tiles_t.dtype} {list(tiles_t.shape)}")
+        raise InputError(f"tiles must be uint8 [B, H, W, 3], not {tiles_t.dtype} {list(tiles_t.shape)}")
     centre = torch.tensor(mean, device=tiles_t.device).view(3, 1, 1) * 255
     scale = torch.tensor(sd, device=tiles_t.device).view(3, 1, 1) * 255
     images_t = tiles_t.permute(0, 3, 1, 2).to(torch.float32)
@@ -173,18 +207,24 @@ def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, 
     "table1" gives the counts of Table 1: for AlexNet and VGG every module of `features`; for ResNet34 every
     call of every leaf module but `fc`, and the 16 block outputs (each equal to its block's second ReLU);
     for Inception v3 every ReLU and pool outside the auxiliary head; for another encoder every module call
-    with a new map or token list as output. "unskipped" follows the paper's text on ResNet34: only layers that
+    with a new map or token list as output, its tokens divided, and the embedding (`lib.network.token_layers`;
+    an encoder file may choose among them). "unskipped" follows the paper's text on ResNet34: only layers that
     no skip connection bypasses, i.e. stem, block outputs, last pool, with their numbers in "table1"; the
     other twelve have no skip connections, and the two sets are equal.
     """
     check_architecture(architecture)
     if features not in FEATURE_SETS:
-        raise ValueError(f"features must be one of {', '.join(FEATURE_SETS)}, not {features!r}")
+        raise InputError(f"features must be one of {', '.join(FEATURE_SETS)}, not {features!r}")
     if features == "unskipped" and architecture not in ARCHITECTURES:
-        raise ValueError(f"features='unskipped' is defined for the paper's networks only, not {architecture}")
-    model = skeleton(architecture, 2, default_px(architecture))
+        raise InputError(f"features='unskipped' is defined for the paper's networks only, not {architecture}")
+    return tuple(_layers(architecture, features, default_px(architecture)))
+
+
+def _layers(architecture: str, features: str, input_px: int) -> list[Layer]:
+    """The layers that a pass over inputs of this size finds."""
+    model = skeleton(architecture, 2, input_px)
     with torch.device("meta"):
-        calls = trace(model, default_px(architecture))
+        calls = trace(model, input_px)
     if architecture == "resnet34":
         layers = numbered_layers([call for call in calls if call.is_leaf or call.kind == "BasicBlock"])
         if features == "unskipped":
@@ -195,8 +235,15 @@ def feature_layers(architecture: str, features: str = "table1") -> tuple[Layer, 
     elif architecture in ARCHITECTURES:
         layers = chain_layers([call for call in calls if call.module.startswith("features.")], architecture)
     else:
-        layers = numbered_layers([call for call in calls if call.is_new])
-    return tuple(layers)
+        larger = skeleton(architecture, 2, 2 * input_px)
+        with torch.device("meta"):
+            embedding = find_embedding(model, input_px)
+            twice = trace(larger, 2 * input_px)
+        stated = encoder_files.read(architecture) if encoder_files.is_file(architecture) else None
+        chosen = (stated.parts, stated.layers) if stated else ()
+        found = confirmed(calls, twice)
+        layers = encoder_layers(found, embedding, count_first_tokens(model), *chosen)
+    return layers
 
 
 def feature_table(architecture: str, features: str = "table1") -> pd.DataFrame:
@@ -207,7 +254,7 @@ def feature_table(architecture: str, features: str = "table1") -> pd.DataFrame:
     """
     rows = [
         (f"{k}_{channel}", k, channel, label, call.kind, call.non_negative)
-        for k, label, call in feature_layers(architecture, features)
+        for k, label, call, *_ in feature_layers(architecture, features)
         for channel in range(call.n_channels)
     ]
     columns = ["feature", "layer", "channel", "layer_label", "layer_kind", "non_negative"]
@@ -237,7 +284,7 @@ def layer_outputs(
     if layers is not None:
         unknown = sorted(set(layers) - {layer.layer for layer in chosen})
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{architecture} has no layers {unknown[:5]}: choose from {chosen[0].layer} to "
                 f"{chosen[-1].layer}"
             )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.network import devices, models
 from lib.network.batches import TileLoader
 
@@ -30,9 +31,9 @@ def predict_tiles(
     Parameters
     ----------
     tiles_df : columns file, stack_index, sample_id and, if present, tile_id
-    architecture : of the model; it decides how pixels are normalised ("": ImageNet's mean and sd)
+    architecture : of the model ("": one of your own)
     class_names : tissues in the order of the model's outputs
-    n_workers : processes that read tiles; -1: none beside a CPU, up to 8 for a GPU
+    n_workers : threads that read tiles; -1: as `TileLoader` chooses
 
     Returns
     -------
@@ -48,7 +49,7 @@ def predict_tiles(
     """
     reserved = sorted(set(class_names) & set(_TILE_COLUMNS))
     if reserved or len(set(class_names)) != len(class_names):
-        raise ValueError(f"class names must differ from each other and from {_TILE_COLUMNS}: {reserved}")
+        raise InputError(f"class names must differ from each other and from {_TILE_COLUMNS}: {reserved}")
     torch_device = devices.choose_device(device)
     loader = TileLoader(tiles_df, batch_size, torch_device, n_workers=n_workers)
     remedy = f"try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
@@ -57,11 +58,11 @@ def predict_tiles(
     devices.move(model, torch_device).eval()
     try:
         with explained, torch.inference_mode():
-            probabilities = _softmax(model, loader, models.normalisation(architecture), torch_device)
+            probabilities = _softmax(model, loader, architecture, torch_device)
     finally:
         model.train(was_training)
     if probabilities.shape[1] != len(class_names):
-        raise ValueError(
+        raise InputError(
             f"the model has {probabilities.shape[1]} outputs, but {len(class_names)} classes are named: give "
             "the class_names of its checkpoint"
         )
@@ -80,10 +81,10 @@ def predict_tiles(
 def _softmax(
     model: nn.Module,
     loader: TileLoader,
-    normalisation: tuple[Sequence[float], Sequence[float]],
+    architecture: str,
     device: torch.device,
 ) -> np.ndarray:
-    parts = []
+    parts, normalisation = [], models.normalisation_of(model, architecture)
     with tqdm(total=len(loader.dataset), unit="tile") as bar:
         for batch in loader:
             tiles_t = batch.tiles_t.to(device, non_blocking=True)

@@ -6,6 +6,8 @@ Imports nothing heavy: `lib.config` makes a recipe of a run's parameters.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lib.errors import InputError
+
 AUGMENTATIONS = ("flip", "rotate90")
 INITIALISATIONS = ("torchvision", "vgg")
 # The weights do not depend on these, except for rounding; more epochs continue a run.
@@ -69,7 +71,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
         chosen = (
             ("initialisation", [self.initialisation], INITIALISATIONS),
             ("mixed_precision", [self.mixed_precision], ("", "bf16")),
@@ -78,7 +80,7 @@ class Recipe:
         for name, values, choices in chosen:
             unknown = [value for value in values if value not in choices]
             if unknown:
-                raise ValueError(f"{name} {unknown[0]!r} is unknown: choose from {choices}")
+                raise InputError(f"{name} {unknown[0]!r} is unknown: choose from {choices}")
 
     def rate_in(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 1."""

@@ -20,9 +20,11 @@ import torch.distributed as dist
 from torch import nn
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.network import checkpoints, construction, devices, models, training_step
 from lib.network.batches import TileLoader
 from lib.network.recipe import Recipe
+from lib.network.weights import Normalisation, require_normalisation
 
 
 def initial_network(recipe: Recipe, n_classes: int, input_px: int, weights: str | None) -> nn.Module:
@@ -56,7 +58,7 @@ def fit(
 ) -> pd.DataFrame:
     """Train by SGD; keep the epoch of best validation tile accuracy (ties: the earlier) in `run_dir`.
 
-    A run found in `run_dir` is continued after its last finished epoch (`lib.network.checkpoints` lists the
+    A run found in `run_dir` is continued after its last checkpoint (`lib.network.checkpoints` lists the
     files). On the CPU the final weights equal those of an uninterrupted run bit for bit. With no epochs in
     the recipe the network is only evaluated and kept, as epoch 0: the untrained null network.
 
@@ -79,20 +81,15 @@ def fit(
         A class without training tiles; labels outside the classes; another number of outputs than classes;
         a run of another recipe, or with more epochs, in `run_dir`.
     RuntimeError
-        A loss that is not finite (epoch and batch are named; the checkpoints keep the last finished epoch);
+        A loss that is not finite (epoch and batch are named; the checkpoint is at most a minute old);
         memory exhausted.
     """
     run_dir = Path(run_dir)
-    n_of_class = _count_classes(train_df, validation_df, class_names)
+    n_of_class = _count_classes(train_df, validation_df, class_names, recipe.epochs)
     class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if recipe.class_weighting else None
     loaders = _loaders(train_df, validation_df, recipe)
-    made_for = recipe.recorded() | {
-        "class_names": [str(name) for name in class_names],
-        "input_px": loaders[0].dataset.input_px,
-        "network": _shapes(model),
-        "train_tiles": checkpoints.fingerprint(train_df),
-        "validation_tiles": checkpoints.fingerprint(validation_df),
-    }
+    tiles = {"train_tiles": train_df, "validation_tiles": validation_df}
+    made_for = _made_for(model, recipe, class_names, loaders[0].dataset.input_px, tiles)
     rank, n_ranks = devices.rank_and_ranks()
     if rank == 0:
         checkpoints.require_same_run(run_dir, made_for)
@@ -100,11 +97,31 @@ def fit(
         dist.barrier()  # before any process looks for something to continue
     trainer = training_step.prepare(model, recipe, len(class_names), class_weights)
     history = checkpoints.resume(run_dir, trainer.model, trainer.optimiser)
+    keeper = checkpoints.Keeper(run_dir, made_for)
     for row in _epochs(trainer, loaders, history[-1]["epoch"] if history else None):
         history.append(row)
         if rank == 0:
-            checkpoints.keep(run_dir, trainer.model, trainer.optimiser, history, made_for)
+            final = row["epoch"] == recipe.epochs
+            keeper.keep(trainer.model, trainer.optimiser, history, final)
     return pd.DataFrame(history)
+
+
+def _made_for(
+    model: nn.Module,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    input_px: int,
+    tiles: dict[str, pd.DataFrame],
+) -> dict[str, Any]:
+    """All that the weights depend on, for `checkpoints`."""
+    return {
+        **recipe.recorded(),
+        **_normalisation(model, recipe),
+        "class_names": [str(name) for name in class_names],
+        "input_px": input_px,
+        "network": _shapes(model),
+        **{name: checkpoints.fingerprint(tiles_df) for name, tiles_df in tiles.items()},
+    }
 
 
 def _epochs(
@@ -114,7 +131,7 @@ def _epochs(
     recipe = trainer.recipe
     first = min(1, recipe.epochs) if finished is None else finished + 1
     if first > recipe.epochs + 1:
-        raise ValueError(
+        raise InputError(
             f"the run has {finished} finished epochs, more than the {recipe.epochs} of its recipe: raise "
             "epochs, choose another run_dir, or discard the run (--restart)"
         )
@@ -127,6 +144,30 @@ def _epochs(
     with tqdm(total=total, initial=done, unit="tile", disable=trainer.rank > 0) as bar, explained:
         for epoch in range(first, recipe.epochs + 1):
             yield _run_epoch(trainer, loaders, epoch, bar)
+
+
+def keep_as_it_is(
+    model: nn.Module, class_names: Sequence[str], input_px: int, run_dir: str | Path, recipe: Recipe,
+    weights: str | None = None, normalisation: Normalisation | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Write a network that is not trained as `best.pt` of a run; its history, without rows.
+
+    Parameters
+    ----------
+    class_names : of its last layer, which no feature depends on.
+    weights : where its weights are from, as for `initial_network`.
+    normalisation : mean and sd of its pixels; None: as the checkpoint says (InputError where it does not).
+    """
+    if normalisation:
+        models.set_normalisation(model, *normalisation)
+    elif weights not in (None, "imagenet"):
+        require_normalisation(weights)
+    made_for = {"architecture": recipe.architecture, "weights": recipe.recorded()["weights"]}
+    made_for |= {"class_names": [str(name) for name in class_names], "input_px": input_px}
+    made_for |= _normalisation(model, recipe)
+    checkpoints.keep_best(Path(run_dir), model, made_for, {"epoch": 0, "validation_accuracy": math.nan})
+    columns = ["epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+    return pd.DataFrame(columns=columns, dtype=np.float64)
 
 
 def training_sets(
@@ -167,7 +208,7 @@ def permute_labels(tiles_df: pd.DataFrame, seed: int) -> pd.DataFrame:
     of_sample = tiles_df[["sample_id", *columns]].drop_duplicates().set_index("sample_id")
     if of_sample.index.has_duplicates:
         twice = of_sample.index[of_sample.index.duplicated()].unique()
-        raise ValueError(f"{len(twice)} samples have tiles of two labels, first {list(twice[:3])}")
+        raise InputError(f"{len(twice)} samples have tiles of two labels, first {list(twice[:3])}")
     order = np.random.default_rng(seed).permutation(len(of_sample))
     permuted = of_sample.iloc[order].set_axis(of_sample.index)
     return tiles_df.assign(**{name: tiles_df["sample_id"].map(permuted[name]) for name in columns})
@@ -180,6 +221,12 @@ def _loaders(
     how: dict[str, Any] = {"seed": recipe.seed, "n_workers": recipe.loader_workers, "ranks": ranks}
     loader = partial(TileLoader, batch_size=recipe.batch_size, device=device, **how)
     return loader(train_df, shuffle=True), loader(validation_df)
+
+
+def _normalisation(model: nn.Module, recipe: Recipe) -> dict[str, list[float]]:
+    """Mean and sd of the network's pixels, for its checkpoint."""
+    mean, sd = models.normalisation_of(model, recipe.architecture)
+    return {"mean": list(mean), "sd": list(sd)}
 
 
 def _shapes(model: nn.Module) -> str:
@@ -207,23 +254,30 @@ def _run_epoch(
 
 
 def _count_classes(
-    train_df: pd.DataFrame, validation_df: pd.DataFrame, class_names: Sequence[str]
+    train_df: pd.DataFrame, validation_df: pd.DataFrame, class_names: Sequence[str], epochs: int
 ) -> np.ndarray:
-    """Training tiles per class, int64 (n_classes,); ValueError for empty splits or classes, stray labels."""
+    """Training tiles per class, int64 (n_classes,); InputError for empty splits or classes, stray labels, and
+    for one class, if anything is to be trained.
+    """
+    if epochs and len(class_names) < 2:
+        raise InputError(
+            "a classifier of one class learns nothing: set encoder = 'imagenet', or a checkpoint, to take "
+            "features from a network as it is, or name two or more tissues"
+        )
     for split, tiles_df in (("training", train_df), ("validation", validation_df)):
         if not len(tiles_df):
-            raise ValueError(f"the {split} split has no tiles: check the samples' split and the tile filter")
+            raise InputError(f"the {split} split has no tiles: check the samples' split and the tile filter")
         stray_df = tiles_df.loc[~tiles_df["label"].between(0, len(class_names) - 1)]
         if len(stray_df):
             shown = list(stray_df["tissue" if "tissue" in stray_df else "label"].unique()[:5])
-            raise ValueError(
+            raise InputError(
                 f"{len(stray_df)} {split} tiles belong to no class, of {shown}: give that tissue training "
                 "samples, or drop its rows"
             )
     n_of_class = np.bincount(train_df["label"], minlength=len(class_names))
     missing = [name for name, n_tiles in zip(class_names, n_of_class, strict=True) if not n_tiles]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{len(missing)} of {len(class_names)} classes have no training tiles, {missing[:5]}: give each "
             "a training sample, or leave it out of class_names"
         )

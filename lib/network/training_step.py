@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.network import batches, devices, models
 from lib.network.recipe import Recipe
 
@@ -52,7 +53,7 @@ def prepare(
     if n_ranks > 1:
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             if device.type != "cuda":
-                raise ValueError(
+                raise InputError(
                     "batch norm is not synchronised across CPU processes: use GPUs or one process"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -70,7 +71,7 @@ def prepare(
     weights_t = None
     if class_weights is not None:
         weights_t = torch.tensor(np.asarray(class_weights), dtype=torch.float32, device=device)
-    normalisation = models.normalisation(recipe.architecture)
+    normalisation = models.normalisation_of(model, recipe.architecture)
     return Trainer(
         model, stepped, optimiser, device, recipe, n_classes, weights_t, normalisation, rank, n_ranks
     )
@@ -109,7 +110,7 @@ def _loss(
         outputs = trainer.stepped(images_t)
     logits_t, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
     if logits_t.shape[1] != trainer.n_classes:
-        raise ValueError(
+        raise InputError(
             f"the model has {logits_t.shape[1]} outputs, but there are {trainer.n_classes} classes: build it "
             f"with n_classes={trainer.n_classes}"
         )
@@ -183,6 +184,6 @@ def _require_finite(losses: list[torch.Tensor], n_checked: int, n_batches: int, 
         place = n_checked + int(bad[0])
         raise RuntimeError(
             f"the loss is {float(losses[place])} in {where} batch {place + 1} of {n_batches}; the "
-            "checkpoints keep the last finished epoch; lower the learning rate (0.001, say), or drop "
+            "checkpoint is at most a minute older; lower the learning rate (0.001, say), or drop "
             "mixed_precision"
         )

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
+
 
 def slide_votes(
     probabilities: np.ndarray,
@@ -38,12 +40,12 @@ def slide_votes(
     """
     scores = np.asarray(probabilities, np.float64)
     if scores.ndim != 2 or not len(scores) or scores.shape != (len(sample_ids), len(class_names)):
-        raise ValueError(
+        raise InputError(
             f"probabilities of shape {scores.shape} do not fit {len(sample_ids)} tiles and "
             f"{len(class_names)} classes"
         )
     if not np.isfinite(scores).all():
-        raise ValueError(f"{int((~np.isfinite(scores)).sum())} probabilities are not finite")
+        raise InputError(f"{int((~np.isfinite(scores)).sum())} probabilities are not finite")
     codes, samples = pd.factorize(pd.Series(list(sample_ids), dtype="str"))
     votes, sums = np.zeros((2, len(samples), len(class_names)))
     np.add.at(votes, (codes, scores.argmax(axis=1)), 1)
@@ -72,7 +74,7 @@ def _tissues_of(samples: Sequence[str], tissues: Mapping[str, str] | None) -> li
         return [None] * len(samples)
     missing = [sample for sample in samples if sample not in tissues]
     if missing:
-        raise ValueError(f"{len(missing)} samples have no true tissue in the table, first {missing[:3]}")
+        raise InputError(f"{len(missing)} samples have no true tissue in the table, first {missing[:3]}")
     return [tissues[sample] for sample in samples]
 
 

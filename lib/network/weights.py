@@ -11,17 +11,20 @@ import torch
 import torchvision
 from torch import nn
 
+from lib.errors import InputError, MissingInputError
+from lib.network import encoder_files, tensor_names
 from lib.network.architectures import ARCHITECTURES
-from lib.network.construction import last_layer, tensor_shapes
+from lib.network.construction import import_timm, last_layer, tensor_shapes
 from lib.network.inception import fold_input_transform
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and sd of the three colours
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def load_weights(
     model: nn.Module, architecture: str, weights: str | os.PathLike, keep_head: bool = True
-) -> None:
-    """Copy weights into a network of this architecture.
+) -> Normalisation | None:
+    """Copy weights into a network; returns mean and sd of its pixels, where the file states them.
 
     Parameters
     ----------
@@ -35,20 +38,45 @@ def load_weights(
     FileNotFoundError, RuntimeError
         No checkpoint at that path; ImageNet weights unavailable.
     """
+    facts: dict[str, Any] = {}
     if weights == "imagenet":
         state, keep_head = imagenet_state(architecture), False
     else:
         state, facts = read_weights(weights)
         theirs = facts.get("architecture", architecture)
         if theirs != architecture:
-            raise ValueError(
+            raise InputError(
                 f"{weights} holds weights of {theirs}, not of {architecture}: correct the path or the "
                 "architecture"
             )
+        if "class_names" not in facts:  # not of this library's: as its authors named the tensors
+            state = tensor_names.renamed(state, model, architecture, str(weights))
     problem = _fill(model, state, last_layer(architecture), keep_head)
     if problem:
-        raise ValueError(
+        raise InputError(
             f"{weights} does not fit {architecture}{_resemblance(state, architecture)}: {problem}"
+        )
+    return normalisation_in(facts)
+
+
+def normalisation_in(facts: Mapping[str, Any]) -> Normalisation | None:
+    """Mean and sd of the pixels that a checkpoint states beside its tensors; None where it does not."""
+    stated = [facts.get(name) for name in ("mean", "sd")]
+    if not all(isinstance(values, list | tuple) and len(values) == 3 for values in stated):
+        return None
+    mean, sd = (tuple(float(value) for value in values or ()) for values in stated)
+    return mean, sd
+
+
+def require_normalisation(path: str | os.PathLike) -> None:
+    """InputError for a checkpoint, not of this library's, that does not say how its pixels are normalised."""
+    facts = read_weights(path)[1]
+    if normalisation_in(facts) is None and "class_names" not in facts:
+        raise InputError(
+            f"{path} does not say how the pixels of its network are normalised, and the wrong mean and sd "
+            "give wrong features without an error: set encoder_normalisation to the mean and sd (of pixels "
+            "in 0 to 1) that its authors publish; ImageNet's are [[0.485, 0.456, 0.406], [0.229, 0.224, "
+            "0.225]]"
         )
 
 
@@ -79,26 +107,32 @@ def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], head: set[str], k
 def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """State dict and the other entries of a checkpoint, on the CPU, read with `weights_only=True`.
 
-    Accepts a plain state dict, or a dict holding one under "state_dict" or "model"; prefixes left by
-    DistributedDataParallel and torch.compile are removed.
+    Accepts a plain state dict, a dict holding one under "state_dict" or "model", and safetensors; prefixes
+    left by DistributedDataParallel and torch.compile are removed.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: run notebook 02 first, or correct the path")
+        raise MissingInputError(f"no checkpoint at {path}: run notebook 02 first, or correct the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # late, like timm: only encoders from elsewhere need it
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds: unpickling, zip, EOF, key errors
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint with weights_only=True ({str(error).splitlines()[0]}): "
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint with weights_only=True ({first}): "
             "save a state dict of tensors, not a whole model"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
     key = next((k for k in ("state_dict", "model") if isinstance(content.get(k), dict)), None)
     state = content if key is None else content[key]
     facts = {} if key is None else {k: v for k, v in content.items() if k != key}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(
+        raise InputError(
             f"{path} holds no state dict of tensors (keys: {', '.join(map(str, list(state)[:5]))})"
         )
     return {_plain_name(name): value for name, value in state.items()}, facts
@@ -121,8 +155,29 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def of_timm(architecture: str) -> bool:
+    """Whether timm builds it."""
+    if encoder_files.is_file(architecture):
+        architecture = encoder_files.read(architecture).architecture
+    return architecture.startswith("timm:")
+
+
+def require_timm_weights(architecture: str) -> None:
+    """RuntimeError, within seconds, where timm's own weights are neither cached nor in reach."""
+    from lib.network import weight_sources  # late, like timm
+
+    if encoder_files.is_file(architecture):
+        architecture = encoder_files.read(architecture).architecture
+    settings = import_timm().get_pretrained_cfg(architecture.removeprefix("timm:"))
+    repository = settings and settings.hf_hub_id
+    if repository and not weight_sources.is_cached(repository, ("model.safetensors", "pytorch_model.bin")):
+        weight_sources.require_reachable(f"the weights of {architecture} ({repository})")
+
+
 def imagenet_state(architecture: str) -> dict[str, torch.Tensor]:
     """torchvision's ImageNet weights; for vgg16_1fc and vgg16_avg1fc, VGG16's convolutional part."""
+    if encoder_files.is_file(architecture):
+        architecture = encoder_files.read(architecture).architecture
     source, _, name = architecture.rpartition(":")
     known = torchvision.models.get_model_weights("vgg16" if name.endswith("1fc") else name)
     entry = known["DEFAULT" if source else "IMAGENET1K_V1"]

@@ -53,11 +53,11 @@ def test_accuracies_in_percent_in_the_order_of_table_1():
 
 def test_pretrained_networks_stand_beside_their_architecture():
     names = [("vgg11", "trained"), ("alexnet", "untrained"), ("alexnet", "trained")]
-    names[1:1] = [("alexnet (imagenet)", "pretrained only"), ("alexnet (imagenet)", "trained")]
+    names[1:1] = [("alexnet (imagenet)", "as it is"), ("alexnet (imagenet)", "trained")]
     table_df = compare.accuracy_table({name: accuracy(0) for name in names}, "slide")
     assert list(table_df[compare.KEYS].itertuples(index=False, name=None)) == [
         *(("alexnet", "trained"), ("alexnet", "untrained")),
-        *(("alexnet (imagenet)", "trained"), ("alexnet (imagenet)", "pretrained only"), ("vgg11", "trained")),
+        *(("alexnet (imagenet)", "trained"), ("alexnet (imagenet)", "as it is"), ("vgg11", "trained")),
     ]
     table_df = table_df.assign(slide_test_percent=50.0, n_pairs=3, genes_with_a_link=2)
     points = network_plots.accuracy_against_pairs(table_df, 0.8, 10.0).axes[0].collections

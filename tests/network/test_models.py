@@ -6,11 +6,15 @@ import torch
 import torchvision
 from torch import nn
 
-from lib.network import construction, models, weights
+from lib.errors import InputError
+from lib.features.quantification import Quantification
+from lib.features.quantify import tile_quantifier
+from lib.network import construction, models, training, weights
 from lib.network.architectures import PAPER_NAMES
 from lib.network.inception import fold_input_transform
 from lib.network.layers import Call, Layer, trace, watch
-from lib.network.weights import fingerprint, imagenet_state, read_weights
+from lib.network.recipe import Recipe
+from lib.network.weights import fingerprint, imagenet_state, read_weights, require_normalisation
 
 # Paper, Table 1: features, trainable parameters with 39 classes.
 TABLE_1 = {
@@ -478,7 +482,8 @@ def test_networks_that_compute_widths_with_tensors_work():
     torch.manual_seed(4)
     assert fingerprint(models.build(name, 3, input_px=64)) == fingerprint(model), "seeded by the caller"
     n_channels = []
-    with models.layer_outputs(model, name, lambda _, y: n_channels.append(y.shape[1])), torch.no_grad():
+    caught = lambda _, y: n_channels.append(y.shape[1 if y.ndim == 4 else -1])  # noqa: E731
+    with models.layer_outputs(model, name, caught), torch.no_grad():
         model(torch.zeros(2, 3, 64, 64))
     assert sum(n_channels) == len(models.feature_names(name))
 
@@ -501,7 +506,7 @@ def test_vit_takes_its_layers_at_another_input_size():
     with models.layer_outputs(model, name, lambda layer, y: shapes.append(tuple(y.shape))), torch.no_grad():
         model(torch.zeros(2, 3, 64, 64))
     assert len(shapes) == models.feature_table(name)["layer"].nunique()
-    assert shapes[-1] == (2, 17, 192)  # 4 x 4 patches and the class token
+    assert shapes[-3:] == [(2, 1, 192), (2, 16, 192), (2, 1, 192)]  # class token, 4 x 4 patches, embedding
 
 
 class Mixed(nn.Module):
@@ -558,3 +563,31 @@ def test_initialise_like_vgg_keeps_the_scale_of_activations():
             spread[how] = model.features(tiles_t).std().item()
     assert spread["vgg"] > 5 * spread["torchvision"]
     assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, torch.nn.Linear))
+
+
+def test_normalisation_of_a_checkpoint(tmp_path):
+    """Stated in the file, given by hand, of this library, or refused: never ImageNet's in silence."""
+    state = models.build("alexnet", 3).state_dict()
+    mean, sd = [0.707223, 0.578729, 0.703617], [0.211883, 0.230117, 0.177517]
+    torch.save(state, tmp_path / "plain.pt")
+    torch.save({"state_dict": state, "mean": mean, "sd": sd}, tmp_path / "stated.pt")
+    stated = models.build("alexnet", 3, weights=tmp_path / "stated.pt")
+    assert models.normalisation_of(stated, "alexnet") == (tuple(mean), tuple(sd))
+    plain = models.build("alexnet", 3, weights=tmp_path / "plain.pt")
+    assert models.normalisation_of(plain, "alexnet") == (models.IMAGENET_MEAN, models.IMAGENET_SD)
+    with pytest.raises(InputError, match="does not say how the pixels"):
+        require_normalisation(tmp_path / "plain.pt")
+    how = {"class_names": ["a", "b", "c"], "input_px": 64, "recipe": Recipe(architecture="alexnet", epochs=0)}
+    with pytest.raises(InputError, match="set encoder_normalisation"):
+        training.keep_as_it_is(plain, run_dir=tmp_path / "run", weights=str(tmp_path / "plain.pt"), **how)
+    how |= {"run_dir": tmp_path / "run", "weights": str(tmp_path / "plain.pt"), "normalisation": (mean, sd)}
+    training.keep_as_it_is(plain, **how)
+    kept, _ = models.load(tmp_path / "run/best.pt", "alexnet")
+    assert models.normalisation_of(kept, "alexnet") == (tuple(mean), tuple(sd))
+    require_normalisation(tmp_path / "run/best.pt")
+    quantified = []
+    for network in (kept, models.build("alexnet", 3, weights=tmp_path / "stated.pt").eval()):
+        tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        with tile_quantifier(network, Quantification(architecture="alexnet", device="cpu")) as quantify_batch:
+            quantified.append(quantify_batch(tiles))
+    assert torch.equal(*quantified)

@@ -121,13 +121,40 @@ def test_permuted_labels_are_not_learned(tmp_path):
 def test_ties_keep_the_earlier_epoch(tmp_path):
     model = small_model()
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
-    made_for = dict.fromkeys(("architecture", "weights", "class_names", "input_px"), "any")
+    made_for = dict.fromkeys(("architecture", "weights", "class_names", "input_px", "mean", "sd"), "any")
     history = []
     for epoch, accuracy in enumerate((0.2, 0.7, 0.7, 0.5), start=1):
         history.append({"epoch": epoch, "validation_accuracy": accuracy})
-        checkpoints.keep(tmp_path, model, optimiser, history, made_for)
+        assert checkpoints.Keeper(tmp_path, made_for).keep(model, optimiser, history)
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
     assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 4
+
+
+def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
+    """Between two of them nothing is written, and the best epoch since is in the next one."""
+    clock = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    save = checkpoints._save
+    monkeypatch.setattr(checkpoints, "_save", lambda *of: (clock.__setitem__(0, clock[0] + 1.0), save(*of)))
+    model = small_model()
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    made_for = dict.fromkeys(("architecture", "weights", "class_names", "input_px", "mean", "sd"), "any")
+    keeper, history, written = checkpoints.Keeper(tmp_path, made_for), [], []
+    weights = next(model.parameters())
+    for epoch, accuracy in enumerate((0.2, 0.9, 0.5, 0.5, 0.5, 0.5, 0.6), start=1):
+        clock[0] += 10.0
+        with torch.no_grad():
+            weights.fill_(epoch)
+        history.append({"epoch": epoch, "validation_accuracy": accuracy})
+        written.append(keeper.keep(model, optimiser, history, final=epoch == 7))
+        if epoch == 4:
+            assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 1
+    # The first took 2 s, so the next came after 40 s; the last one is always written.
+    assert written == [True, False, False, False, True, False, True]
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert best["epoch"] == 2
+    assert next(iter(best["state_dict"].values())).unique().tolist() == [2.0], "as it was in that epoch"
+    assert len(torch.load(tmp_path / "last.pt", weights_only=True)["history"]) == 7
 
 
 class Interrupted(nn.Module):
@@ -290,9 +317,42 @@ def test_other_tiles_or_another_model_are_another_recipe(splits, tmp_path):
         fit(small_model(), (splits[0].iloc[1:], splits[1]), tmp_path, epochs=1)
     with pytest.raises(ValueError, match="network"):
         fit(small_model(norm=True), splits, tmp_path, epochs=1)
-    work_records.remove(tmp_path / "last.pt")
-    with pytest.raises(ValueError, match="no readable record"):
-        fit(small_model(), splits, tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt", "last.pt.json"])
+def test_a_damaged_run_is_not_continued(splits, tmp_path, capsys, name):
+    fit(small_model(), splits, tmp_path / "whole", epochs=2)
+    fit(small_model(), splits, tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(b"{" if name.endswith("json") else content)
+    fit(small_model(), splits, tmp_path / "run", epochs=2)
+    assert "Restarting run (" in capsys.readouterr().out
+    states = [torch.load(tmp_path / run / "last.pt", weights_only=True) for run in ("whole", "run")]
+    assert all(torch.equal(states[0]["state_dict"][k], v) for k, v in states[1]["state_dict"].items())
+
+
+@pytest.mark.parametrize("n_moved", [0, 1])
+def test_a_run_killed_while_its_checkpoints_are_put_in_place_continues(
+    splits, tmp_path, monkeypatch, capsys, n_moved
+):
+    fit(small_model(), splits, tmp_path, epochs=1)
+    replace, moved = os.replace, []
+
+    def killed(source, target):
+        if str(target).endswith(".pt"):
+            if len(moved) >= n_moved:
+                raise KeyboardInterrupt
+            moved.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(), splits, tmp_path, epochs=2)
+    monkeypatch.undo()
+    fit(small_model(), splits, tmp_path, epochs=2)
+    assert "Restarting" not in capsys.readouterr().out
 
 
 def test_a_moved_folder_of_tiles_is_the_same_recipe(splits, tmp_path):
@@ -569,3 +629,16 @@ def test_without_epochs_the_network_is_kept_untrained(splits, tmp_path):
     pd.testing.assert_frame_equal(history_df, fit(model, splits, tmp_path / "null", epochs=0))
     with pytest.raises(ValueError, match="trained = False, now True"):
         fit(model, splits, tmp_path / "null")
+
+
+def test_the_normalisation_of_given_weights_stays_with_the_trained_network(splits, tmp_path):
+    """A checkpoint that states mean and sd is trained and used with these, not its architecture's."""
+    model = small_model()
+    mean, sd = (0.7, 0.58, 0.7), (0.21, 0.23, 0.18)
+    models.set_normalisation(model, mean, sd)
+    fit(model, splits, tmp_path / "a", epochs=1)
+    kept = torch.load(tmp_path / "a/best.pt", weights_only=True)
+    assert (tuple(kept["mean"]), tuple(kept["sd"])) == (mean, sd)
+    plain = small_model()
+    fit(plain, splits, tmp_path / "b", epochs=1)
+    assert not same_weights(model, plain), "the pixels were normalised otherwise"
