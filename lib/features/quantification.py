@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lib.errors import InputError
+
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -34,8 +36,8 @@ class Quantification:
 
     def __post_init__(self) -> None:
         if not self.p > 0:
-            raise ValueError(f"p must be positive (the paper's is 1), not {self.p}")
+            raise InputError(f"p must be positive (the paper's is 1), not {self.p}")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+            raise InputError(f"batch_size must be at least 1, not {self.batch_size}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.errors import InputError
 from lib.features import positive_sums
 from lib.features.quantification import Quantification
 from lib.network import devices, models
@@ -42,7 +43,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
     }
     axes = {layer.layer: layer.call.channel_axis for layer in layers}
     rectified = _rectified(how) if how.p == 1 and positive_sums.available(how.device) else {}
-    mean, sd = models.normalisation(how.architecture)
+    mean, sd = models.normalisation_of(model, how.architecture)
     device = torch.device(how.device)
     devices.move(model, device)
     sums_t = torch.empty(0)  # float32 [B, n_features] of the current batch
@@ -56,7 +57,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
             values_t = _spatial_sum(output_t, axes[layer], how.p)
         expected = columns[layer].stop - columns[layer].start
         if values_t.shape[1] != expected:
-            raise ValueError(
+            raise InputError(
                 f"layer {layer} has {values_t.shape[1]} channels where {how.architecture} has {expected}: "
                 "the model is not of that architecture"
             )
@@ -113,7 +114,7 @@ def _spatial_sum(output_t: torch.Tensor, channel_axis: int, p: float) -> torch.T
 def _check_tiles(tiles: np.ndarray, architecture: str) -> None:
     """ValueError unless `tiles` is uint8 [B, H, W, 3], not empty and large enough for the network."""
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3 or not len(tiles):
-        raise ValueError(
+        raise InputError(
             "tiles must be uint8 [n, height, width, 3] with n >= 1; these are "
             f"{tiles.dtype} {list(tiles.shape)}"
         )

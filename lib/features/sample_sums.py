@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lib import work_records
+from lib import code_versions, work_records
+from lib.errors import InputError
 from lib.features.quantification import Quantification
 from lib.features.quantify import QuantifyBatch, tile_quantifier
 from lib.network import models
@@ -54,10 +55,11 @@ def quantify_samples(
     rows_df = tiles_df[columns].sort_values(by=columns, ignore_index=True)
     repeated = int(rows_df.duplicated(columns[1:]).sum())
     if repeated:
-        raise ValueError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
+        raise InputError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
     tiles = StoredTiles(rows_df)
     out_dir.mkdir(parents=True, exist_ok=True)
     network = {"architecture": how.architecture, "weights": fingerprint(model)}
+    network["code"] = code_versions.of_work("lib.features.quantify")
     facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}
     slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in rows_df.groupby("slide_id")}
     made_for = {path: facts | _inputs(slide_df) for path, slide_df in slides.items()}
@@ -130,7 +132,7 @@ def _collected(
     samples = pd.Index(sample_ids, name="sample_id")
     sums, n_tiles = np.zeros((len(samples), len(names))), np.zeros(len(samples), dtype=np.int64)
     for path in paths:
-        with np.load(path) as content:
+        with np.load(path, allow_pickle=False) as content:  # a damaged one has been made again
             rows = samples.get_indexer(content["sample_ids"])
             sums[rows] += content["sums"]
             n_tiles[rows] += content["n_tiles"]
@@ -143,9 +145,40 @@ def aggregate(sums_df: pd.DataFrame, n_tiles: pd.Series, how: str = "mean") -> p
     Under "sum" every feature carries the sample's tile count. n_tiles is indexed by sample_id.
     """
     if how not in ("mean", "sum"):
-        raise ValueError(f"aggregate must be 'mean' or 'sum', not {how!r}")
+        raise InputError(f"aggregate must be 'mean' or 'sum', not {how!r}")
     counts = _counts_of(sums_df, n_tiles)
     return sums_df.div(counts, axis="columns") if how == "mean" else sums_df.copy()
+
+
+def dropped_features(
+    model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: Path, how: Quantification, aggregated: str
+) -> pd.DataFrame:
+    """`quantify_samples` of tiles that do not count, aggregated; without columns where there are none."""
+    if tiles_df.empty:
+        names = models.feature_names(how.architecture, how.features)
+        return pd.DataFrame(index=pd.Index(names, name="feature"))
+    sums_df, n_tiles = quantify_samples(model, tiles_df, out_dir, how)
+    return aggregate(sums_df, n_tiles, aggregated)
+
+
+def with_dropped(
+    features_df: pd.DataFrame, dropped_df: pd.DataFrame, counts_df: pd.DataFrame, how: str
+) -> pd.DataFrame:
+    """The features as they would be with the tiles that were left out.
+
+    Parameters
+    ----------
+    features_df, dropped_df : features x samples, of the tiles that count and of the others; see `aggregate`
+    counts_df : index sample_id; n_tiles (those that count) and n_dropped
+    """
+    samples = features_df.columns.intersection(dropped_df.columns)
+    both_df = features_df.copy()
+    if how == "sum":
+        both_df[samples] += dropped_df[samples]
+    else:
+        share = counts_df["n_dropped"] / (counts_df["n_dropped"] + counts_df["n_tiles"])
+        both_df[samples] += (dropped_df[samples] - features_df[samples]).mul(share[samples], axis="columns")
+    return both_df
 
 
 def r_with_tile_count(features_df: pd.DataFrame, n_tiles: pd.Series) -> pd.Series:
@@ -170,5 +203,5 @@ def _counts_of(values_df: pd.DataFrame, n_tiles: pd.Series) -> np.ndarray:
     counts = n_tiles.reindex(values_df.columns).to_numpy(np.float64)
     without = values_df.columns[~(counts >= 1)].tolist()
     if without:
-        raise ValueError(f"{len(without)} samples have no tile count of 1 or more (first: {without[:5]})")
+        raise InputError(f"{len(without)} samples have no tile count of 1 or more (first: {without[:5]})")
     return counts

@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from lib.errors import InputError
 from lib.simulated.drawing import MPP
 from lib.whole_files import whole_file
 
@@ -54,11 +55,11 @@ def write_svs(path: Path, image: np.ndarray, stamp: str = "") -> None:
         If the image is not RGB uint8, or the stamp holds the separator `|`.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"{path}: a slide needs a uint8 array (height, width, 3), got {image.dtype} {image.shape}"
         )
     if "|" in stamp:
-        raise ValueError(f"{path}: stamp {stamp!r} contains '|', which separates Aperio's properties")
+        raise InputError(f"{path}: stamp {stamp!r} contains '|', which separates Aperio's properties")
     height, width = image.shape[:2]
     fields = f"AppMag = {MAGNIFICATION}|MPP = {MPP:.4f}" + (f"|Stamp = {stamp}" if stamp else "")
     head = f"Aperio Image Library v12.0.15 \r\n{width}x{height} [0,0 {width}x{height}] "

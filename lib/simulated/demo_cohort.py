@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.simulated.aperio import JPEG_QUALITY, read_stamp, write_svs
 from lib.simulated.genes import (
     ALPHABET,
@@ -80,9 +81,9 @@ class DemoCohort:
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_tissues <= len(TISSUES):
-            raise ValueError(f"n_tissues = {self.n_tissues}: choose 1 to {len(TISSUES)}")
+            raise InputError(f"n_tissues = {self.n_tissues}: choose 1 to {len(TISSUES)}")
         if self.slides_per_tissue < 2:
-            raise ValueError(f"slides_per_tissue = {self.slides_per_tissue}: choose at least 2")
+            raise InputError(f"slides_per_tissue = {self.slides_per_tissue}: choose at least 2")
 
     def make_inputs(self, raw: Path, places: Places | None = None) -> dict[str, Any]:
         """
@@ -153,11 +154,11 @@ def read_truth(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     bad |= (genes_df["tissue"] != "") != (kind == "marker")
     if bad.any():
         first = genes_df.loc[bad, ["kind", "quantity", "covariate", "tissue"]].iloc[0]
-        raise ValueError(
+        raise InputError(
             f"{path}: {bad.sum()} genes without a valid driver, first {first.name}: {first.to_dict()}"
         )
     if n_gaps := int(quantities_df[list(QUANTITIES)].isna().sum().sum()):
-        raise ValueError(f"{Path(raw) / 'truth' / 'quantities.csv'}: {n_gaps} quantities are missing")
+        raise InputError(f"{Path(raw) / 'truth' / 'quantities.csv'}: {n_gaps} quantities are missing")
     return quantities_df, genes_df
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
+
 KINDS = ("direct", "marker", "covariate", "null")
 COVARIATES = ("ischaemic_time_min", "rin")
 TYPICAL = {"ischaemic_time_min": (500.0, 240.0), "rin": (7.0, 0.9)}  # mean and sd of the technical covariates
@@ -98,7 +100,7 @@ def plan_genes(
     n_genes = counts.total
     n_null = n_genes - counts.direct * len(quantities) - counts.markers * len(tissues) - counts.covariate
     if n_null < 0:
-        raise ValueError(
+        raise InputError(
             f"n_genes = {n_genes} is too few for {n_genes - n_null} planted genes in {len(tissues)} tissues"
         )
     blocks = [_driven(rng, "direct", "quantity", name, counts.direct) for name in quantities]

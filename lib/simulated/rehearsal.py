@@ -21,6 +21,7 @@ from scipy.special import ndtr
 
 from lib.cohort.expression import read_gene_table
 from lib.cohort.gtex_ids import match_tissue
+from lib.errors import InputError
 from lib.network import models
 from lib.simulated.demo_cohort import write_truth
 from lib.simulated.genes import (
@@ -152,7 +153,7 @@ def plan_samples(
     for number, (name, n) in enumerate(zip(SETS, n_samples, strict=True)):
         of_set_df = listed_df[sets == number].sample(frac=1, random_state=rng.integers(2**32))
         if len(of_set_df) < n:
-            raise ValueError(
+            raise InputError(
                 f"the {name} set needs {n:,} samples, but its donors gave {len(of_set_df):,}: ask for fewer"
                 " (--samples), or give the whole portal table"
             )
@@ -231,7 +232,7 @@ def draw_features(feature_table: pd.DataFrame, plan_df: pd.DataFrame, seed: int)
             rng = np.random.default_rng([seed, 5, place])
             latent, dead = _channels(rng, n, place / max(len(layers) - 1, 1), plan_df)
         elif n != len(latent) or not any(word in kind for word in ("relu", "pool", "norm")):
-            raise ValueError(
+            raise InputError(
                 f"layer {layer} is a {kind} of {n} channels after {len(latent)}, and the rehearsal simulates"
                 " plain chains of convolutions only: choose a VGG or AlexNet as architecture"
             )

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] (missing in the stub)
 
+from lib.errors import InputError
 from lib.simulated.drawing import COARSE, MPP, Field, enlarge, grain, look_up, noise, soft, stamp, stripes
 from lib.simulated.tissues import TISSUES
 
@@ -87,13 +88,13 @@ class SlideSpec:
 
     def __post_init__(self) -> None:
         if self.tissue not in TISSUES:
-            raise ValueError(f"tissue {self.tissue!r} cannot be drawn: choose one of {', '.join(TISSUES)}")
+            raise InputError(f"tissue {self.tissue!r} cannot be drawn: choose one of {', '.join(TISSUES)}")
         if set(self.quantities) != set(QUANTITIES):
-            raise ValueError(f"quantities {sorted(self.quantities)}: give exactly {sorted(QUANTITIES)}")
+            raise InputError(f"quantities {sorted(self.quantities)}: give exactly {sorted(QUANTITIES)}")
         if self.pen and self.pen not in INK:
-            raise ValueError(f"pen {self.pen!r}: choose one of {', '.join(INK)}, or none")
+            raise InputError(f"pen {self.pen!r}: choose one of {', '.join(INK)}, or none")
         if self.size_um < 60:
-            raise ValueError(
+            raise InputError(
                 f"size_um = {self.size_um}: under 60 there is no room for tissue; take 200 or more"
             )
 

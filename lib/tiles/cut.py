@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import openslide
 import pandas as pd
+from isal import isal_zlib
 from PIL import Image
 
-from lib.tiles import grid, scaled_jpeg, slides, tissue_mask
+from lib.tiles import grid, scaled_jpeg, slide_artefacts, slides, stored, tile_quality, tissue_mask
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
 from lib.whole_files import whole_file
@@ -22,6 +22,7 @@ from lib.whole_files import whole_file
 TILE_COLUMNS = dict.fromkeys(["tile_id", "sample_id", "slide_id"], "str")
 TILE_COLUMNS |= dict.fromkeys(["column", "row", "l0_x", "l0_y", "l0_size"], "int64")
 TILE_COLUMNS |= {"tissue_fraction": "float64", "stack_index": "int64"}
+TILE_COLUMNS |= dict.fromkeys(tile_quality.MEASURES, "float64")
 MAX_DIFFERENCE = 2.0  # mean difference in grey levels up to which scaled JPEG decoding passes for OpenSlide's
 
 ReadTile = Callable[[int, int], np.ndarray]
@@ -61,13 +62,19 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
         try:
             mpp, note = slides.slide_mpp(slide, grid.one_mpp(samples_df))
             l0_per_mask_px = tiling.mask_mpp / mpp
-            mask = tissue_mask.tissue_mask(slides.reduced(slide, l0_per_mask_px), tiling.mask_mpp)
+            picture = slides.reduced(slide, l0_per_mask_px)
+            ink = slide_artefacts.ink_mask(picture, tiling.mask_mpp)
+            mask = tissue_mask.tissue_mask(picture, tiling.mask_mpp, ink)
             grid_df = grid.lay_grid(samples_df, tiling.l0_size(mpp), slide.dimensions)
             grid_df = _judged(grid_df.assign(l0_size=tiling.l0_size(mpp)), mask, l0_per_mask_px, tiling)
+            folded = slide_artefacts.fold_mask(picture, tiling.mask_mpp, mask)
+            pen, fold = (_share(of, grid_df, l0_per_mask_px) for of in (ink, folded))
+            grid_df = grid_df.assign(pen=pen, fold=fold)
             tiles_df = _tiles_table(grid_df, samples_df)
             if len(tiles_df):
                 read, reader = _tile_reader(path, slide, tiles_df, tiling)
-                _write_stack(stack_path, tiles_df, read, tiling.input_px)
+                measured = _write_stack(stack_path, tiles_df, read, tiling.input_px)
+                tiles_df = tiles_df.assign(**measured)
             else:
                 reader = "openslide"
                 stack_path.unlink(missing_ok=True)
@@ -90,11 +97,16 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
 
 def _judged(grid_df: pd.DataFrame, mask: np.ndarray, l0_per_px: float, tiling: Tiling) -> pd.DataFrame:
     """The grid with tissue_fraction and, in place of `cut`, dropped ("", "edge" or "tissue")."""
-    corner, edge = (grid_df["l0_x"].to_numpy(), grid_df["l0_y"].to_numpy()), grid_df["l0_size"].to_numpy()
-    fraction = tissue_mask.tissue_fraction(mask, l0_per_px, *corner, edge, edge)
+    fraction = _share(mask, grid_df, l0_per_px)
     poor = np.where(fraction < tiling.min_tissue - 1e-9, "tissue", "")
     dropped = np.where(grid_df["cut"], "edge", poor)
     return grid_df.drop(columns="cut").assign(tissue_fraction=fraction, dropped=dropped)
+
+
+def _share(mask: np.ndarray, grid_df: pd.DataFrame, l0_per_px: float) -> np.ndarray:
+    """Share of each tile's area in a mask of the slide; float64 (n,)."""
+    corner, edge = (grid_df["l0_x"].to_numpy(), grid_df["l0_y"].to_numpy()), grid_df["l0_size"].to_numpy()
+    return tissue_mask.tissue_fraction(mask, l0_per_px, *corner, edge, edge)
 
 
 def _tiles_table(grid_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
@@ -105,12 +117,13 @@ def _tiles_table(grid_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFram
         tile_id=names.astype(str),
         slide_id=str(samples_df["slide_id"].iloc[0]),
         stack_index=np.arange(len(kept_df)),
+        **dict.fromkeys(("focus", "haematoxylin", "eosin"), np.nan),  # of the pixels, when they are read
     )
     return tiles_df.reset_index(drop=True).loc[:, list(TILE_COLUMNS)].astype(TILE_COLUMNS)
 
 
 def _tile_reader(
-    path: str | Path, slide: openslide.OpenSlide, tiles_df: pd.DataFrame, tiling: Tiling
+    path: str | Path, slide: slides.Slide, tiles_df: pd.DataFrame, tiling: Tiling
 ) -> tuple[ReadTile, str]:
     """A function (l0_x, l0_y) -> uint8 (input_px, input_px, 3), and the name of the way it reads.
 
@@ -150,7 +163,7 @@ def _whole_factor(edge_px: float, tiling: Tiling) -> int:
     return max((factor for factor in (2, 4, 8) if edge_px / factor >= enough_px), default=1)
 
 
-def _openslide_reader(slide: openslide.OpenSlide, l0_size: int, tiling: Tiling) -> ReadTile:
+def _openslide_reader(slide: slides.Slide, l0_size: int, tiling: Tiling) -> ReadTile:
     input_px = tiling.input_px
     level = slides.best_level(slide, l0_size / max(tiling.tile_px, input_px))
     width, height = slide.level_dimensions[level]
@@ -171,10 +184,24 @@ def _openslide_reader(slide: openslide.OpenSlide, l0_size: int, tiling: Tiling) 
     return read_plain
 
 
-def _write_stack(stack_path: Path, tiles_df: pd.DataFrame, read: ReadTile, input_px: int) -> None:
-    """Write tile after tile. No memory map: on a full disk that crashes."""
+def _write_stack(
+    stack_path: Path, tiles_df: pd.DataFrame, read: ReadTile, input_px: int
+) -> dict[str, list[float]]:
+    """Write tile after tile, then their checksums; what is measured on each. No memory map: on a full disk
+    that crashes.
+    """
+    measured: dict[str, list[float]] = {"focus": [], "haematoxylin": [], "eosin": []}
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), input_px, input_px, 3)}
+    checksums: list[int] = []
     with whole_file(stack_path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for l0_x, l0_y in tiles_df[["l0_x", "l0_y"]].to_numpy().tolist():
-            file.write(read(l0_x, l0_y).tobytes())
+            pixels = read(l0_x, l0_y)
+            measures = (tile_quality.focus(pixels), *tile_quality.stains(pixels))
+            for values, value in zip(measured.values(), measures, strict=True):
+                values.append(value)
+            tile = pixels.tobytes()
+            checksums.append(isal_zlib.crc32(tile))
+            file.write(tile)
+        file.write(stored.checksum_block(checksums))
+    return measured

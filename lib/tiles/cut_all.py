@@ -8,7 +8,7 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -21,19 +21,26 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lib import work_records
+from lib import code_versions, work_records
 from lib.cohort.samples import REGION
-from lib.tiles import cut, slides
+from lib.errors import InputError, MissingInputError
+from lib.tiles import cut, slides, tile_quality
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
-from lib.whole_files import ends_fingerprint, remove_leftovers, text_fingerprint, whole_file
+from lib.whole_files import (
+    ends_fingerprint,
+    remove_leftovers,
+    text_fingerprint,
+    whole_file,
+)
 
 _COUNTS = ["n_samples", "n_samples_without_tiles", "n_grid", "n_tiles", "n_dropped_tissue", "n_dropped_edge"]
 SLIDE_COLUMNS = dict.fromkeys(["slide_id", "state", "reason", "note"], "str") | dict.fromkeys(
     _COUNTS, "int64"
 )
 SLIDE_COLUMNS |= {"mpp": "float64", "l0_width": "int64", "l0_height": "int64", "tissue_area_mm2": "float64"}
-FORMAT = 1  # raise when a stack made by older code must not be reused
+MAX_RATIO = 10.0  # of a slide's µm/px to the cohort's median, either way
+MAX_ENLARGED = 2.0  # of a tile's pixels, beyond what the tiling asks for
 
 
 class _Job(NamedTuple):
@@ -55,8 +62,8 @@ def cut_slides(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut many slides, several at a time; a bad slide is recorded and the others go on.
 
-    A slide that was cut for the same tiling, samples and file (size, first and last MB) is not cut again;
-    failed slides are tried again.
+    A slide that was cut by the same code for the same tiling, samples and file (size, date, first and last
+    MB) is not cut again; failed slides are tried again.
 
     Parameters
     ----------
@@ -75,10 +82,34 @@ def cut_slides(
 
     Raises
     ------
+    InputError
+        A slide whose µm/px stands out from the others' or would enlarge its tiles: it is most likely wrong.
+    OutputError
+        The stacks cannot be written.
     RuntimeError
         No slide gave a tile (with the first reasons), or a worker process died.
     """
+    in_order = cut_each(samples_df, slide_paths, stacks_dir, tiling, n_workers)
+    rows = {row["slide_id"]: row for row in in_order}
+    refuse_odd_resolutions(in_order, tiling)
+    if not any(row["n_tiles"] for row in in_order):
+        first = "\n".join(f"  {row['slide_id']} ({row['state']}): {row['reason']}" for row in in_order[:5])
+        raise RuntimeError(f"none of {len(in_order)} slides gave a tile; the first reasons:\n{first}")
+    tables = [pd.read_parquet(stacks_dir / f"{i}.parquet") for i in rows if rows[i]["state"] == "ok"]
+    tiles_df = pd.concat(tables, ignore_index=True).astype(cut.TILE_COLUMNS)
+    return tiles_df, pd.DataFrame(in_order, columns=list(SLIDE_COLUMNS)).astype(SLIDE_COLUMNS)
+
+
+def cut_each(
+    samples_df: pd.DataFrame,
+    slide_paths: Mapping[str, str | Path],
+    stacks_dir: Path,
+    tiling: Tiling,
+    n_workers: int = 1,
+) -> list[dict[str, Any]]:
+    """`cut_slides` without the tables: the slides' files, and the row of each in slides_df."""
     stacks_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(stacks_dir)
     of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
     jobs = [_Job(i, slide_paths.get(i), df, stacks_dir, tiling) for i, df in of_slide.items()]
     rows: dict[str, dict[str, Any]] = {}
@@ -88,13 +119,21 @@ def cut_slides(
             rows[row["slide_id"]] = row
             bar.update()
             bar.set_postfix(tiles=sum(r["n_tiles"] for r in rows.values()), refresh=False)
-    in_order = [rows[slide_id] for slide_id in of_slide]
-    if not any(row["n_tiles"] for row in in_order):
-        first = "\n".join(f"  {row['slide_id']} ({row['state']}): {row['reason']}" for row in in_order[:5])
-        raise RuntimeError(f"none of {len(in_order)} slides gave a tile; the first reasons:\n{first}")
-    tables = [pd.read_parquet(stacks_dir / f"{i}.parquet") for i in of_slide if rows[i]["state"] == "ok"]
-    tiles_df = pd.concat(tables, ignore_index=True).astype(cut.TILE_COLUMNS)
-    return tiles_df, pd.DataFrame(in_order, columns=list(SLIDE_COLUMNS)).astype(SLIDE_COLUMNS)
+    return [rows[slide_id] for slide_id in of_slide]
+
+
+def cut_and_judged(
+    samples_df: pd.DataFrame,
+    slide_paths: Mapping[str, str | Path],
+    stacks_dir: Path,
+    tiling: Tiling,
+    limits: tile_quality.Limits,
+    drop: Collection[str],
+    n_workers: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`cut_slides`, and which of the tiles count (`tile_quality.judged`)."""
+    tiles_df, slides_df = cut_slides(samples_df, slide_paths, stacks_dir, tiling, n_workers)
+    return tile_quality.judged(tiles_df, limits, drop), slides_df
 
 
 def _run(jobs: list[_Job], n_workers: int) -> Generator[dict[str, Any], None, None]:
@@ -111,8 +150,14 @@ def _run(jobs: list[_Job], n_workers: int) -> Generator[dict[str, Any], None, No
     except BaseException as error:
         # Half-written files only exist under temporary names, so workers may be stopped anywhere.
         executor.shutdown(wait=False, cancel_futures=True)
-        for child in set(mp.active_children()) - others:
+        children = set(mp.active_children()) - others
+        for child in children:
             child.terminate()
+        for (
+            child
+        ) in children:  # stopped while it wrote, it leaves its temporary file: on a full disk they count
+            child.join(timeout=5)
+        remove_leftovers(jobs[0].stacks_dir)
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
                 f"one of {n_workers} worker processes died, most likely for lack of memory: run again with "
@@ -143,16 +188,18 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     row |= {"mpp": np.nan, "n_samples": len(samples_df), "n_samples_without_tiles": len(samples_df)}
     if path is None:
         return row | {"state": "failed", "reason": "no file with this slide's name was found"}
-    try:
+    try:  # what is wrong with the slide itself; errors of writing are not the slide's
         made_for = _made_for(Path(path), samples_df, tiling)
-        if work_records.why_unfinished(table_path, made_for) is None:
-            known = work_records.read(table_path)["outcome"]["slide"]
-            if known["n_tiles"] == 0 or stack_path.is_file():
-                return known
-        work_records.remove(table_path)
-        remove_leftovers(stack_path)
+    except (SlideError, OSError) as error:
+        return row | {"state": "failed", "reason": str(error)}
+    if work_records.why_unfinished(table_path, made_for) is None:
+        known = work_records.read(table_path)["outcome"]
+        if _size(stack_path) == known["stack_bytes"]:
+            return known["slide"]
+    work_records.remove(table_path)
+    try:
         found = cut.cut_slide(path, samples_df, stack_path, tiling)
-    except (SlideError, FileNotFoundError, PermissionError) as error:
+    except (SlideError, MissingInputError) as error:
         return row | {"state": "failed", "reason": str(error)}
     row |= {
         "state": "ok" if len(found.tiles_df) else "empty",
@@ -163,7 +210,7 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     row |= {name: value for name, value in found._asdict().items() if name in SLIDE_COLUMNS}
     with whole_file(table_path) as temporary:
         found.tiles_df.to_parquet(temporary, index=False)
-    work_records.write(table_path, made_for, slide=row, reader=found.reader)
+    work_records.write(table_path, made_for, slide=row, reader=found.reader, stack_bytes=_size(stack_path))
     return row
 
 
@@ -177,10 +224,33 @@ def _why_empty(found: cut.SlideTiles, min_tissue: float) -> str:
     )
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def refuse_odd_resolutions(rows: list[dict[str, Any]], tiling: Tiling) -> None:
+    """InputError for slides whose µm/px cannot be right beside the others'."""
+    known = {row["slide_id"]: row["mpp"] for row in rows if row["n_grid"] and row["mpp"] > 0}
+    median = float(np.median(list(known.values()))) if known else 1.0
+    allowed = MAX_ENLARGED * max(1.0, tiling.input_px / tiling.tile_px)
+    odd = [
+        f"{slide_id}: {mpp:g} µm/px ({mpp / median:.3g} times the median of {len(known)} slides; tiles of "
+        f"{tiling.l0_size(mpp)} px would be enlarged to {tiling.input_px})"
+        for slide_id, mpp in known.items()
+        if not 1 / MAX_RATIO < mpp / median < MAX_RATIO or tiling.input_px / tiling.l0_size(mpp) > allowed
+    ]
+    if odd:
+        raise InputError(
+            f"{len(odd)} slides state a resolution that cannot be right: {'; '.join(odd[:3])}. Fill in "
+            "column mpp (µm/px) of the samples table for them, or leave them out"
+        )
+
+
 def _made_for(path: Path, samples_df: pd.DataFrame, tiling: Tiling) -> dict[str, Any]:
     """Everything a stack depends on."""
     if not path.is_file():
         slides.open_slide(path)  # raises, saying what is wrong
     used_df = samples_df.reindex(columns=["sample_id", "slide_id", "mpp", *REGION])
     inputs = {"slide": ends_fingerprint(path), "samples": text_fingerprint(used_df.to_csv(index=False))}
-    return {"format": FORMAT, **asdict(tiling), **inputs}
+    return {"code": code_versions.of_work("lib.tiles.cut"), **asdict(tiling), **inputs}

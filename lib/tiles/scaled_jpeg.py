@@ -12,6 +12,8 @@ import numpy as np
 import simplejpeg
 import tifffile
 
+from lib.errors import InputError
+
 RGB, YCBCR = 2, 6  # TIFF photometric interpretation
 TILES_KEPT = 1024  # decoded tiles kept in memory, about 50 MB for 256 px tiles at 1/2
 # An Adobe APP14 segment; its last byte tells decoders whether the data are RGB (0) or YCbCr (1). Slides with
@@ -101,5 +103,5 @@ def _decode(header: bytes, data: bytes, small_px: tuple[int, int]) -> np.ndarray
     height, width = small_px
     picture = simplejpeg.decode_jpeg(stream, min_height=height, min_width=width, min_factor=1)
     if picture.shape != (height, width, 3):
-        raise ValueError(f"a JPEG tile decodes to {picture.shape}, not {(height, width, 3)}")
+        raise InputError(f"a JPEG tile decodes to {picture.shape}, not {(height, width, 3)}")
     return picture

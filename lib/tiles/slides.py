@@ -4,6 +4,7 @@ Coordinates: `l0_` is a position or length in level-0 pixels. OpenSlide gives 8-
 are composited onto white. Colour profiles (ICC) are ignored: pixel values are those stored in the file.
 """
 
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil, isfinite
@@ -14,9 +15,12 @@ import numpy as np
 import openslide
 import pandas as pd
 import scipy.sparse as sp
+import tifffile
 from PIL import Image
 
 from lib.cohort.samples import REGION
+from lib.errors import InputError, MissingInputError
+from lib.tiles.plain_image import PlainImage, is_plain, ome_um
 
 MAX_MPP = 10.0  # a coarser resolution is not a histology slide's: the number is wrong
 MPP_TOLERANCE = 0.05  # relative, of x against y and of the samples table against the slide
@@ -24,7 +28,7 @@ STRIP_BYTES = 64 * 2**20  # read at once when a whole slide is reduced
 SAMPLE_PX = 400  # longer edge of a picture of a sample
 
 
-class SlideError(ValueError):
+class SlideError(InputError):
     """This slide cannot be used, for the reason given; other slides may be fine."""
 
 
@@ -35,25 +39,36 @@ class Resolution(NamedTuple):
     note: str
 
 
-def open_slide(path: str | Path) -> openslide.OpenSlide:
-    """Open a slide and read its first and last pixel, which finds most truncated files.
+Slide = openslide.OpenSlide | PlainImage
 
-    Raises FileNotFoundError, or SlideError when it is a folder, not a slide, truncated or damaged.
+
+def open_slide(path: str | Path) -> Slide:
+    """Open a slide, or a plain image, and read its first and last pixel, which finds most truncated files.
+
+    Raises FileNotFoundError, or SlideError when it is a folder, not a slide, turned, truncated or damaged.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"slide {path} does not exist: check the slides folder and the slide's name")
+        raise MissingInputError(f"slide {path} does not exist: check the slides folder and the slide's name")
     if path.is_dir():
         raise SlideError(f"slide {path} is a folder, not a file")
+    if not path.is_file():
+        raise SlideError(f"slide {path} is neither a file nor a folder (a pipe or a device)")
     if path.stat().st_size == 0:
         raise SlideError(f"slide {path} is an empty file: download it again")
+    _refuse_turned(path)
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError(
-            f"slide {path} is not in a format OpenSlide reads, or is truncated ({error}): download it again, "
-            "or convert a plain image to a tiled pyramidal TIFF"
-        ) from error
+        if not is_plain(path):
+            raise SlideError(
+                f"slide {path} is not in a format OpenSlide reads, or is truncated ({error}): download it "
+                "again, or convert it to a tiled pyramidal TIFF"
+            ) from error
+        try:
+            slide = PlainImage(path)
+        except ValueError as problem:
+            raise SlideError(f"slide {path}: {problem}") from problem
     except openslide.OpenSlideError as error:
         raise SlideError(f"slide {path} cannot be opened ({error}): download it again") from error
     try:
@@ -67,7 +82,23 @@ def open_slide(path: str | Path) -> openslide.OpenSlide:
     return slide
 
 
-def slide_mpp(slide: openslide.OpenSlide, override: float | None = None) -> Resolution:
+def _refuse_turned(path: Path) -> None:
+    """SlideError for a TIFF with an orientation: OpenSlide would turn each of its tiles by itself."""
+    if path.suffix.lower() not in (".tif", ".tiff", ".svs"):
+        return
+    try:
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages.first.tags.get("Orientation")
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, struct.error):
+        return  # OpenSlide says what is wrong
+    if tag is not None and tag.value != 1:
+        raise SlideError(
+            f"slide {path} is stored turned or mirrored (TIFF orientation {int(tag.value)}), which scrambles "
+            "its tiles: save it upright, for example with vips autorot"
+        )
+
+
+def slide_mpp(slide: Slide, override: float | None = None) -> Resolution:
     """µm/px of level 0, from `override` (the samples table's mpp) or else from the slide's own properties.
 
     The nominal magnification ("20x") is never used. An override wins; a note says where it differs from the
@@ -93,9 +124,12 @@ def slide_mpp(slide: openslide.OpenSlide, override: float | None = None) -> Reso
     return Resolution(override, "")
 
 
-def _stated_mpp(slide: openslide.OpenSlide) -> float:
+def _stated_mpp(slide: Slide) -> float:
     names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
     texts = [slide.properties[name] for name in names if name in slide.properties]
+    if len(texts) < 2:
+        sizes = [ome_um(slide.properties.get("tiff.ImageDescription", ""), axis) for axis in "XY"]
+        texts = [f"{size:.9g}" for size in sizes] if all(sizes) else texts
     if len(texts) < 2:
         raise SlideError("the slide does not state its µm/px")
     try:
@@ -109,19 +143,17 @@ def _stated_mpp(slide: openslide.OpenSlide) -> float:
     return (x * y) ** 0.5 if x != y else x
 
 
-def best_level(slide: openslide.OpenSlide, l0_per_px: float) -> int:
+def best_level(slide: Slide, l0_per_px: float) -> int:
     """The smallest level that is at most 5 % coarser than l0_per_px level-0 pixels per pixel; else 0."""
     fine = [i for i, d in enumerate(slide.level_downsamples) if d <= l0_per_px * (1 + MPP_TOLERANCE)]
     return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
 
 
-def read_rgb(
-    slide: openslide.OpenSlide, l0_x: int, l0_y: int, width: int, height: int, level: int = 0
-) -> np.ndarray:
+def read_rgb(slide: Slide, l0_x: int, l0_y: int, width: int, height: int, level: int = 0) -> np.ndarray:
     """Pixels of `level` on white, uint8 (height, width, 3). Raises SlideError."""
     try:
         rgba = slide.read_region((l0_x, l0_y), level, (width, height))
-    except openslide.OpenSlideError as error:
+    except (openslide.OpenSlideError, OSError, SyntaxError) as error:  # the latter two are Pillow's
         raise SlideError(
             f"reading {width} x {height} px of level {level} at ({l0_x}, {l0_y}) failed ({error}); "
             "the file is truncated or damaged: download it again"
@@ -159,7 +191,7 @@ def area_weights(n_in: int, start: float, stop: float, n_out: int) -> sp.csr_arr
     weights = sp.csr_array((np.diff(cuts), (rows, middles.astype(int))), shape=(n_out, n_in))
     covered = weights.sum(axis=1)
     if not covered.all():
-        raise ValueError(f"[{start}, {stop}) in {n_out} cells has cells outside the picture's {n_in} pixels")
+        raise InputError(f"[{start}, {stop}) in {n_out} cells has cells outside the picture's {n_in} pixels")
     return sp.csr_array(sp.diags_array(1 / covered) @ weights, dtype=np.float32)
 
 
@@ -188,7 +220,7 @@ def resample(
     return np.rint(part).astype(np.uint8)
 
 
-def reduced(slide: openslide.OpenSlide, l0_per_px: float) -> np.ndarray:
+def reduced(slide: Slide, l0_per_px: float) -> np.ndarray:
     """The whole slide, one pixel for l0_per_px x l0_per_px level-0 pixels; the last ones may cover less.
 
     Reads the best level in strips of at most 64 MB, so a slide without lower levels is merely slow.
@@ -214,7 +246,7 @@ def reduced(slide: openslide.OpenSlide, l0_per_px: float) -> np.ndarray:
     return out
 
 
-def overview(slide: openslide.OpenSlide, mpp: float, max_px: int) -> tuple[np.ndarray, float]:
+def overview(slide: Slide, mpp: float, max_px: int) -> tuple[np.ndarray, float]:
     """A picture of the whole slide for figures.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lib.errors import InputError
+
 READERS = ("auto", "openslide", "jpeg")
 
 
@@ -35,14 +37,14 @@ class Tiling:
         for name in ("tile_px", "input_px"):
             value = getattr(self, name)
             if value < 1 or value != int(value):
-                raise ValueError(f"{name} must be a positive whole number, not {value}")
+                raise InputError(f"{name} must be a positive whole number, not {value}")
         for name in ("tile_mpp", "mask_mpp"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive (µm/px), not {getattr(self, name)}")
+                raise InputError(f"{name} must be positive (µm/px), not {getattr(self, name)}")
         if not 0 <= self.min_tissue <= 1:
-            raise ValueError(f"min_tissue must be a share between 0 and 1, not {self.min_tissue}")
+            raise InputError(f"min_tissue must be a share between 0 and 1, not {self.min_tissue}")
         if self.reader not in READERS:
-            raise ValueError(f"reader must be one of {', '.join(READERS)}, not {self.reader!r}")
+            raise InputError(f"reader must be one of {', '.join(READERS)}, not {self.reader!r}")
 
     def l0_size(self, mpp: float) -> int:
         """Edge of a tile in level-0 pixels of `mpp` µm: 512 px of 0.9884 µm at 0.4942 µm/px are 1024.

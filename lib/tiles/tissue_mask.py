@@ -9,38 +9,40 @@ not.
 
 import numpy as np
 from scipy import ndimage
-from skimage.color import rgb2hsv
 from skimage.filters import threshold_otsu
-from skimage.measure import label
+
+from lib.tiles.mask_shapes import close, drop_small, fill_holes, groups_with, grow
+from lib.tiles.slide_artefacts import ink_mask, local_sd, optical_density
 
 # Spread of optical density (log10): 0.02, a difference of 5 % in absorption, is the faintest stroma.
 SPREAD_LOW, SPREAD_HIGH = 0.02, 0.06
 TEXTURE = 0.006  # sd of optical density over TEXTURE_UM; stain that bled onto the glass has 0.001 to 0.003
 TEXTURE_UM = 40.0
+PEN_MARGIN_UM = 30.0  # the soft edge of a stroke of ink
 GAP_UM = 50.0  # gaps up to twice this are closed: fat cells with torn walls are up to 100 µm wide
 BRIDGE_UM = 16.0  # stained places up to twice this apart belong together: the remains of a wall
 SPECK_UM2 = 1_000.0  # smaller groups are dropped before closing, so that dust is not joined up
 HOLE_UM2 = 50_000.0  # filled: fat vacuoles, ducts, small vessels; not the lumen of an artery
 PIECE_UM2 = 20_000.0  # smallest piece of tissue that is kept
-PEN_UM2 = 20_000.0  # smaller coloured spots are pigment or blue nuclei, not ink
-PEN_MARGIN_UM = 30.0  # the soft edge of a stroke
 
 
-def tissue_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
+def tissue_mask(rgb: np.ndarray, mask_mpp: float, ink: np.ndarray | None = None) -> np.ndarray:
     """True where there is tissue.
 
     Parameters
     ----------
     rgb : uint8 (height, width, 3), the slide reduced to about 8 µm/px
     mask_mpp : µm/px of `rgb`
+    ink : `slide_artefacts.ink_mask` of `rgb`, where it is known already
 
     Returns
     -------
     bool (height, width). Pen ink (blue, green, black, red) and unscanned black are False.
     """
     px_um2 = mask_mpp**2
-    pen = _pen_mask(rgb, mask_mpp)
+    pen = grow(ink_mask(rgb, mask_mpp) if ink is None else ink, PEN_MARGIN_UM / mask_mpp)
     spread = _stain_spread(rgb)
+    texture = local_sd(optical_density(rgb[..., 1]), TEXTURE_UM, mask_mpp)
     clean = spread[~pen]
     if clean.size == 0:
         return np.zeros(rgb.shape[:2], bool)
@@ -49,11 +51,11 @@ def tissue_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
     threshold = float(np.clip(otsu, SPREAD_LOW, SPREAD_HIGH))
     # Between the lower limit and the threshold only textured places count, as bled stain is smooth.
     strong = (spread > threshold) & ~pen
-    faint = (spread > SPREAD_LOW) & (_texture(rgb, mask_mpp) > TEXTURE) & ~pen
-    mask = _groups_with(strong, strong | faint, BRIDGE_UM / mask_mpp, SPECK_UM2 / px_um2)
-    mask = _close(mask, GAP_UM / mask_mpp)
-    mask = _fill_holes(mask, HOLE_UM2 / px_um2) & ~pen
-    return _drop_small(mask, PIECE_UM2 / px_um2)
+    faint = (spread > SPREAD_LOW) & (texture > TEXTURE) & ~pen
+    mask = groups_with(strong, strong | faint, BRIDGE_UM / mask_mpp, SPECK_UM2 / px_um2)
+    mask = close(mask, GAP_UM / mask_mpp)
+    mask = fill_holes(mask, HOLE_UM2 / px_um2) & ~pen
+    return drop_small(mask, PIECE_UM2 / px_um2)
 
 
 def _stain_spread(rgb: np.ndarray) -> np.ndarray:
@@ -61,14 +63,6 @@ def _stain_spread(rgb: np.ndarray) -> np.ndarray:
     lit = np.maximum(rgb.astype(np.float32), 1)
     density = np.log10(_glass_colour(rgb) / lit).clip(min=0)
     return density.max(axis=2) - density.min(axis=2)
-
-
-def _texture(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
-    """Standard deviation of the green channel's optical density over TEXTURE_UM; float32 (height, width)."""
-    density = -np.log10(np.maximum(rgb[..., 1], 1) / np.float32(255))
-    edge = max(3, 2 * round(TEXTURE_UM / mask_mpp / 2) + 1)
-    mean = ndimage.uniform_filter(density, edge)
-    return np.sqrt((ndimage.uniform_filter(density**2, edge) - mean**2).clip(min=0))
 
 
 def _glass_colour(rgb: np.ndarray) -> np.ndarray:
@@ -80,22 +74,6 @@ def _glass_colour(rgb: np.ndarray) -> np.ndarray:
         return np.full(3, 245, np.float32)
     brightness = glass.sum(axis=1, dtype=np.int32)
     return np.median(glass[brightness >= np.quantile(brightness, 0.75)], axis=0).astype(np.float32)
-
-
-def _pen_mask(rgb: np.ndarray, mask_mpp: float) -> np.ndarray:
-    """True where there is pen ink or unscanned black, with a margin; bool (height, width).
-
-    Ink has hues that haematoxylin (250° to 280°) and eosin (310° to 350°) do not have, or is more saturated.
-    """
-    hue, saturation, value = np.moveaxis(rgb2hsv(rgb), 2, 0)
-    hue = hue * 360
-    green = (hue >= 70) & (hue < 165) & (saturation > 0.25)
-    cyan = (hue >= 165) & (hue < 225) & (saturation > 0.25)
-    blue = (hue >= 225) & (hue < 248) & (saturation > 0.6)
-    red = ((hue >= 345) | (hue < 20)) & (saturation > 0.7) & (value > 0.55)  # above: blood is duller
-    black = (value < 0.35) & (rgb.max(axis=2).astype(int) - rgb.min(axis=2) < 30)
-    ink = _drop_small(green | cyan | blue | red | black, PEN_UM2 / mask_mpp**2)
-    return _grow(ink, PEN_MARGIN_UM / mask_mpp)
 
 
 def tissue_fraction(
@@ -129,55 +107,3 @@ def tissue_fraction(
     tissue = tissue_above_left(bottom, right) - tissue_above_left(top, right)
     tissue += tissue_above_left(top, left) - tissue_above_left(bottom, left)
     return (tissue / ((right - left) * (bottom - top))).clip(0, 1)
-
-
-def _distance(mask: np.ndarray) -> np.ndarray:
-    """Distance of each True pixel to the nearest False one, px; float64."""
-    return np.asarray(ndimage.distance_transform_edt(mask))
-
-
-def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
-    """Dilate by a disc."""
-    return _distance(~mask) <= radius_px if mask.any() else mask
-
-
-def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
-    """Close by a disc, as if the picture's outermost pixels continued beyond its edge."""
-    pad = 2 * int(np.ceil(radius_px)) + 1
-    grown = _grow(np.pad(mask, pad, mode="edge"), radius_px)
-    if grown.all():
-        return np.ones_like(mask)
-    return mask | (_distance(grown) > radius_px)[pad:-pad, pad:-pad]
-
-
-def _pieces(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
-    """The number of each pixel's connected piece, from 1; 0 outside the mask."""
-    return np.asarray(label(mask, connectivity=2 if diagonal else 1))
-
-
-def _groups_with(strong: np.ndarray, mask: np.ndarray, bridge_px: float, min_px: float) -> np.ndarray:
-    """The parts of `mask` in groups that contain a strong pixel and at least min_px pixels in all.
-
-    Pixels at most 2 x bridge_px apart belong to one group (hysteresis over small gaps).
-    """
-    labels = _pieces(_grow(mask, bridge_px))
-    good = np.bincount(labels[mask], minlength=labels.max() + 1) >= min_px
-    good &= np.bincount(labels[strong], minlength=labels.max() + 1) > 0
-    return mask & good[labels]
-
-
-def _drop_small(mask: np.ndarray, min_px: float) -> np.ndarray:
-    """Without 8-connected pieces of fewer than min_px pixels."""
-    labels = _pieces(mask, diagonal=True)
-    large = np.bincount(labels.ravel()) >= min_px
-    large[0] = False
-    return large[labels]
-
-
-def _fill_holes(mask: np.ndarray, max_px: float) -> np.ndarray:
-    """With background pieces of at most max_px pixels filled, unless they touch the picture's edge."""
-    labels = _pieces(~mask)
-    fill = np.bincount(labels.ravel()) <= max_px
-    fill[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
-    fill[0] = False
-    return mask | fill[labels]

@@ -26,7 +26,7 @@ def test_a_feature_table_is_checked(tmp_path):
     with pytest.raises(ValueError, match=f"'{names[-2]}' is missing or infinite in sample 'b' .1 such"):
         from_file.read_features(tmp_path / "nan.csv", "alexnet")
     good_df.assign(b="x").to_csv(tmp_path / "text.csv")
-    with pytest.raises(ValueError, match="not numbers, first 'b'"):
+    with pytest.raises(ValueError, match=r"values are not numbers, first 'x' of feature .* in sample 'b'"):
         from_file.read_features(tmp_path / "text.csv", "alexnet")
     (tmp_path / "f.xlsx").touch()
     with pytest.raises(ValueError, match=r"\.parquet or \.csv"):

@@ -174,6 +174,26 @@ def test_aggregate():
         sample_sums.aggregate(sums_df, pd.Series({"a": 2, "b": 0}))
 
 
+@pytest.mark.parametrize("how", ["mean", "sum"])
+def test_dropped_tiles_put_back_give_the_features_of_all_tiles(how):
+    rng = np.random.default_rng(0)
+    tiles = {"a": (rng.normal(size=(5, 3)), rng.normal(size=(2, 3))), "b": (rng.normal(size=(4, 3)), None)}
+    of = {"mean": lambda x: x.mean(axis=0), "sum": lambda x: x.sum(axis=0)}[how]
+    features_df = pd.DataFrame({name: of(kept) for name, (kept, _) in tiles.items()})
+    dropped_df = pd.DataFrame({"a": of(tiles["a"][1])})
+    counts_df = pd.DataFrame({"n_tiles": [5, 4], "n_dropped": [2, 0]}, index=["a", "b"])
+    back_df = sample_sums.with_dropped(features_df, dropped_df, counts_df, how)
+    np.testing.assert_allclose(back_df["a"], of(np.concatenate(tiles["a"])))
+    np.testing.assert_array_equal(back_df["b"], features_df["b"])
+
+
+def test_no_dropped_tiles_are_no_columns(small, tmp_path):
+    none_df = pd.DataFrame(columns=["slide_id", "file", "stack_index", "sample_id"])
+    how = Quantification(architecture=SMALL)
+    found_df = sample_sums.dropped_features(small, none_df, tmp_path, how, "mean")
+    assert found_df.shape == (len(models.feature_names(SMALL)), 0)
+
+
 def test_r_with_tile_count_is_pearson_and_shows_the_sums_confound():
     rng = np.random.default_rng(4)
     n_tiles = pd.Series(rng.integers(20, 400, 60), index=[f"s{k}" for k in range(60)])

@@ -157,7 +157,7 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, whole, tmp_path, monkey
         patched.setattr(cut.scaled_jpeg, "_decode", stopping)
         with pytest.raises(KeyboardInterrupt):
             cut_all.cut_slides(*cohort, tmp_path, SMALL)
-    done = len(list(tmp_path.glob("*.json")))
+    done = len(list(tmp_path.glob("[!.]*.json")))
     assert 0 < done < 4
     names = cut_names(monkeypatch)
     resumed = cut_all.cut_slides(*cohort, tmp_path, SMALL)
@@ -196,13 +196,14 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     run = subprocess.Popen(
         [sys.executable, script, *argv], env=env, stderr=subprocess.PIPE, preexec_fn=heeding
     )
-    while run.poll() is None and not list(out.glob("*.json")):
+    finished = lambda: list(out.glob("[!.]*.json"))  # noqa: E731  (hidden: still being written)
+    while run.poll() is None and not finished():
         time.sleep(0.005)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     run.send_signal(how)
     run.communicate(timeout=60)
     assert run.returncode != 0
-    assert 0 < len(list(out.glob("*.json"))) < len(paths)
+    assert 0 < len(finished()) < len(paths)
     deadline = time.time() + 20
     while any(Path(f"/proc/{child}").exists() for child in children) and time.time() < deadline:
         time.sleep(0.05)

@@ -1,10 +1,13 @@
 """The reader of stored tiles: against plain NumPy indexing, and files that are wrong in each way."""
 
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
 from stack_factory import PX, expected_tiles, write_stacks
 
+from lib.errors import DamagedFileError
 from lib.tiles import stored
 
 
@@ -120,3 +123,23 @@ def test_labelled_tiles_names_what_does_not_join(tables):
         stored.labelled_tiles(tiles_df, samples_df.iloc[1:], {"s": "s.npy", "t": "t.npy"}, ["Liver"])
     with pytest.raises(ValueError, match="not unique"):
         stored.labelled_tiles(tiles_df, pd.concat([samples_df] * 2), {"s": "s.npy", "t": "t.npy"}, ["Liver"])
+
+
+def test_a_flipped_bit_of_a_stack_is_noticed_and_the_stack_removed(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "s.npy"
+    pixels = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(path, pixels)
+    with path.open("ab") as file:
+        file.write(stored.checksum_block([zlib.crc32(tile.tobytes()) for tile in pixels]))
+    content = path.read_bytes()
+    assert np.array_equal(np.load(path), pixels), "NumPy reads the stack as before"
+    tiles_df = pd.DataFrame({"file": str(path), "stack_index": [0, 1, 2]})
+    assert np.array_equal(stored.StoredTiles(tiles_df).read(np.arange(3)), pixels)
+    start = len(content) - pixels.nbytes - len(stored.checksum_block([0] * 3))
+    for byte in rng.integers(start, start + pixels.nbytes, 60):
+        damaged = bytearray(content)
+        damaged[byte] ^= 1 << int(byte) % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="it was removed; run notebook 01"):
+            stored.StoredTiles(tiles_df).read(np.arange(3))
+        assert not path.exists()
