@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
+
 N_BINS = 4000  # of the histogram of r over [-1, 1]: bins 0.0005 wide, so that every R_T used is an edge
 GENE_BLOCK = 512  # genes of one product
 MAX_PAIRS = 50_000_000  # more pairs over the threshold are an error instead of a full memory
@@ -70,7 +72,7 @@ def all_pairs(
             rows, columns = scan(block, starts, threshold, counts)
             n_found.append(len(rows))
             if sum(n_found) > MAX_PAIRS:
-                raise ValueError(
+                raise InputError(
                     f"more than {MAX_PAIRS:,} pairs reach |r| >= {r_threshold} with {start:,} of {len(x):,} "
                     "genes done: raise r_threshold"
                 )

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.statistics import effective_size, pair_tests, permutations
+from lib.errors import InputError
+from lib.statistics import pair_tests, permutations, sample_dependence
 from lib.statistics.conditional_independence import degrees_of_freedom, given_tissues, pairs_conditional
 from lib.statistics.correlation import r_of_pairs
 from lib.statistics.partial_correlation import MIN_DF
@@ -39,7 +40,7 @@ def design(
     n_donors : each gives a tissue at most once; None gives every slide its own donor.
     """
     if n_slides < 2 * n_tissues:
-        raise ValueError(f"{n_slides} slides are too few for two of each of {n_tissues} tissues")
+        raise InputError(f"{n_slides} slides are too few for two of each of {n_tissues} tissues")
     rng = np.random.default_rng([seed, 0])
     extra = rng.integers(0, n_tissues, n_slides - 2 * n_tissues)
     tissue = np.sort(np.r_[np.arange(n_tissues).repeat(2), extra])
@@ -47,7 +48,7 @@ def design(
     if n_donors is not None:
         most = int(np.bincount(tissue).max())
         if n_donors < most:
-            raise ValueError(f"{n_donors} donors cannot give {most} slides of one tissue: a donor gives one")
+            raise InputError(f"{n_donors} donors cannot give {most} slides of one tissue: a donor gives one")
         for t in range(n_tissues):
             members = np.flatnonzero(tissue == t)
             donor[members] = rng.permutation(n_donors)[: len(members)]
@@ -108,7 +109,7 @@ def p_values(samples_df: pd.DataFrame, pairs: Pairs, n_permutations: int, seed: 
             if len(drawn.order) < permutations.FEW_ORDERS:
                 continue
             if kind == "effective_size":
-                classes = effective_size.donor_classes(samples_df, drawn.groups)
+                classes = sample_dependence.classes_of(samples_df, drawn.groups)
             columns[name] = pair_tests.pair_p(*pairs, drawn, classes=classes, progress=False)
         elif kind == "indicator":
             if len(samples_df) - 3 >= MIN_DF:

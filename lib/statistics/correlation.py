@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.errors import InputError
 from lib.statistics import block_products
 from lib.statistics.expression_levels import expressed_genes
 from lib.statistics.residuals import largest, varies
@@ -73,7 +74,7 @@ def correlate(
     """
     features_df = same_slides(log_expression_df, features_df)
     if not 0 < r_threshold <= 1:
-        raise ValueError(f"r_threshold must be in (0, 1], got {r_threshold}")
+        raise InputError(f"r_threshold must be in (0, 1], got {r_threshold}")
     check_columns(genes_table, ["symbol", "tissue", "max_median_log2"], "table of genes (highest_median)")
     check_none(log_expression_df.index.difference(genes_table.index), "genes are not in genes_table")
     genes_table = genes_table.loc[log_expression_df.index]
@@ -198,7 +199,7 @@ def feature_layers(names: Sequence[str] | pd.Index) -> tuple[np.ndarray, np.ndar
 
 def _check_method(method: str) -> None:
     if method not in ("pearson", "spearman"):
-        raise ValueError(f"method is 'pearson' or 'spearman', got {method!r}")
+        raise InputError(f"method is 'pearson' or 'spearman', got {method!r}")
 
 
 def _finite_and_varying(values_df: pd.DataFrame, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +222,7 @@ def _defined(values_df: pd.DataFrame, what: str, method: str) -> tuple[pd.DataFr
     rows, varying = standardise(kept_df, what, method)
     if not len(rows):
         missing = int((~finite).sum())
-        raise ValueError(
+        raise InputError(
             f"none of {len(values_df):,} {what}s can be correlated: {missing:,} have missing or infinite "
             f"values, the others are constant over the {values_df.shape[1]} slides"
         )

@@ -11,6 +11,14 @@ with sums over the ordered pairs (i, j) of the class, x and y leverage-scaled re
 s_xi the standard deviation of x in the tissue of sample i. n / lambda is the effective size. With one class
 per lag and equal variances it is that of Clifford, Richardson and Hemon (1989, Biometrics 45:123) and
 Dutilleul (1993, Biometrics 49:305). Variables are rows, samples are columns.
+
+Where samples are not equally variable, and those that vary most do so on both sides (spots of little depth at
+the edge of the tissue), r varies more as well, and shuffling does not show it. The 1 then becomes
+
+    max(1, tau / (1 + 2 r^2)),    tau = sum_i x_i^2 y_i^2 / D,
+
+which studentises the statistic (DiCiccio and Romano 2017, J Am Stat Assoc 112:1211). 1 + 2 r^2 is what tau is
+for a correlated pair of equal variances, which is to lose nothing.
 """
 
 from collections.abc import Mapping
@@ -18,9 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+import torch
+from scipy import sparse, stats
+
+from lib.statistics.residuals import unit_length
 
 LEAST_DONORS = 6  # with several samples each, to estimate how alike these are
+BLOCK_VALUES = 4_000_000  # of one side, in one product
+TINY = 1e-30  # of a variance: a gene and a feature that vary in different sections
 LEAST = 0.1  # of lambda: classes of opposite sign never claim more than ten times the samples there are
 
 
@@ -30,11 +43,13 @@ class Classes(NamedTuple):
     pairs : symmetric 0/1 matrix [n_samples, n_samples] of each class, the diagonal empty.
     names : of the classes.
     non_negative : whether a negative rho counts as 0 (donors: samples of one donor do not repel each other).
+    uneven : whether samples may differ in how variable they are, on both sides at once.
     """
 
     pairs: tuple[sparse.csr_array, ...]
     names: tuple[str, ...]
     non_negative: bool
+    uneven: bool = False
 
 
 class Dependence(NamedTuple):
@@ -42,10 +57,16 @@ class Dependence(NamedTuple):
 
     rho : float64 [n_classes, n_rows], autocorrelation of each row within each class.
     spread : float64 [n_rows, n_groups], standard deviation of each row within each group.
+    rows : float32 [n_rows, n_samples], the rows themselves, of length 1; where samples may be uneven.
     """
 
     rho: np.ndarray
     spread: np.ndarray
+    rows: np.ndarray | None = None
+
+    def take(self, at: slice | np.ndarray) -> "Dependence":
+        """Of some rows only."""
+        return Dependence(self.rho[:, at], self.spread[at], None if self.rows is None else self.rows[at])
 
 
 def donor_classes(samples_df: pd.DataFrame, groups: np.ndarray) -> Classes:
@@ -113,11 +134,22 @@ def dependence(rows: np.ndarray, groups: np.ndarray, classes: Classes, leverage:
     spread = np.sqrt((rows * rows) @ membership / degrees)
     rho = np.zeros((len(classes.pairs), len(rows)))
     for c, pairs in enumerate(classes.pairs):
-        products = np.einsum("ij,ij->i", scaled, (pairs @ scaled.T).T)
         expected = np.einsum("ig,gh,ih->i", spread, membership.T @ (pairs @ membership), spread)
-        np.divide(products, expected, out=rho[c], where=expected > 0)
+        np.divide(_products(scaled, pairs), expected, out=rho[c], where=expected > 0)
     rho = np.clip(rho, 0.0 if classes.non_negative else -1.0, 1.0)
     return Dependence(rho, spread)
+
+
+def _products(rows: np.ndarray, pairs: sparse.csr_array) -> np.ndarray:
+    """Sum of row[i] row[j] over the pairs of a class, float64 [n_rows]; only its own samples are read."""
+    members = np.flatnonzero(np.diff(pairs.indptr))
+    own = pairs[members][:, members]
+    step = max(1, BLOCK_VALUES // max(len(members), 1))
+    parts = [np.empty(0)]
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step, members]
+        parts.append(np.einsum("ij,ji->i", block, own @ block.T))
+    return np.concatenate(parts)
 
 
 class Inflation(NamedTuple):
@@ -135,19 +167,36 @@ class Inflation(NamedTuple):
     def of_block(self, genes: slice | np.ndarray) -> np.ndarray:
         """lambda of the genes with all features, float64 [genes, n_features]."""
         sx, sy = self.x.spread[genes], self.y.spread
+        own = self._own_of_block(genes)
+        if len(self.sizes) == 1:  # one group: its spreads cancel, 1 + sum of n_c rho_x rho_y / n is left
+            share = np.array([weight[0, 0] for weight in self.weights]) / self.sizes[0]
+            added = (self.x.rho[:, genes].T * share) @ self.y.rho
+            return np.maximum(np.add(added, own, out=added), LEAST, out=added)
         variance = (sx * sx * self.sizes) @ (sy * sy).T
-        added = np.zeros_like(variance)
         upper = np.triu_indices(sx.shape[1])
+        of_x, of_y = [np.zeros((len(sx), 0))], [np.zeros((len(sy), 0))]
         for c, weight in enumerate(self.weights):
             if not (self.x.rho[c, genes].any() and self.y.rho[c].any()):
                 continue
             counted = np.where(upper[0] == upper[1], 1.0, 2.0) * weight[upper]
             used = counted > 0
-            i, j, counted = upper[0][used], upper[1][used], counted[used]
-            shared = (sx[:, i] * sx[:, j] * counted) @ (sy[:, i] * sy[:, j]).T
-            added += shared * self.x.rho[c, genes][:, None] * self.y.rho[c]
-        inflation = 1 + np.divide(added, variance, out=np.zeros_like(added), where=variance > 0)
-        return np.maximum(inflation, LEAST)
+            i, j = upper[0][used], upper[1][used]
+            of_x.append(sx[:, i] * sx[:, j] * counted[used] * self.x.rho[c, genes][:, None])
+            of_y.append(sy[:, i] * sy[:, j] * self.y.rho[c][:, None])
+        added = np.concatenate(of_x, axis=1) @ np.concatenate(of_y, axis=1).T  # all classes in one product
+        np.divide(added, variance, out=added, where=variance > 0)  # elsewhere both are 0
+        return np.maximum(np.add(added, own, out=added), LEAST, out=added)
+
+    def _own_of_block(self, genes: slice | np.ndarray) -> np.ndarray | float:
+        """What each sample by itself adds to lambda: 1, or more where samples are uneven."""
+        if self.x.rows is None or self.y.rows is None:
+            return 1.0
+        x_t, y_t = torch.from_numpy(self.x.rows[genes]), torch.from_numpy(self.y.rows)
+        sx_t, sy_t = (torch.from_numpy(of.astype(np.float32)) for of in (self.x.spread[genes], self.y.spread))
+        usual_t = (sx_t * sx_t * torch.from_numpy(self.sizes.astype(np.float32))) @ (sy_t * sy_t).T
+        usual_t *= (x_t @ y_t.T).square_().mul_(2).add_(1)
+        own_t = (x_t * x_t) @ (y_t * y_t).T
+        return own_t.div_(usual_t.clamp_min_(TINY)).clamp_min_(1).numpy()
 
     def of_pairs(self, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
         """lambda of gene genes[k] with feature features[k], float64 [n_pairs]."""
@@ -156,8 +205,22 @@ class Inflation(NamedTuple):
         added = np.zeros(len(a))
         for c, weight in enumerate(self.weights):
             added += np.einsum("ig,gh,ih->i", a, weight, a) * self.x.rho[c, genes] * self.y.rho[c, features]
-        inflation = 1 + np.divide(added, variance, out=np.zeros_like(added), where=variance > 0)
-        return np.maximum(inflation, LEAST)
+        inflation = np.divide(added, variance, out=np.zeros_like(added), where=variance > 0)
+        return np.maximum(inflation + self._own_of_pairs(genes, features, variance), LEAST)
+
+    def _own_of_pairs(self, genes: np.ndarray, features: np.ndarray, usual: np.ndarray) -> np.ndarray:
+        """As `_own_of_block`, of pairs; usual : float64 [n_pairs], D."""
+        own = np.ones(len(genes))
+        if self.x.rows is None or self.y.rows is None:
+            return own
+        step = max(1, BLOCK_VALUES // self.x.rows.shape[1])
+        for start in range(0, len(genes), step):
+            at = slice(start, start + step)
+            products = self.x.rows[genes[at]].astype(np.float64) * self.y.rows[features[at]]
+            r, squares = products.sum(axis=1), (products * products).sum(axis=1)
+            expected = usual[at] * (1 + 2 * r * r)
+            np.divide(squares, expected, out=own[at], where=expected > 0)
+        return np.maximum(own, 1)
 
 
 def inflation(
@@ -166,5 +229,20 @@ def inflation(
     """What gives lambda of every pair of rows of x and y (residuals within the groups, float64)."""
     membership = np.eye(int(groups.max()) + 1)[groups]
     weights = tuple(membership.T @ (pairs @ membership) for pairs in classes.pairs)
+    if classes.uneven:  # r is the product of rows of length 1
+        x, y = unit_length(x), unit_length(y)
     of_x, of_y = (dependence(rows, groups, classes, leverage) for rows in (x, y))
+    if classes.uneven:
+        of_x, of_y = of_x._replace(rows=x.astype(np.float32)), of_y._replace(rows=y.astype(np.float32))
     return Inflation(of_x, of_y, weights, membership.sum(axis=0))
+
+
+def precision(n_effective: np.ndarray) -> np.ndarray:
+    """1 / variance of atanh r of so many effective samples; a half where next to nothing is known."""
+    return np.maximum(n_effective - 2, 0.5)
+
+
+def p_of_r(r: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
+    """Two-sided p of r by Fisher's transformation."""
+    z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    return 2 * stats.norm.sf(np.abs(z) * np.sqrt(precision(n_effective)))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.statistics.table_rows import check_none
 
 
@@ -15,7 +16,7 @@ def log2_expression(expression_df: pd.DataFrame) -> pd.DataFrame:
     bad = ~(values >= 0) | np.isinf(values)
     if bad.any():
         g, s = np.argwhere(bad)[0]
-        raise ValueError(
+        raise InputError(
             f"expression of gene {expression_df.index[g]!r} in sample {expression_df.columns[s]!r} is "
             f"{values[g, s]}; {int(bad.sum()):,} values in all are negative, missing or infinite: give TPM "
             "or CPM, without logarithm"
@@ -58,7 +59,7 @@ def expressed_genes(medians_df: pd.DataFrame, e_threshold: float) -> pd.Index:
     """Genes with max_median_log2 >= e_threshold; ValueError with the highest median if there is none."""
     expressed = medians_df["max_median_log2"] >= e_threshold
     if not expressed.any():
-        raise ValueError(
+        raise InputError(
             f"none of {len(medians_df):,} genes has a highest median log2 expression of {e_threshold} or "
             f"more; the highest is {medians_df['max_median_log2'].max():.2f}: lower e_threshold"
         )

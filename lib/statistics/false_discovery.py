@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.errors import InputError
+
 
 def q_from_histogram(
     histogram_df: pd.DataFrame, n_slides: int, method: Literal["bh", "by"] = "bh"
@@ -27,14 +29,14 @@ def q_from_histogram(
     r_abs (lower edge, rising), n_pairs (with |r| >= it), p, q.
     """
     if method not in ("bh", "by"):
-        raise ValueError(f"method is 'bh' or 'by', got {method!r}")
+        raise InputError(f"method is 'bh' or 'by', got {method!r}")
     df = n_slides - 2
     if df < 1:
-        raise ValueError(f"{n_slides} slides leave {df} degrees of freedom; 1 is needed")
+        raise InputError(f"{n_slides} slides leave {df} degrees of freedom; 1 is needed")
     low, high = histogram_df["r_low"].to_numpy(), histogram_df["r_high"].to_numpy()
     counts = histogram_df["count"].to_numpy()
     if not np.allclose(low, -high[::-1]):
-        raise ValueError("the bins of the histogram are not symmetric about 0")
+        raise InputError("the bins of the histogram are not symmetric about 0")
     half = low >= 0
     r_abs = low[half]
     reached = np.cumsum((counts[half] + counts[~half][::-1])[::-1])[::-1]
@@ -73,7 +75,7 @@ def bh(p: np.ndarray) -> np.ndarray:
 
     p = np.asarray(p, float)
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values must lie in [0, 1], got {p[~((p >= 0) & (p <= 1))][0]}")
+        raise InputError(f"p-values must lie in [0, 1], got {p[~((p >= 0) & (p <= 1))][0]}")
     return np.asarray(multipletests(p, method="fdr_bh")[1]) if len(p) else p
 
 

@@ -45,7 +45,7 @@ def by_tissue(
     if not parts:  # no tissue has so many samples
         empty_df = pd.DataFrame(columns=["link", "tissue", "n", "r", "se", "share"], dtype=float)
         return empty_df.astype({"link": int, "tissue": object, "n": int})
-    return pd.concat(parts, ignore_index=True).dropna(subset="r")
+    return pd.concat(parts, ignore_index=True).dropna(subset="r").reset_index(drop=True)
 
 
 def summary(tissues_df: pd.DataFrame, n_links: int) -> pd.DataFrame:
@@ -67,18 +67,23 @@ def summary(tissues_df: pd.DataFrame, n_links: int) -> pd.DataFrame:
     n_tissues = np.bincount(link, minlength=n_links)
     mean = np.divide(np.bincount(link, weight * z, n_links), total, out=np.zeros(n_links), where=total > 0)
     q = np.bincount(link, weight * (z - mean[link]) ** 2, n_links)
-    degrees = np.maximum(n_tissues - 1, 0)
-    i2 = np.where(q > degrees, (q - degrees) / np.maximum(q, 1e-12), 0.0)
+    p, i2 = q_test(q, n_tissues)
     carried_df = tissues_df.loc[tissues_df.groupby("link")["share"].idxmax()].set_index("link")
     df = pd.DataFrame(
         {
             "n_tissues": n_tissues,
             "q_cochran": q,
-            "p_heterogeneity": np.where(degrees > 0, stats.chi2.sf(q, np.maximum(degrees, 1)), np.nan),
-            "i2": np.where(degrees > 0, i2, np.nan),
+            "p_heterogeneity": p,
+            "i2": i2,
         }
     )
     return df.join(carried_df[["tissue", "share"]].rename(columns={"tissue": "carried_by"}))
+
+
+def q_test(q: np.ndarray, n_units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p of Cochran's Q over so many units, and I^2 (0 to 1); missing where there are fewer than two."""
+    degrees = np.where(n_units > 1, n_units - 1.0, np.nan)
+    return stats.chi2.sf(q, degrees), np.maximum(1 - degrees / np.maximum(q, 1e-12), 0)
 
 
 def leave_one_tissue_out(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.statistics import link_tests
 from lib.statistics.false_discovery import hierarchical_q
 from lib.statistics.link_tests import Sides
@@ -36,17 +37,13 @@ def build(sides: Sides, null_df: pd.DataFrame, links_df: pd.DataFrame) -> LinkLo
     rows = sides.genes.get_indexer(null_df.index)
     if (rows < 0).any():
         lacking = null_df.index[rows < 0]
-        raise ValueError(f"{len(lacking)} genes of the test do not vary here, first {lacking[0]!r}")
+        raise InputError(f"{len(lacking)} genes of the test do not vary here, first {lacking[0]!r}")
     values = sides.values
     sides = sides._replace(
         x=sides.x[rows],
         genes=null_df.index,
         values=values._replace(x_t=values.x_t[rows], a_t=None if values.a_t is None else values.a_t[rows]),
-        inflation=sides.inflation._replace(
-            x=sides.inflation.x._replace(
-                rho=sides.inflation.x.rho[:, rows], spread=sides.inflation.x.spread[rows]
-            )
-        ),
+        inflation=sides.inflation._replace(x=sides.inflation.x.take(rows)),
     )
     q_genes, _ = hierarchical_q(null_df["p"].to_numpy(), np.empty(0))
     return LinkLookup(sides, null_df, q_genes, links_df)

@@ -69,9 +69,7 @@ def describe(tests: dict[str, LinkTests], q_threshold: float, context: Context) 
     df["clump_lead"] = ~df.duplicated(["gene", "clump"])  # rows fall by statistic within a gene
     df = df.join(_where(df, headline.sides, context.tissues))
     if context.validation is not None:
-        names = {"r": "r_validation", "low": "low_validation", "high": "high_validation"}
-        names |= {"p": "p_validation", "q": "q_validation", "same_sign": "same_sign"}
-        df = df.join(replication.replicate(df, context.validation)[list(names)].rename(columns=names))
+        df = replication.held_against(df, context.validation)
     df = df.reindex(columns=[name for name in COLUMNS if name in df])
     return df.astype({name: "category" for name in CATEGORIES if name in df})
 
@@ -147,13 +145,15 @@ def counts(tests: dict[str, LinkTests], links_df: pd.DataFrame, q_threshold: flo
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def for_people(links_df: pd.DataFrame, q_threshold: float, covariates_out: bool) -> tuple[pd.DataFrame, str]:
+def for_people(
+    links_df: pd.DataFrame, q_threshold: float, covariates_out: bool, within: str = "tissues"
+) -> tuple[pd.DataFrame, str]:
     """The links as a csv (four significant digits) and its caption: all, or of very many each gene's
     strongest in every clump.
     """
     n, n_genes = len(links_df), links_df["gene"].nunique()
     out = "covariates out" if covariates_out else "the cohort names no covariates"
-    caption = f"{n:,} links of {n_genes:,} genes at q <= {q_threshold:g} within tissues ({out})"
+    caption = f"{n:,} links of {n_genes:,} genes at q <= {q_threshold:g} within {within} ({out})"
     if n <= MOST_ROWS:
         return _rounded(links_df), f"{caption}; clump_lead: the strongest of its gene and clump."
     leads_df = links_df[links_df["clump_lead"]]

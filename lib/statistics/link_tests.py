@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lib.statistics import effective_size, null_maxima, sequential
+from lib.errors import InputError
+from lib.statistics import effective_size, null_maxima, sample_dependence, sequential
 from lib.statistics.beta_fit import beta_p
 from lib.statistics.false_discovery import bh
 from lib.statistics.permutations import Permutations
@@ -52,7 +53,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.exceedances < 1 or self.overall < 1:
-            raise ValueError(
+            raise InputError(
                 f"exceedances = {self.exceedances}, overall = {self.overall}: both must be at least 1"
             )
 
@@ -108,7 +109,7 @@ class LinkTests(NamedTuple):
 
 def notes(permutations: Permutations, samples_df: pd.DataFrame) -> str:
     """What these samples allow to be tested, in words; a line each."""
-    return "\n".join([*permutations.notes, *effective_size.donor_notes(samples_df)])
+    return "\n".join([*permutations.notes, *sample_dependence.notes(samples_df)])
 
 
 def prepare(
@@ -121,7 +122,7 @@ def prepare(
     ----------
     permutations : plain shuffles within tissues; its groups and samples are used.
     basis : `residuals.covariate_basis`; no columns without covariates.
-    classes : sample pairs that may depend on each other (`effective_size.donor_classes`).
+    classes : sample pairs that may depend on each other (`sample_dependence.classes_of`).
 
     Raises
     ------
@@ -142,12 +143,12 @@ def _varying(
     """Unit residual rows of what varies within the groups beyond the basis, and their names."""
     if df.empty:
         hint = ": none reaches e_threshold, the least expression; lower it" if what == "gene" else ""
-        raise ValueError(f"no {what} to test within tissues{hint}")
+        raise InputError(f"no {what} to test within tissues{hint}")
     residuals = project_out(within_groups(df, df.index, permutations, what), basis)
     varies = np.any(residuals, axis=1)
     if not varies.any():
         beyond = " beyond the covariates" if basis.shape[1] else ""
-        raise ValueError(f"no {what} of {len(df):,} varies within tissues{beyond}")
+        raise InputError(f"no {what} of {len(df):,} varies within tissues{beyond}")
     return unit_length(residuals[varies]), df.index[varies]
 
 
@@ -165,7 +166,7 @@ def run(
         again of the shuffled side (`residuals.covariate_scales`). p is exact only without them.
     """
     basis = covariate_basis(covariates_df, permutations, plan.slopes)
-    classes = effective_size.donor_classes(samples_df, permutations.groups)
+    classes = sample_dependence.classes_of(samples_df, permutations.groups)
     sides = prepare(log_expression_df, features_df, permutations, basis, classes, plan.device)
     return of_sides(sides, permutations, plan)
 
@@ -258,7 +259,7 @@ def intervals(sides: Sides, genes: np.ndarray, features: np.ndarray) -> pd.DataF
     n_effective = (free - sides.basis.shape[1]) / inflation
     if sides.values.a_t is not None:  # less where variances differ between tissues
         n_effective *= sides.values.weights_of_pairs(genes, features) ** 2 / free
-    half = INTERVAL_Z / np.sqrt(np.maximum(n_effective - 2, 0.5))
+    half = INTERVAL_Z / np.sqrt(effective_size.precision(n_effective))
     z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
     columns = {"r_within": r, "low": np.tanh(z - half), "high": np.tanh(z + half)}
     return pd.DataFrame(columns | {"n_effective": n_effective, "inflation": inflation})

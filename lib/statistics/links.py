@@ -105,6 +105,7 @@ def pairs_table(
     q_df: pd.DataFrame,
     r_within_tissue: np.ndarray,
     q_threshold: float,
+    one_tissue: bool = False,
 ) -> pd.DataFrame:
     """Everything that was found about each marker pair: gene, feature, the p, the q, and the verdict.
 
@@ -123,6 +124,8 @@ def pairs_table(
     pattern = within_tissue_pattern(
         rows_df["q_within_tissue"], rows_df.get("q_covariates"), q_threshold, other_sign
     )
+    if one_tissue:  # there is nothing that it could explain
+        pattern = pattern.replace("through tissue", "not found")
     return rows_df.assign(r_within_tissue=r_within_tissue, pattern_within_tissue=pattern)
 
 

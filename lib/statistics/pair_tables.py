@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lib.errors import InputError
+
 PAPER_GRID = ((0.8, 10.0), (0.75, 10.0), (0.7, 10.0), (0.75, 8.0), (0.8, 7.0), (0.75, 7.0), (0.7, 7.0))
 
 
@@ -74,7 +76,7 @@ def check_kept(pairs_df: pd.DataFrame, r_threshold: float) -> None:
     """ValueError if the pairs were kept from a higher threshold on."""
     kept = pairs_df.attrs.get("r_threshold", 0.0)
     if r_threshold < kept:
-        raise ValueError(
+        raise InputError(
             f"asked for r >= {r_threshold}, but pairs were kept from {kept} on: correlate again with a "
             "lower r_threshold"
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lib.statistics import effective_size
+from lib.statistics import effective_size, sample_dependence
 from lib.statistics.false_discovery import q_from_histogram, q_of
 from lib.statistics.permutations import Permutations, draw_schemes
 from lib.statistics.residuals import (
@@ -47,8 +47,8 @@ def pair_p(
     covariates_df : samples x columns, numeric (`residuals.covariate_table`), projected out of both sides
         within the groups, and again of the rearranged side (`residuals.covariate_scales`). p is exact only
         without them.
-    classes : sample pairs that may depend on each other (`effective_size.donor_classes`); |c| is then divided
-        by sqrt(lambda), which plain shuffles within tissues need where donors gave several samples.
+    classes : sample pairs that may depend on each other (`sample_dependence.classes_of`); |c| is then divided
+        by sqrt(lambda), which plain shuffles need where samples depend on each other.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def p_table(
     p_df = pd.DataFrame(index=pairs_df.index)
     for scheme, orders in drawn.items():
         at_size = scheme == "within_tissue"
-        classes = effective_size.donor_classes(samples_df, orders.groups) if at_size else None
+        classes = sample_dependence.classes_of(samples_df, orders.groups) if at_size else None
         p_df[f"p_{scheme}"] = pair_p(*sides, pairs_df, orders, classes=classes)
     for method in ("bh", "by"):
         q_df = q_from_histogram(r_histogram_df, len(samples_df), method)

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from lib.errors import InputError
+
 DEGENERATE = 1e-10  # 1 - R^2 below this leaves no variance to correlate
 MIN_DF = 2  # degrees of freedom; Fisher's z takes one of them
 LEVEL = 0.95  # of the intervals
@@ -37,7 +39,7 @@ def ci_test(
             return 2 * stats.norm.sf(np.sqrt(df - 1) * np.abs(np.arctanh(r)))
         if method == "t":
             return 2 * stats.t.sf(np.abs(r) * np.sqrt(df / (1 - r * r)), df)
-    raise ValueError(f"method is 'fisher' or 't', got {method!r}")
+    raise InputError(f"method is 'fisher' or 't', got {method!r}")
 
 
 def interval(r: np.ndarray | float, n: int, n_conditions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +58,7 @@ def degrees_left(n: int, n_conditions: int) -> int:
     """n - 2 - k; ValueError if fewer than MIN_DF."""
     df = n - 2 - n_conditions
     if df < MIN_DF:
-        raise ValueError(
+        raise InputError(
             f"{n} slides and {n_conditions} conditions leave {df} degrees of freedom; {MIN_DF} are needed: "
             "use fewer covariates or more slides"
         )
@@ -83,7 +85,7 @@ def orthonormal(columns: np.ndarray) -> np.ndarray:
     """
     n = len(columns)
     if not np.isfinite(columns).all():
-        raise ValueError(
+        raise InputError(
             f"the conditions hold {int((~np.isfinite(columns)).sum())} missing or infinite values"
         )
     intercept = np.full((n, 1), n**-0.5)
@@ -111,5 +113,5 @@ def unit_residuals(rows: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.
 def _checked_r(r: np.ndarray | float) -> np.ndarray:
     r = np.asarray(r, float)
     if not (np.abs(r) <= 1).all():
-        raise ValueError(f"r must lie in [-1, 1], got {r[~(np.abs(r) <= 1)].flat[0]}")
+        raise InputError(f"r must lie in [-1, 1], got {r[~(np.abs(r) <= 1)].flat[0]}")
     return r

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
+from lib.statistics import spots
 from lib.statistics.table_rows import MIN_SLIDES, check_columns, check_none
 
 SCHEMES = ("free", "within_tissue", "within_donor_block")
@@ -44,8 +46,9 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
     ----------
     scheme : what is exchanged (one of SCHEMES).
         `free`: any slides (the paper's).
-        `within_tissue`: slides of one tissue. Exact if slides are independent given their tissue; for slides
-        of one donor, `effective_size` corrects the statistic held against these shuffles.
+        `within_tissue`: slides of one tissue; spots of one section (`spots.strata`). Exact if slides are
+        independent given their tissue; where they are not (one donor, neighbouring spots), `effective_size`
+        corrects the statistic held against these shuffles.
         `within_donor_block`: all slides of a donor with those of another donor that gave the same tissues
         (whole-block exchange; Winkler et al. 2015). Exact with donor effects, but donors with a unique set
         of tissues stay in place.
@@ -57,20 +60,20 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
     ValueError : unknown scheme, missing column or value, a sample_id twice, no slide that can move.
     """
     if scheme not in SCHEMES:
-        raise ValueError(f"unknown scheme {scheme!r}: one of {', '.join(SCHEMES)}")
+        raise InputError(f"unknown scheme {scheme!r}: one of {', '.join(SCHEMES)}")
     if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, got {n_permutations}")
+        raise InputError(f"n_permutations must be at least 1, got {n_permutations}")
     columns = ["sample_id", "tissue", "donor"] if "donor" in scheme else ["sample_id", "tissue"]
     _check_columns(samples_df, columns)
     n = len(samples_df)
     if n < MIN_SLIDES:
-        raise ValueError(f"{n} slides: a permutation test needs at least {MIN_SLIDES}")
+        raise InputError(f"{n} slides: a permutation test needs at least {MIN_SLIDES}")
     units, groups = _exchangeable(scheme, samples_df)
     n_possible = math.prod(math.factorial(len(u)) for u in units)
     sizes = np.bincount(groups)
     n_fixed = 0 if scheme == "free" else int((sizes[groups] == 1).sum())
     if n_possible < 2 or n_fixed == n:
-        raise ValueError(
+        raise InputError(
             f"scheme {scheme!r} can move none of the {n} slides because no two are exchangeable: use another "
             "scheme or more slides per tissue"
         )
@@ -105,9 +108,10 @@ def _check_columns(samples_df: pd.DataFrame, columns: list[str]) -> None:
 def _exchangeable(scheme: str, samples_df: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
     """Sets of exchangeable units (each an array of slides [n_units, slides per unit]), and slides' groups."""
     n = len(samples_df)
-    tissue = pd.factorize(samples_df["tissue"], sort=True)[0].astype(np.int32)
     if scheme == "free":
         return [np.arange(n)[:, None]], np.zeros(n, np.int32)
+    of = spots.strata(samples_df) if scheme == "within_tissue" else samples_df["tissue"]
+    tissue = pd.factorize(of, sort=True)[0].astype(np.int32)
     if scheme == "within_tissue":
         return [np.flatnonzero(tissue == t)[:, None] for t in range(tissue.max() + 1)], tissue
     donor = pd.factorize(samples_df["donor"])[0]
@@ -134,10 +138,14 @@ def _notes(
             "set of tissues"
         )
     elif n_fixed:
-        counts = samples_df["tissue"].value_counts()
+        counts = spots.strata(samples_df).value_counts()
         alone = ", ".join(sorted(map(str, counts.index[counts == 1]))[:5])
-        notes.append(f"{int((counts == 1).sum())} tissues have one slide and contribute nothing: {alone}")
-    if scheme == "within_tissue" and "slide_id" in samples_df and samples_df["slide_id"].duplicated().any():
+        notes.append(
+            f"{int((counts == 1).sum())} {spots.stratum_name(samples_df)}s have one sample and contribute "
+            f"nothing: {alone}"
+        )
+    shared = "slide_id" in samples_df and samples_df["slide_id"].duplicated().any()
+    if scheme == "within_tissue" and shared and not spots.are_spots(samples_df):
         notes.append(
             "several samples lie on one slide: neighbours resemble each other, which this shuffle ignores, "
             "so its p are too small; trust only pairs that replicate on other slides"

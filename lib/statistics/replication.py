@@ -1,13 +1,14 @@
 """Do links replicate on samples that no test has used: sign, effect size and p, per link and in total."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.statistics import effective_size, link_tests, permutations
+from lib.statistics import link_tests, permutations, sample_dependence, spots
+from lib.statistics.effective_size import precision
 from lib.statistics.false_discovery import bh
 from lib.statistics.residuals import covariate_basis, covariate_table
 
@@ -32,11 +33,12 @@ def sides_of(
         shuffles = permutations.draw("within_tissue", 1, samples_df, 0)
         table_df = covariate_table(samples_df, covariates) if covariates else None
         basis = covariate_basis(table_df, shuffles, slopes)
-        classes = effective_size.donor_classes(samples_df, shuffles.groups)
+        classes = sample_dependence.classes_of(samples_df, shuffles.groups)
         sides = link_tests.prepare(log_expression_df, features_df, shuffles, basis, classes)
     except ValueError as error:
         return None, f"{len(samples_df)} samples cannot tell: {error}"
-    return sides, f"{len(samples_df)} samples of {samples_df['tissue'].nunique()} tissues"
+    n_strata = spots.strata(samples_df).nunique()
+    return sides, f"{len(samples_df)} samples, {spots.stratum_name(samples_df)}s: {n_strata}"
 
 
 def residual_tables(*sets: link_tests.Sides) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -70,11 +72,63 @@ def replicate(links_df: pd.DataFrame, sides: link_tests.Sides) -> pd.DataFrame:
     found_df = link_tests.intervals(sides, g[known], f[known])
     sign = np.sign(links_df["r_within"].to_numpy()[known])
     z = np.arctanh(found_df["r_within"].clip(-1 + 1e-12, 1 - 1e-12))
-    p = stats.norm.sf(sign * z * np.sqrt(np.maximum(found_df["n_effective"] - 2, 0.5)))
+    p = stats.norm.sf(sign * z * np.sqrt(precision(found_df["n_effective"].to_numpy())))
     values = [found_df[name] for name in ("r_within", "low", "high", "n_effective")]
     same_sign = np.sign(found_df["r_within"]) == sign
     result_df.loc[known] = np.stack([*values, same_sign, p, bh(p)], axis=1)
     return result_df
+
+
+def held_against(links_df: pd.DataFrame, sides: link_tests.Sides | None) -> pd.DataFrame:
+    """The links with `replicate` on other samples beside them: r, low, high, p, q (each ..._validation) and
+    same_sign, in place of such columns that they had; all missing without other samples.
+    """
+    names = {name: f"{name}_validation" for name in ("r", "low", "high", "p", "q")}
+    names["same_sign"] = "same_sign"
+    links_df = links_df.drop(columns=list(names.values()), errors="ignore")
+    if sides is None:
+        return links_df.assign(**dict.fromkeys(names.values(), np.nan))
+    found_df = replicate(links_df.astype({"gene": object, "feature": object}), sides)
+    return links_df.join(found_df[list(names)].rename(columns=names))
+
+
+def changed(links_df: pd.DataFrame, sides: link_tests.Sides | None) -> pd.DataFrame:
+    """How much the links change when the same samples are measured otherwise: no replication, a check.
+
+    Parameters
+    ----------
+    links_df : gene, clump_lead, r_within; the strongest of a gene first
+    sides : the same samples, under the other measurement
+
+    Returns
+    -------
+    A row for all links and for each gene's strongest: links, same_sign (share), and the median and the
+    largest absolute change of r within tissues.
+    """
+    rows = {}
+    held_df = held_against(links_df, sides)
+    strongest = ~links_df.duplicated("gene")
+    for name, chosen in {"all links": strongest | True, "strongest link of each gene": strongest}.items():
+        of_df = held_df[chosen].dropna(subset=["r_validation"])
+        change = (of_df["r_validation"] - of_df["r_within"]).abs()
+        same = of_df["same_sign"].astype(float).mean()
+        rows[name] = {
+            "links": len(of_df),
+            "same_sign": same,
+            "median": change.median(),
+            "largest": change.max(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("of").reset_index()
+
+
+def summarise_units(found: Mapping[str, pd.DataFrame], q_threshold: float) -> pd.DataFrame:
+    """`summarise` of the links held against each unit: unit, of (which links), and the shares."""
+    tables = [
+        summarise(df, q_threshold).rename_axis("of").reset_index().assign(unit=unit)
+        for unit, df in found.items()
+    ]
+    columns = ["unit", "of", "links", "same_sign", "nominal", "replicated", "pi1"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def summarise(links_df: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.statistics.block_products import each_block
 from lib.statistics.residuals import centre, unit_length
 from lib.statistics.table_rows import MIN_SLIDES, check_none, check_same_samples, rows_of
@@ -78,7 +79,7 @@ def compare(
     keep_x, keep_y = x1.any(axis=1) & x2.any(axis=1), y1.any(axis=1) & y2.any(axis=1)
     n_pairs = int(keep_x.sum()) * int(keep_y.sum())
     if not n_pairs:
-        raise ValueError("no gene or no feature varies on both sets of slides")
+        raise InputError("no gene or no feature varies on both sets of slides")
     sums, density = _sums_and_density(x1[keep_x], y1[keep_y], x2[keep_x], y2[keep_y], progress)
     return Reproducibility(
         r_raw=_pearson(n_pairs, *sums[:5]),
@@ -97,7 +98,7 @@ def _unit_rows(
     ids = tables[0].columns
     check_same_samples(ids, "the expression table", tables[1].columns, "the feature table")
     if len(ids) < MIN_SLIDES:
-        raise ValueError(f"{len(ids)} slides: a correlation needs at least {MIN_SLIDES}")
+        raise InputError(f"{len(ids)} slides: a correlation needs at least {MIN_SLIDES}")
     groups = np.zeros(len(ids), int)
     if tissues is not None:
         check_none(ids.difference(tissues.dropna().index), "samples have no tissue")
@@ -179,7 +180,7 @@ def _kernel() -> Callable | None:
 def _pearson(n: int, a: float, b: float, aa: float, bb: float, ab: float) -> float:
     spread = (aa - a * a / n) * (bb - b * b / n)
     if n < 2 or spread <= 0:
-        raise ValueError(f"r of {n} pairs does not vary on one of the sets: their correlation is undefined")
+        raise InputError(f"r of {n} pairs does not vary on one of the sets: their correlation is undefined")
     return float((ab - a * b / n) / np.sqrt(spread))
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
+from lib.statistics import spots
 from lib.statistics.permutations import Permutations, draw
 from lib.statistics.table_rows import Names, check_same_samples, rows_of
 
@@ -70,7 +72,7 @@ def covariate_table(samples_df: pd.DataFrame, names: Sequence[str]) -> pd.DataFr
     df, names = samples_df.set_index("sample_id"), list(names)
     unknown = [c for c in names if c not in df]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"covariates {unknown} are not columns of the samples table: {', '.join(df.columns)}"
         )
     _check_complete(df[names])
@@ -102,7 +104,7 @@ def covariate_basis(
     parts.append(_orthonormal(np.where(np.isin(groups, own), 0, rows)))
     basis, n_groups = np.concatenate(parts, axis=1), len(np.unique(groups))
     if basis.shape[1] >= n - n_groups - 1:
-        raise ValueError(
+        raise InputError(
             f"{basis.shape[1]} covariates leave {n - n_groups - basis.shape[1]} degrees of freedom to {n} "
             f"slides in {n_groups} groups: use fewer covariates"
         )
@@ -133,14 +135,14 @@ def slope_plan(covariates_df: pd.DataFrame, samples_df: pd.DataFrame, slopes: st
 
     Returns
     -------
-    Index tissue: n, slopes ("own" or "shared"), degrees_of_freedom (left to the tissue; of those that share,
-    to all of them together); last a row "all".
+    Index tissue (of spots the section): n, slopes ("own" or "shared"), degrees_of_freedom (left to the
+    tissue; of those that share, to all of them together); last a row "all".
     """
     shuffles = draw("within_tissue", 1, samples_df, 0)
     basis = covariate_basis(covariates_df, shuffles, slopes)
     rows = within_groups(covariates_df.T, covariates_df.columns, shuffles, "covariate")
     own = _own_slopes(rows, shuffles.groups) if slopes == "per group" else []
-    names, sizes = sorted(samples_df["tissue"].unique()), np.bincount(shuffles.groups)
+    names, sizes = sorted(spots.strata(samples_df).unique()), np.bincount(shuffles.groups)
     used = [(basis[shuffles.groups == group] ** 2).sum() for group in range(len(names))]
     shared = [group for group in range(len(names)) if group not in own]
     left_to_shared = sum(sizes[group] - 1 - used[group] for group in shared)
@@ -160,7 +162,7 @@ def slope_plan(covariates_df: pd.DataFrame, samples_df: pd.DataFrame, slopes: st
 def _check_complete(covariates_df: pd.DataFrame) -> None:
     missing = covariates_df.isna().sum()
     if missing.any():
-        raise ValueError(
+        raise InputError(
             f"samples without a value: {missing[missing > 0].to_dict()} of {len(covariates_df)}; fill them "
             "in, drop the samples or leave the covariate out"
         )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
+
 Names = Sequence | pd.Index | np.ndarray
 MIN_SLIDES = 4  # with three slides a correlation has one degree of freedom
 
@@ -50,14 +52,14 @@ def check_none(offending: Iterable, problem: str) -> None:
     """ValueError "<n> <problem>, first [...]" if there are any offending names."""
     names = list(offending)
     if names:
-        raise ValueError(f"{len(names)} {problem}, first {names[:3]}")
+        raise InputError(f"{len(names)} {problem}, first {names[:3]}")
 
 
 def check_columns(df: pd.DataFrame, columns: Iterable[str], table: str) -> None:
     """ValueError if the table lacks any of the columns."""
     lacking = [c for c in columns if c not in df]
     if lacking:
-        raise ValueError(f"the {table} lacks the columns {lacking}")
+        raise InputError(f"the {table} lacks the columns {lacking}")
 
 
 def check_names(df: pd.DataFrame, names: Names, what: str) -> None:
@@ -69,7 +71,7 @@ def check_finite(rows: np.ndarray, names: Names, samples: Names, what: str) -> N
     """ValueError naming the first missing or infinite value."""
     if not np.isfinite(rows).all():
         i, s = np.argwhere(~np.isfinite(rows))[0]
-        raise ValueError(
+        raise InputError(
             f"{what} {names[i]!r} is {rows[i, s]} in sample {samples[s]!r}: every value is needed; drop the "
             f"{what} or the sample"
         )
@@ -79,7 +81,7 @@ def check_same_samples(of_a: pd.Index, a: str, of_b: pd.Index, b: str) -> None:
     """ValueError unless a and b have the same samples, in any order."""
     only_a, only_b = of_a.difference(of_b), of_b.difference(of_a)
     if len(only_a) or len(only_b):
-        raise ValueError(
+        raise InputError(
             f"{a} and {b} have different samples: {len(only_a)} of {len(of_a)} only in {a} (first "
             f"{list(only_a[:3])}), {len(only_b)} of {len(of_b)} only in {b} (first {list(only_b[:3])})"
         )
@@ -89,7 +91,7 @@ def numbers(df: pd.DataFrame, what: str) -> np.ndarray:
     """The table's values in their own dtype; ValueError if they are not numbers."""
     values = df.to_numpy()
     if values.dtype.kind not in "fiu":
-        raise ValueError(f"the {what} table holds {values.dtype}, not numbers")
+        raise InputError(f"the {what} table holds {values.dtype}, not numbers")
     return values
 
 
@@ -105,5 +107,5 @@ def same_slides(expression_df: pd.DataFrame, features_df: pd.DataFrame) -> pd.Da
         expression_df.columns, "the expression table", features_df.columns, "the feature table"
     )
     if expression_df.shape[1] < MIN_SLIDES:
-        raise ValueError(f"{expression_df.shape[1]} slides: a correlation needs at least {MIN_SLIDES}")
+        raise InputError(f"{expression_df.shape[1]} slides: a correlation needs at least {MIN_SLIDES}")
     return features_df[expression_df.columns]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.statistics.false_discovery import bh
 from lib.statistics.link_tests import Sides
 
@@ -53,7 +54,7 @@ def donor_folds(donors: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
     """
     codes, names = pd.factorize(np.asarray(donors))
     if len(names) < n_folds:
-        raise ValueError(f"{len(names)} donors cannot fill {n_folds} folds: ask for at most {len(names)}")
+        raise InputError(f"{len(names)} donors cannot fill {n_folds} folds: ask for at most {len(names)}")
     rng = np.random.default_rng(seed)
     sizes = np.bincount(codes)
     fold_of, filled = np.empty(len(names), np.int64), np.zeros(n_folds)

@@ -1,10 +1,11 @@
 """lib.statistics.heterogeneity against statsmodels' meta-analysis and by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from statsmodels.stats.meta_analysis import combine_effects
 
-from lib.statistics import heterogeneity
+from lib.statistics import heterogeneity, link_table, replication
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,27 @@ def test_tissues_too_small_and_a_single_tissue():
     only_df = heterogeneity.summary(heterogeneity.by_tissue(x, y, one, ["a"], np.ones(3)), 3)
     assert only_df["carried_by"].tolist() == ["a"] * 3
     assert only_df["i2"].isna().all()
+
+
+def test_a_feature_that_is_constant_in_a_tissue_shifts_no_name():
+    """r of every link and tissue under its own names, also behind one that has no r."""
+    rng = np.random.default_rng(7)
+    ids, tissue = [f"s{i}" for i in range(40)], np.repeat(["a", "b"], 20)
+    samples_df = pd.DataFrame({"sample_id": ids, "tissue": tissue})
+    samples_df["donor"] = samples_df["sample_id"]
+    y = rng.normal(size=(4, 40))
+    y[1, :20] = 2.0  # constant in tissue a
+    x = y + rng.normal(size=(4, 40))
+
+    log_df = pd.DataFrame(x, [f"g{k}" for k in range(4)], ids)
+    features_df = pd.DataFrame(y, [f"0_{k}" for k in range(4)], ids)
+    sides, _ = replication.sides_of(log_df, features_df, samples_df)
+    links_df = pd.DataFrame({"gene": log_df.index, "feature": features_df.index, "inflation": 1.0})
+    df = link_table.of_tissues(links_df, sides, ["a", "b"])
+    assert len(df) == 7
+    assert df.notna().all(axis=None)
+    for row in df.itertuples():
+        at = (samples_df["tissue"] == row.tissue).to_numpy()
+        k = int(row.gene[1:])
+        assert row.feature == f"0_{k}"
+        assert row.r == pytest.approx(np.corrcoef(x[k, at], y[k, at])[0, 1])

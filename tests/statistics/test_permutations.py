@@ -65,7 +65,7 @@ def test_notes_on_single_slides_and_few_permutations():
     samples_df = make_samples(list("aaab") + ["c"])
     p = permutations.draw("within_tissue", 1000, samples_df, 0)
     assert len(p.order) == 5
-    assert "2 tissues have one slide and contribute nothing: b, c" in p.notes[0]
+    assert "2 tissues have one sample and contribute nothing: b, c" in p.notes[0]
     assert "1,000 rearrangements were asked for, 6 are possible" in p.notes[1]
     donors = make_samples(list("aabbc"), ["d1", "d2", "d1", "d2", "d3"])
     p = permutations.draw("within_donor_block", 10, donors, 0)

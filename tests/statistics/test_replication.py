@@ -32,7 +32,7 @@ def test_samples_that_cannot_tell_are_said():
     assert sides is None
     assert note.startswith("120 samples cannot tell: ")
     sides, note = replication.sides_of(log_df, features_df, samples_df)
-    assert note == "120 samples of 6 tissues"
+    assert note == "120 samples, tissues: 6"
     (first_x, first_y), (second_x, _) = replication.residual_tables(
         sides, sides._replace(x=sides.x[:5], genes=sides.genes[:5])
     )
@@ -67,3 +67,35 @@ def test_what_does_not_vary_there_is_missing():
     assert df.isna().all(axis=None)
     assert summary_of(links_df, df)["links"].tolist() == [0, 0, 0]
     assert replication.summarise(links_df.assign(clump_lead=True))["links"].tolist() == [0, 0, 0]
+
+
+def test_summary_has_a_row_for_each_unit_and_kind_of_link():
+    links_df = pd.DataFrame({
+        "gene": ["a", "a", "b"], "feature": ["0_0", "0_1", "0_0"], "clump_lead": [True, False, True],
+        "r_within": [0.5, 0.4, -0.6], "p_validation": [0.001, 0.2, 0.6], "q_validation": [0.003, 0.3, 0.6],
+        "same_sign": [1.0, 1.0, 0.0],
+    })  # fmt: skip
+    df = replication.summarise_units({"mine": links_df, "yours": links_df.iloc[:2]}, 0.05)
+    assert df["unit"].tolist() == ["mine"] * 3 + ["yours"] * 3
+    assert df["links"].tolist() == [3, 2, 2, 2, 1, 1]
+    np.testing.assert_allclose(df["replicated"], [1 / 3, 1 / 2, 1 / 2, 1 / 2, 1, 1])
+    none_df = replication.summarise_units({}, 0.05)
+    assert none_df.empty
+    assert none_df.columns.tolist() == df.columns.tolist(), "a csv without columns cannot be read again"
+
+
+def test_change_of_links_under_another_measurement():
+    log_df, features_df, samples_df = cohort()
+    links_df = find_links(links_of(log_df, features_df, samples_df)[0], 0.05).assign(clump_lead=True)
+    same, _ = replication.sides_of(log_df, features_df, samples_df)
+    table_df = replication.changed(links_df, same).set_index("of")
+    assert table_df.loc["all links", "links"] == len(links_df)
+    assert table_df["same_sign"].tolist() == [1, 1]
+    assert table_df["largest"].max() < 1e-6, "measured alike nothing changes"
+    turned, _ = replication.sides_of(log_df, -features_df, samples_df)
+    turned_df = replication.changed(links_df, turned).set_index("of")
+    assert turned_df["same_sign"].tolist() == [0, 0]
+    strongest = links_df.drop_duplicates("gene")["r_within"].abs()
+    assert turned_df.loc["strongest link of each gene", "median"] == pytest.approx(
+        2 * strongest.median(), rel=1e-3
+    )
