@@ -10,26 +10,30 @@ class Artefact(NamedTuple):
     notebook: str  # the notebook that makes it
     inputs: tuple[str, ...] = ()  # artefacts, or raw inputs as "raw:<config field>"
     fields: tuple[str, ...] = ()  # config fields it depends on, beyond those of its inputs
+    folder: str = ""  # work folder whose files belong to it and are read with it
 
 
-def _made(path: str, notebook: str, names: str, inputs: str = "", fields: str = "") -> dict[str, Artefact]:
+def _made(
+    path: str, notebook: str, names: str, inputs: str = "", fields: str = "", folder: str = ""
+) -> dict[str, Artefact]:
     """Artefacts with the same inputs and fields; each name takes the place of * in the path."""
-    each = Artefact(path, notebook, tuple(inputs.split()), tuple(fields.split()))
+    each = Artefact(path, notebook, tuple(inputs.split()), tuple(fields.split()), folder)
     return {name: each._replace(path=path.replace("*", name)) for name in names.split()}
 
 
 _SOURCE = (
-    "source synthetic_slides_per_tissue synthetic_genes synthetic_slide_um synthetic_seed spot_region_um "
-    "spot_splits"
+    "source synthetic_tissues synthetic_slides_per_tissue synthetic_genes synthetic_slide_um synthetic_seed "
+    "spot_region_um spot_splits visium_sections gdc_folder gdc_slides gdc_sample_types"
 )
 _COHORT = "source raw:samples_file raw:expression_file"
 _SPLIT = "split_by split_fractions split_file seed"
 _GIVEN = "covariates categorical_covariates"
 _RNA = "id_rule duplicates protein_coding_only expression_rows expression_unit genes_file"
 _TILING = "tile_px tile_mpp input_px min_tissue mask_mpp reader"
+_QUALITY = "drop_tiles max_pen max_fold min_focus"
 _RECIPE = (
-    "architecture weights initialisation null_network epochs batch_size learning_rate lr_step_epochs "
-    "lr_gamma momentum weight_decay augment class_weighting mixed_precision seed"
+    "architecture weights encoder_digest encoder_normalisation initialisation null_network epochs batch_size "
+    "learning_rate lr_step_epochs lr_gamma momentum weight_decay augment class_weighting mixed_precision seed"
 )
 _FEATURES = "features p aggregate feature_precision test_on"
 _SETS = "features_train features_validation features_test"  # train only with `quantify_train`
@@ -61,7 +65,10 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made("{raw}/*.json", "00_cohort", "source", fields=_SOURCE),
     **_made(_OF_COHORT, "00_cohort", "samples", _COHORT, f"{_SPLIT} id_rule {_GIVEN}"),
     **_made(_OF_COHORT, "00_cohort", "expression genes", f"samples {_COHORT}", _RNA),
-    **_made(_OF_TILING, "01_tiles", "tiles slides", "samples raw:slides_dir", _TILING),
+    **_made(
+        _OF_TILING, "01_tiles", "tiles", "samples raw:slides_dir", f"{_TILING} {_QUALITY}", folder="stacks"
+    ),
+    **_made(_OF_TILING, "01_tiles", "slides", "samples raw:slides_dir", _TILING),
     **_made("{network}/*.pt", "02_train", "network", "samples tiles raw:weights", _RECIPE),
     **_made(_OF_NETWORK, "02_train", "history", "samples tiles raw:weights", _RECIPE),
     **_made(_OF_NETWORK, "03_classify", "tile_predictions", "network tiles"),
@@ -69,6 +76,7 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made(_OF_NETWORK, "03_classify", "accuracy", "predictions samples", "merged_tissues seed"),
     **_made(_OF_NETWORK, "04_features", _SETS, "network samples tiles", _FEATURES),
     **_made(_OF_NETWORK, "04_features", "tile_counts", "network samples tiles"),
+    **_made(_OF_NETWORK, "04_features", "features_dropped", "network samples tiles", _FEATURES),
     **_made(_OF_NETWORK, "05_correlate", "gene_medians", _BOTH_SIDES),
     **_made(_OF_NETWORK, "05_correlate", "pairs r_histogram", f"{_BOTH_SIDES} genes", _PAIRS),
     **_made(
@@ -81,6 +89,16 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
     **_made(_OF_NETWORK, "07_conditional", "pairs_conditional", f"pairs {_BOTH_SIDES}", "alphas covariates"),
     **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, f"{_GIVEN} correlation"),
+    **_made(
+        _OF_NETWORK,
+        "08_reproducibility",
+        "sections_left_out",
+        f"gene_medians {_BOTH_SETS}",
+        f"{_GIVEN} {_LINKS}",
+    ),
+    **_made(
+        _OF_NETWORK, "08_reproducibility", "ledger", f"links {_BOTH_SETS}", f"{_GIVEN} {_LINKS} replicate_in"
+    ),
     **_made(_OF_NETWORK, "10_visualize", "cards card_shown card_curves", _TESTED, _CARDS),
     **_made("{network}/*.npy", "10_visualize", "card_pictures", _TESTED, _CARDS),
     **_made(_OF_NETWORK, "10_visualize", "ihc", "cards raw:ihc_dir", "seed"),
@@ -96,6 +114,7 @@ GIVEN_FEATURES = _made(
     "source samples raw:features_file",
     "test_on",
 )
+WITHOUT_EXPRESSION = ("00_cohort", "01_tiles", "02_train", "03_classify", "04_features")
 WITHOUT_SLIDES = ("00_cohort", "05_correlate", "06_significance", "07_conditional", "08_reproducibility")
 
 # Folders of resumable work with the notebook that owns them; `--force` deletes them.
@@ -103,6 +122,7 @@ WORK_FOLDERS = {
     "stacks": ("{tiles}/stacks", "01_tiles"),
     "training": ("{network}/training", "02_train"),
     "sums": ("{network}/sums", "04_features"),
+    "sums_dropped": ("{network}/sums_dropped", "04_features"),
     "inspected": ("{network}/inspected", "11_inspect"),
 }
 
@@ -121,7 +141,7 @@ NOTEBOOKS: dict[str, Notebook] = {
     "01_tiles": Notebook(("samples", "tiles", "slides"), per_network=False),
     "02_train": Notebook(("network", "history")),
     "03_classify": Notebook(("predictions", "accuracy")),
-    "04_features": Notebook(("features_test", "tile_counts")),
+    "04_features": Notebook(("features_test", "tile_counts", "features_dropped")),
     "05_correlate": Notebook(
         ("pairs", "r_histogram", "gene_medians"), fields=("best_feature_r", "go_obo_file", "go_gaf_file")
     ),
@@ -138,13 +158,20 @@ NOTEBOOKS: dict[str, Notebook] = {
     ),
     "07_conditional": Notebook(("pairs_conditional", "pairs_significance")),
     "08_reproducibility": Notebook(
-        ("reproducibility", "links", "link_null", "gene_significance"), fields=("covariate_slopes",)
+        (
+            *("reproducibility", "sections_left_out", "ledger", "links", "link_null", "gene_significance"),
+            "features_dropped",
+        ),
+        fields=("covariate_slopes", "replicate_in"),
     ),
     "09_architectures": Notebook(
         (),
         per_network=False,
         fields=("thresholds", "q_threshold"),
-        of_networks=("accuracy", "predictions", "pairs", "links", "gene_significance", "reproducibility"),
+        of_networks=(
+            *("accuracy", "predictions", "pairs", "links", "gene_significance", "reproducibility"),
+            *("sections_left_out", "features_test"),
+        ),
     ),
     "10_visualize": Notebook(("cards", "card_pictures", "ihc")),
     "11_inspect": Notebook(
@@ -153,13 +180,3 @@ NOTEBOOKS: dict[str, Notebook] = {
     ),
     "12_benchmark": Notebook(("benchmark",), per_network=False),
 }
-
-
-class StaleArtefactError(RuntimeError):
-    """An artefact is missing or no longer fits the configuration; says which, whose, and why."""
-
-    def __init__(self, artefact: str, notebook: str, why: str) -> None:
-        super().__init__(
-            f"{artefact!r} {why}: run notebook {notebook} (python run_all.py --only {notebook[:2]})"
-        )
-        self.artefact, self.notebook, self.why = artefact, notebook, why

@@ -3,28 +3,26 @@
 Defaults are the paper's values where the paper fixes them (Badea & Stanescu 2020, Methods).
 """
 
-import re
-import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lib.config_values import explained
+from lib import checked_values, config_values
+from lib.errors import InputError, MissingInputError
 from lib.features.quantification import Quantification
+from lib.network import encoder_files
 from lib.network.recipe import Recipe
+from lib.sources.visium_section import Section
+from lib.tiles.tile_quality import Limits
 from lib.tiles.tiling import Tiling
-
-if TYPE_CHECKING:
-    from lib.simulated.demo_cohort import DemoCohort
-    from lib.sources.gtex_cohort import GtexCohort
-    from lib.sources.her2st import Her2stCohort
 
 ROOT = Path(__file__).resolve().parent.parent
 COHORTS_DIR = ROOT / "data" / "cohorts"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Colour = tuple[Fraction, Fraction, Fraction]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -35,7 +33,7 @@ PAPER_THRESHOLDS = ((0.8, 10.0), (0.75, 10.0), (0.7, 10.0), (0.75, 8.0), (0.8, 7
 class Config(BaseModel):
     """All parameters of one cohort and one architecture. Immutable; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # -- cohort (notebook 00) ---------------------------------------------------------------------------
     cohort: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # name; also the folder under raw/, derived/
@@ -43,31 +41,34 @@ class Config(BaseModel):
     synthetic_data: bool = False  # simulated, not real; every figure and page says so
     paper_cohort: bool = False  # GTEx as in the paper: numbers are comparable
     # What makes the inputs in data/raw/<cohort>; files: the user.
-    source: Literal["files", "synthetic", "her2st", "gtex"] = "files"
+    source: Literal["files", "synthetic", "her2st", "visium", "gtex", "gdc"] = "files"
     # For a cohort of files: the command that makes them, shown if they are missing ({raw}: their folder).
     inputs_command: str = ""
     samples_file: str = "samples.csv"  # relative to data/raw/<cohort>, or absolute
-    expression_file: str = "expression.gct.gz"  # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad
+    # .gct(.gz), .parquet, .csv/.tsv(.gz), .h5ad; "": slides only, and the run ends with their features
+    expression_file: str = "expression.gct.gz"
     slides_dir: str = "slides"
     missing_slides: Literal["go_on", "stop"] = "go_on"  # stop: fail before notebook 01
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
-    expression_unit: Literal["TPM", "CPM"] = "TPM"
+    expression_unit: Literal["TPM", "CPM", "CP10K", "counts"] = "TPM"  # of the file; counts become CPM
     expression_rows: Literal["error", "report"] = "error"  # rows that differ from the GCT header
     # How RNA samples find their slide (notebooks/README.md, section 1).
     id_rule: Literal["exact", "gtex"] = "exact"
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
-    covariates: tuple[str, ...] = ()  # technical covariates: columns of the samples table, or n_tiles
+    # Technical covariates: columns of the samples table, or measured on its tiles (n_tiles, focus, eosin).
+    covariates: tuple[str, ...] = ()
     categorical_covariates: tuple[str, ...] = ()  # codes (batch, centre) that are names, not numbers
     # Slopes of the covariates: a tissue's own where it has the samples, or one for all tissues.
     covariate_slopes: Literal["per group", "common"] = "per group"
-    split_by: Literal["donor", "slide"] = "donor"  # the paper split by slide
+    split_by: str = "donor"  # or slide (the paper), sample, or a column of whole donors (a centre)
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list (sample id, dataset); takes precedence over split_by
     # Further groups for the merged accuracy, name -> tissues; the paper's five are built in.
     merged_tissues: dict[str, tuple[str, ...]] = {}
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
+    synthetic_tissues: Annotated[int, Field(ge=1, le=8)] = 8
     synthetic_slides_per_tissue: PositiveInt = 30
     synthetic_genes: PositiveInt = 3000
     synthetic_slide_um: PositiveFloat = 640.0
@@ -81,8 +82,16 @@ class Config(BaseModel):
     gtex_max_slides: Annotated[int, Field(ge=0)] | dict[str, PositiveInt] = 0
     gtex_min_slides: PositiveInt = 1  # tissues with fewer slides are left out
 
-    # -- spots (source = "her2st") ----------------------------------------------------------------------
-    spot_region_um: PositiveFloat = 155.0  # edge of the square of tissue that stands for a spot
+    # -- Genomic Data Commons, TCGA (source = "gdc") ----------------------------------------------------
+    gdc_folder: str = "gdc"  # where gdc-client put the files, and the sample sheet; from data/raw/<cohort>
+    # Kinds of slide, the preferred first: DX (diagnostic), TS, BS (frozen).
+    gdc_slides: Annotated[tuple[Literal["DX", "TS", "BS", "MS"], ...], Field(min_length=1)] = ("DX",)
+    gdc_sample_types: tuple[str, ...] = ("Primary Tumor",)  # of the sample sheet; none named: all
+
+    # -- spots (source = "her2st" or "visium") ----------------------------------------------------------
+    # Edge of the square of tissue that stands for a spot; 0: 155 in her2st, of Visium the pitch of the spots.
+    spot_region_um: Annotated[float, Field(ge=0)] = 0.0
+    visium_sections: dict[str, Section] = {}  # name -> folder, image, donor, clusters, split
     spot_splits: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}  # set -> sections
 
     # -- tiles (notebook 01) ----------------------------------------------------------------------------
@@ -91,10 +100,24 @@ class Config(BaseModel):
     input_px: PositiveInt = 224  # edge of the network's input, to which a tile is rescaled
     min_tissue: Fraction = 0.5  # tiles with less tissue are dropped
     mask_mpp: PositiveFloat = 8.0  # µm/px of the tissue mask
+    # Tiles left out, by reason; the limits of each (`lib.tiles.tile_quality`).
+    drop_tiles: tuple[Literal["pen", "fold", "blur"], ...] = ("pen", "fold", "blur")
+    max_pen: Fraction = 0.05  # share of a tile under ink or glue
+    max_fold: Fraction = 0.5  # share of a tile where tissue lies double
+    min_focus: Annotated[float, Field(ge=0)] = 0.13
     reader: Literal["auto", "openslide", "jpeg"] = "auto"  # jpeg: libjpeg's scaled decoding of Aperio slides
 
     # -- network and training (notebooks 02, 03) --------------------------------------------------------
     architecture: str = "vgg16"
+    # Where features come from: the network trained here; or one as it is, with which all samples can be
+    # tested: the name of a file in data/encoders ("uni"), "imagenet", "random" weights, or a checkpoint (path
+    # from the repository, or absolute).
+    encoder: Annotated[str, Field(min_length=1)] = config_values.TRAINED_HERE
+    # Weights of an encoder file where they are not what it says: a path, "hub:..." or "package:...".
+    encoder_weights: str = ""
+    encoder_digest: str = ""  # of the encoder's file; set by it
+    # Mean and sd of the pixels (0 to 1) that the encoder was trained with, where its checkpoint lacks them.
+    encoder_normalisation: tuple[Colour, Colour] | None = None
     # Initial weights: "" random; "imagenet"; or a checkpoint's path, from the repository or absolute.
     weights: str = ""
     # Of random weights; vgg: as in the VGG paper, for small cohorts.
@@ -129,7 +152,8 @@ class Config(BaseModel):
     # -- correlation (notebook 05) ----------------------------------------------------------------------
     r_threshold: Fraction = 0.7  # R_T: pairs with |r| at or above it are kept
     e_threshold: float = 7.0  # E_T: on a gene's highest median over tissues of log2(1 + expression)
-    thresholds: tuple[tuple[Fraction, float], ...] = PAPER_THRESHOLDS  # the grid of Table 5
+    # The grid of Table 5.
+    thresholds: Annotated[tuple[tuple[Fraction, float], ...], Field(min_length=1)] = PAPER_THRESHOLDS
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
     # Gene Ontology files for Table 6; empty: those in data/raw/go or DATA_MIRROR/go, if any.
@@ -143,6 +167,8 @@ class Config(BaseModel):
     link_permutations: PositiveInt = 10_000
     q_threshold: Fraction = 0.05
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
+    # Other cohorts (names, TOML files) in which the links found here are looked for: `--replicate`.
+    replicate_in: tuple[str, ...] = ()
     # Targets for the scorecard of a simulated cohort, over all pairs: the run fails below them. 0: no target.
     least_precision: Fraction = 0.0
     least_recall: Fraction = 0.0
@@ -163,24 +189,18 @@ class Config(BaseModel):
 
     # -- machine ----------------------------------------------------------------------------------------
     seed: int = 0
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     n_workers: PositiveInt = 2
     inference_batch: PositiveInt = 64  # tiles per forward pass when predicting and quantifying
 
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return config_values.completed(values)
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        if unknown := [name for name in self.categorical_covariates if name not in self.covariates]:
-            raise ValueError(
-                f"categorical_covariates {unknown} are not among covariates {list(self.covariates)}"
-            )
-        if abs(sum(self.split_fractions) - 1) > 1e-6:
-            raise ValueError(f"split_fractions must sum to 1, got {self.split_fractions}")
-        lowest_r = min(r for r, _ in self.thresholds)
-        if lowest_r < self.r_threshold:
-            raise ValueError(
-                f"thresholds asks for r >= {lowest_r}, but pairs below r_threshold = {self.r_threshold} "
-                "are not kept: lower r_threshold"
-            )
+        config_values.require_consistent(self)
         return self
 
     @classmethod
@@ -193,14 +213,10 @@ class Config(BaseModel):
         path = Path(cohort) if cohort.endswith(".toml") else COHORTS_DIR / f"{cohort}.toml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in COHORTS_DIR.glob("*.toml")))
-            raise FileNotFoundError(f"no cohort {cohort!r}: {path} does not exist; cohorts here: {known}")
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path} is not valid TOML: {error}") from error
-        values = {"cohort": path.stem} | values | (overrides or {})
+            raise MissingInputError(f"no cohort {cohort!r}: {path} does not exist; cohorts here: {known}")
+        values = {"cohort": path.stem} | checked_values.read_toml(path) | (overrides or {})
         if architecture:
-            values["architecture"] = architecture
+            values |= {"architecture": architecture} | config_values.encoder_of(architecture, values)
         config = cls.checked(values, where=str(path))
         _ = config.test_sets  # raises where they cannot be tested
         return config
@@ -208,12 +224,7 @@ class Config(BaseModel):
     @classmethod
     def checked(cls, values: dict[str, Any], where: str = "configuration") -> "Config":
         """Validate; the ValueError has one readable line for each wrong parameter."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ValueError(
-                f"{where}:\n" + "\n".join(explained(dict(e), cls.model_fields) for e in error.errors())
-            ) from error
+        return checked_values.checked(cls, values, where)
 
     @property
     def torch_device(self) -> str:
@@ -225,43 +236,24 @@ class Config(BaseModel):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
+    def value_unit(self) -> str:
+        """Unit of the expression values that are correlated: counts are made CPM when they are read."""
+        return "CPM" if self.expression_unit == "counts" else self.expression_unit
+
+    @property
     def tile_um(self) -> float:
         """Width of a tile, µm."""
         return self.tile_px * self.tile_mpp
 
     @property
-    def source_cohort(self) -> "DemoCohort | GtexCohort | Her2stCohort | None":
-        """What makes or fetches the inputs of this cohort (`make_inputs`); None for the user's own files."""
-        # late: they import far more than a configuration needs
-        if self.source == "synthetic":
-            from lib.simulated.demo_cohort import DemoCohort, GeneCounts
+    def slides_only(self) -> bool:
+        """Whether there is no expression to correlate features with: notebooks 00 to 04 are all there is."""
+        return not self.expression_file
 
-            return DemoCohort(
-                slides_per_tissue=self.synthetic_slides_per_tissue,
-                genes=GeneCounts(self.synthetic_genes),
-                slide_um=self.synthetic_slide_um,
-                seed=self.synthetic_seed,
-                n_workers=self.n_workers,
-            )
-        if self.source == "her2st":
-            from lib.sources.her2st import Her2stCohort
-
-            return Her2stCohort(region_um=self.spot_region_um, splits={**self.spot_splits})
-        if self.source == "gtex":
-            from lib.sources.gtex_cohort import GtexCohort
-
-            return GtexCohort(
-                tissues=self.gtex_tissues,
-                max_slides=self.gtex_max_slides,
-                min_slides=self.gtex_min_slides,
-                covariates=self.covariates,
-                release=self.gtex_release,
-                portal_file=self.gtex_portal_file,
-                expression_file=self.expression_file,
-                genes_file=self.genes_file,
-                split_file=ROOT / self.split_file if self.split_file else "",
-            )
-        return None
+    @property
+    def classifies(self) -> bool:
+        """Whether a network is trained to tell tissues apart, rather than used as it is or replaced."""
+        return self.encoder == config_values.TRAINED_HERE and not self.features_file
 
     @property
     def test_sets(self) -> tuple[str, ...]:
@@ -272,14 +264,18 @@ class Config(BaseModel):
         if self.test_on == "test":
             return ("test",)
         if self.null_network != "untrained" and not self.features_file:
-            raise ValueError(
+            raise InputError(
                 'test_on = "all" tests the training samples too: that needs an encoder which was not trained '
-                'on them. Set null_network = "untrained" (with weights: the encoder as it is) or '
-                "features_file"
+                'on them. Set encoder = "imagenet" or a checkpoint, or features_file'
             )
         if self.quantify_train:
-            raise ValueError('test_on = "all" tests the training samples: set quantify_train = false')
+            raise InputError('test_on = "all" tests the training samples: set quantify_train = false')
         return ("train", "test")
+
+    @property
+    def measured_sets(self) -> tuple[str, ...]:
+        """The sets whose features notebook 04 computes."""
+        return tuple({"validation", *self.test_sets} | ({"train"} if self.quantify_train else set()))
 
     @property
     def lowest_e_threshold(self) -> float:
@@ -292,13 +288,16 @@ class Config(BaseModel):
         return Tiling(**self.model_dump(include={field.name for field in fields(Tiling)}))
 
     @property
+    def tile_limits(self) -> Limits:
+        """What a tile that counts may have at most, or at least."""
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
+
+    @property
     def recipe(self) -> Recipe:
         """How the network is trained; the null network "untrained" has no epochs."""
-        names = {field.name for field in fields(Recipe)}
-        batch_size = self.batch_size or (256 if self.architecture == "alexnet" else 40)
-        epochs = 0 if self.null_network == "untrained" else self.epochs
-        values: dict[str, Any] = self.model_dump(include=names)
-        values |= {"batch_size": batch_size, "epochs": epochs}
+        values: dict[str, Any] = self.model_dump(include={field.name for field in fields(Recipe)})
+        values["batch_size"] = self.batch_size or (256 if self.architecture == "alexnet" else 40)
+        values["epochs"] = 0 if self.null_network == "untrained" else self.epochs
         return Recipe(**values)
 
     @property
@@ -316,31 +315,35 @@ class Config(BaseModel):
     @property
     def run_name(self) -> str:
         """Folder of one network: architecture, then initial weights and kind of null network, if any."""
-        name = self.architecture.replace(":", "_").replace("/", "_")
-        return "__".join(part for part in (name, self._weights_name, self.null_network) if part)
+        name = config_values.architecture_name(self.architecture)
+        kind = self.null_network
+        if kind == "untrained" and self.weights:
+            kind = "as_it_is"
+        return "__".join(part for part in (name, self._weights_name, kind) if part)
 
     @property
     def network_name(self) -> str:
         """The network's name in tables: the architecture, with its initial weights if any."""
-        return f"{self.architecture} ({self._weights_name})" if self.weights else self.architecture
+        name = encoder_files.label(self.architecture)
+        return f"{name} ({self._weights_name})" if self._weights_name else name
 
     @property
     def network_kind(self) -> str:
-        """How the network was made: "trained"; "pretrained only" (weights from elsewhere, not trained here);
+        """How the network was made: "trained"; "as it is" (weights from elsewhere, not trained here);
         or, as a null network, "untrained" (random weights) or "shuffled" (trained on permuted labels).
         """
         if self.null_network == "untrained" and self.weights:
-            return "pretrained only"
+            return "as it is"
         return self.null_network or "trained"
 
     @property
     def weights_file(self) -> bool:
-        """Whether `weights` is the path of a checkpoint."""
-        return self.weights not in ("", "imagenet")
+        """Whether `weights` is a file on this machine: a checkpoint, or in a Python package."""
+        return self.weights not in ("", "imagenet") and not self.weights.startswith(encoder_files.HUB)
 
     @property
     def _weights_name(self) -> str:
-        """ "imagenet", or the stem of a checkpoint's file in characters safe for a folder."""
-        stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(self.weights).stem) if self.weights_file else self.weights
-        # A file of that name must not be mistaken for the built-in choice.
-        return f"{stem}_file" if self.weights_file and stem in ("imagenet", "untrained", "shuffled") else stem
+        """ "imagenet", or the name of a checkpoint's file, safe for a folder; "" of an encoder file."""
+        if self.encoder_digest and not self.encoder_weights:
+            return ""
+        return config_values.weights_name(self.weights) if self.weights_file else self.weights

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import pandas as pd
 
 from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS
 from lib.config import ROOT, Config
+from lib.errors import InputError, MissingInputError
+from lib.network import encoder_files
 from lib.sources import mirror
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
-SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".dcm")
+SLIDE_SUFFIXES = (".svs", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms")
+SLIDE_SUFFIXES += (".vmu", ".svslide", ".dcm", ".jpg", ".jpeg", ".png")
 
 
 class Paths:
@@ -45,7 +49,9 @@ class Paths:
         repository, or absolute.
         """
         if field == "weights":
-            return self.repository_path(self.config.weights)
+            from lib.network import weight_sources  # late: it imports requests
+
+            return weight_sources.local_file(self.config.weights, ROOT) or ROOT / self.config.weights
         return self.raw / getattr(self.config, field)
 
     def repository_path(self, name: str) -> Path:
@@ -54,28 +60,46 @@ class Paths:
 
     @property
     def weights(self) -> str | None:
-        """Initial weights of the network: None (random), "imagenet", or the path of a checkpoint.
+        """Initial weights of the network: None (random), "imagenet", or the path of a checkpoint, which is
+        fetched from its hub at first use.
 
-        Raises FileNotFoundError when there is no such checkpoint.
+        Raises FileNotFoundError when there is no such checkpoint, RuntimeError when its hub is out of reach.
         """
+        if self.config.weights.startswith(encoder_files.HUB):
+            from lib.network import weight_sources
+
+            return str(weight_sources.fetched(self.config.weights))
         if not self.config.weights_file:
             return self.config.weights or None
         path = self.raw_path("weights")
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingInputError(
                 f"weights = {self.config.weights!r}: there is no checkpoint at {path}; give 'imagenet', or a "
                 "path from the repository's root or absolute"
             )
         return str(path)
 
+    @property
+    def split_rules(self) -> dict[str, Any]:
+        """How samples are assigned to sets: the arguments of `splits.assign_splits`."""
+        config = self.config
+        return {
+            "fractions": config.split_fractions,
+            "split_by": config.split_by,
+            "seed": config.seed,
+            "split_file": self.repository_path(config.split_file) if config.split_file else None,
+            "rule": config.id_rule,
+            "unknown": "ignore" if config.source == "gtex" else "error",  # listed slides without RNA
+        }
+
     def require_inputs(self) -> None:
         """Raise FileNotFoundError for a table that the cohort needs and lacks, saying how to get it."""
-        fields = ["samples_file", "expression_file"] + ["features_file"] * bool(self.config.features_file)
+        fields = [f for f in ("samples_file", "expression_file", "features_file") if getattr(self.config, f)]
         missing = [path for path in map(self.raw_path, fields) if not path.is_file()]
         if missing:
             command = self.config.inputs_command.format(raw=self.raw)
             how = f"make it with {command}" if command else "data/README.md describes the files of a cohort"
-            raise FileNotFoundError(f"{missing[0]} is missing: {how}")
+            raise MissingInputError(f"{missing[0]} is missing: {how}")
 
     @property
     def places(self) -> mirror.Places:
@@ -97,7 +121,7 @@ class Paths:
         if all(named):
             return self.repository_path(named[0]), self.repository_path(named[1])
         if any(named):
-            raise ValueError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
+            raise InputError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
         return self.found_go_files()
 
     def found_go_files(self) -> tuple[Path, Path] | None:
@@ -111,25 +135,44 @@ class Paths:
         return None
 
     def slide_path(self, slide_id: str, claimed: Collection[str] = ()) -> Path:
-        """The slide's file, with any known suffix; the expected .svs path when there is none.
+        """The slide's file; the expected .svs path when there is none. Of many slides use `slide_paths`."""
+        return self._slide_path(slide_id, claimed, self._slide_files())
 
-        A slide file of GTEx may end in 5 where the id ends in 6 (notebooks/README.md, section 1): that file
-        is taken when none has the exact name and its own id is not `claimed` by another slide. Raises
-        ValueError for an id that is not a file name.
+    def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
+        """Slide id -> file, for every slide of the samples table.
+
+        A file is a slide's if its name without a known suffix (in any case) is the id, or its whole name. Of
+        several the first of SLIDE_SUFFIXES counts. Unicode forms of a name are one name. A slide file of GTEx
+        may end in 5 where the id ends in 6 (notebooks/README.md, section 1): that file is taken when none has
+        the exact name and its own id is not another slide's. Raises ValueError for an id that is not a file
+        name.
         """
-        folder = self.raw_path("slides_dir")
+        slide_ids, files = dict.fromkeys(samples_df["slide_id"]), self._slide_files()
+        return {slide_id: self._slide_path(slide_id, slide_ids, files) for slide_id in slide_ids}
+
+    def _slide_path(self, slide_id: str, claimed: Collection[str], files: dict[str, Path]) -> Path:
         if Path(slide_id).name != slide_id or slide_id in {"", ".", ".."}:
-            raise ValueError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
+            raise InputError(f"slide id {slide_id!r} cannot be a file name: rename it in the samples table")
         names, other = [slide_id], slide_id[:-1] + "5"
         if self.config.id_rule == "gtex" and slide_id.endswith("6") and other not in claimed:
             names.append(other)
-        candidates = (folder / f"{name}{suffix}" for name in names for suffix in SLIDE_SUFFIXES)
-        return next((path for path in candidates if path.exists()), folder / f"{slide_id}.svs")
+        found = (files.get(unicodedata.normalize("NFC", name)) for name in names)
+        expected = self.raw_path("slides_dir") / f"{slide_id}.svs"
+        return next((path for path in found if path is not None), expected)
 
-    def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
-        """Slide id -> file, for every slide of the samples table."""
-        slide_ids = dict.fromkeys(samples_df["slide_id"])
-        return {slide_id: self.slide_path(slide_id, slide_ids) for slide_id in slide_ids}
+    def _slide_files(self) -> dict[str, Path]:
+        """Slide files of the folder by their names with and without suffix, in Unicode's composed form."""
+        folder = self.raw_path("slides_dir")
+        found: dict[str, Path] = {}
+        names = os.listdir(folder) if folder.is_dir() else []
+        for suffix in SLIDE_SUFFIXES:
+            for name in sorted(name for name in names if name.lower().endswith(suffix)):
+                path = folder / name
+                if not path.exists():  # a broken link
+                    continue
+                for key in {name, name[: -len(suffix)]}:
+                    found.setdefault(unicodedata.normalize("NFC", key), path)
+        return found
 
     def missing_slides(self, samples_df: pd.DataFrame) -> list[str]:
         """Slides of the samples table that have no file."""

@@ -4,14 +4,13 @@ A figure is `<name>.png` and `<name>.pdf`, a table `<name>.csv`; the sidecar is 
 `<name>.csv.json`. The name is `<stem>__<network>`, or `<stem>` for what belongs to the whole cohort.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lib.whole_files import whole_file, write_json
+from lib.whole_files import read_json, whole_file, write_json
 
 
 class Saved(NamedTuple):
@@ -45,16 +44,37 @@ def save_table(folder: Path, name: str, table_df: pd.DataFrame, **sidecar: Any) 
     index = table_df.index
     numbered = index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index)
     with whole_file(folder / f"{name}.csv") as temporary:
-        table_df.to_csv(temporary, index=not numbered)
+        safe_cells(table_df).to_csv(temporary, index=not numbered)
     write_json(folder / f"{name}.csv.json", sidecar)
+
+
+def safe_cells(table_df: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would take for a formula (=cmd, @x)."""
+
+    def safe(value: Any) -> Any:
+        formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        return f"'{value}" if formula and not _is_number(value) else value
+
+    safe_df = table_df.copy(deep=False)
+    for place, kind in enumerate(table_df.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe_df.isetitem(place, table_df.iloc[:, place].astype(object).map(safe).to_numpy())
+    return safe_df.rename(index=safe, columns=safe)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def saved(folder: Path) -> list[Saved]:
     """All figures and tables of a folder in order of notebook and saving, those without sidecar last."""
     found = []
     for path in (*folder.glob("[!.]*.png"), *folder.glob("[!.]*.csv")):
-        sidecar = _sidecar(path)
-        said = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        said = read_json(_sidecar(path))
         found.append(
             Saved(path, said.get("caption", path.stem), said.get("notebook", ""), said.get("order", 0))
         )
@@ -77,7 +97,7 @@ def remove_stale(folder: Path, notebook: str, network: str, since: float) -> lis
     for one in saved(folder):
         if one.notebook != notebook or one.network not in ("", network):
             continue
-        if _sidecar(one.path).stat().st_mtime < since:
+        if _sidecar(one.path).is_file() and _sidecar(one.path).stat().st_mtime < since:
             also = [one.path.with_suffix(".pdf")] if one.path.suffix == ".png" else []
             for file in (one.path, *also, _sidecar(one.path)):
                 file.unlink(missing_ok=True)

@@ -1,8 +1,6 @@
-"""The artefacts of one configuration: saved, loaded, and checked to be up to date.
+"""The artefacts of one configuration: saved, loaded, and made where they are not up to date.
 
-Each artefact is declared once in `lib/artefacts.py` and has a sidecar `<file>.json`: the configuration it
-depends on, fingerprints of its inputs, versions, seed, device and seconds. It is current while that record
-holds, so a changed parameter makes stale whatever depends on it.
+What makes an artefact stale: `lib.staleness`. Who writes holds the cohort's lock (`lib.cohort_lock`).
 """
 
 import json
@@ -10,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import saved_figures, work_records
+from lib import cohort_lock, config_values, saved_figures, work_records
 from lib.artefacts import (
     ARTEFACTS,
-    GIVEN_FEATURES,
     NOTEBOOKS,
-    SOURCE_FIELDS,
-    WITHOUT_SLIDES,
     WORK_FOLDERS,
-    Artefact,
-    StaleArtefactError,
 )
 from lib.config import Config
-from lib.paths import Paths
-from lib.whole_files import fingerprint, folder_fingerprint, whole_file, write_json
+from lib.errors import HistocorrError, InputError, StaleArtefactError
+from lib.staleness import Staleness, read_sidecar
+from lib.whole_files import fingerprint, whole_file, write_record
 
+TRIES = 3  # of work whose inputs change meanwhile
 VERSIONED = ("numpy", "pandas", "scipy", "torch", "torchvision", "openslide-python", "histocorr")
 
 
-class Store(Paths):
+class Store(Staleness):
     """The files of one configuration.
 
     Parameters
@@ -48,53 +44,68 @@ class Store(Paths):
         super().__init__(config, root)
         self.notebook = notebook
         self._order: dict[str, int] = {}  # of the figures and tables saved so far
+        self._seen: dict[str, str] = {}  # fingerprints of inputs when they were last read here
 
-    def artefact(self, name: str) -> Artefact:
-        """The declaration of an artefact for this cohort."""
-        given = GIVEN_FEATURES if self.config.features_file else {}
-        return given.get(name) or ARTEFACTS[name]
+    def left_out(self, notebook: str) -> str:
+        """Why a notebook has nothing to say about this cohort; "" where it has, or where nobody knows yet."""
+        if notebook == "07_conditional" and self.n_tissues == 1:
+            return "one tissue: no correlation can be explained by it"
+        return ""
 
     @property
-    def notebooks(self) -> tuple[str, ...]:
-        """The notebooks of this cohort, in order."""
-        return WITHOUT_SLIDES if self.config.features_file else tuple(NOTEBOOKS)
-
-    def made_by(self, notebook: str) -> list[str]:
-        """The artefacts that a notebook makes for this configuration."""
-        absent = {"source"} if self.config.source == "files" else set()  # inputs that the user brings
-        absent |= set() if self.config.quantify_train else {"features_train"}
-        return [name for name in ARTEFACTS if self.artefact(name).notebook == notebook and name not in absent]
+    def n_tissues(self) -> int:
+        """Tissues of the samples; 0 until notebook 00 has read them."""
+        try:
+            return self.load("samples")["tissue"].nunique()
+        except StaleArtefactError:
+            return 0
 
     # -- artefacts --------------------------------------------------------------------------------------
 
     def save(self, name: str, value: Any, **facts: Any) -> None:
-        """Write an artefact, then its sidecar; `facts` (device, seconds, …) are recorded there."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A kill between the two files leaves an artefact without sidecar: missing, never mismatched.
-        self._sidecar(name).unlink(missing_ok=True)
-        with whole_file(path) as temporary:
-            _write(temporary, value)
-        record = {
-            "artefact": name,
-            "made_by": self.artefact(name).notebook,
-            "config": self._fields(name),
-            "inputs": {i: self.fingerprint(i) for i in self._inputs(name)},
-            "fingerprint": fingerprint(path),
-            "bytes": path.stat().st_size,
-            "seed": self.config.seed,
-            "versions": _versions(),
-            "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **facts,
-        }
-        write_json(self._sidecar(name), record)
+        """Write an artefact, then its sidecar; `facts` (device, seconds, …) are recorded there.
+
+        Inputs are recorded as they were when this store last read them: one that changed since then leaves
+        the artefact stale.
+        """
+        with self._lock():
+            path = self.path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A kill between the two files leaves an artefact without sidecar: missing, never mismatched.
+            self._sidecar(name).unlink(missing_ok=True)
+            with whole_file(path) as temporary:
+                _write(temporary, value)
+            status = path.stat()
+            record = {
+                "artefact": name,
+                "made_by": self.artefact(name).notebook,
+                "config": self._fields(name),
+                "inputs": {i: self._seen.get(i) or self.fingerprint(i) for i in self._inputs(name)},
+                "fingerprint": fingerprint(path),
+                "bytes": status.st_size,
+                "modified_ns": status.st_mtime_ns,
+                "folder": self._folder_fingerprint(name),
+                "code": self._code(name),
+                "seed": self.config.seed,
+                "versions": _versions(),
+                "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                **facts,
+            }
+            write_record(self._sidecar(name), record)
 
     def load(self, name: str) -> Any:
-        """Read an artefact that is current; StaleArtefactError names the notebook to run otherwise."""
-        why = self.why_stale(name)
+        """Read an artefact that is current and holds what was written.
+
+        StaleArtefactError names the notebook to run otherwise. Content that changed behind the back of its
+        record (a damaged disk, an edit) loses the record, so that the next run makes it again.
+        """
+        why, path = self.why_stale(name), self.path(name)
+        if not why and fingerprint(path) != self.facts(name)["fingerprint"]:
+            why = f"holds other bytes than were written: damaged, or edited ({path})"
+            self._sidecar(name).unlink(missing_ok=True)
         if why:
             raise StaleArtefactError(name, self.artefact(name).notebook, why)
-        path = self.path(name)
+        self._seen[name] = self.facts(name)["fingerprint"]
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix == ".npy":
@@ -106,29 +117,62 @@ class Store(Paths):
     def cached(self, names: str | tuple[str, ...], make: Callable[[], Any], **facts: Any) -> Any:
         """Load what is current; otherwise call `make`, save what it returns, and return that.
 
-        With several names `make` returns as many values.
+        With several names `make` returns as many values. Where files are added to a folder that `make` reads
+        while it works, `make` is called again, so it must be quick to repeat what is done.
+
+        Raises
+        ------
+        InputError
+            A file that the artefacts are made from changed while this notebook worked.
         """
         several = isinstance(names, tuple)
         wanted = names if isinstance(names, tuple) else (names,)
         if not all(self.is_current(name) for name in wanted):
-            started = time.perf_counter()
-            made = make()
-            seconds = round(time.perf_counter() - started, 2)
-            for name, value in zip(wanted, made if several else (made,), strict=True):
-                self.save(name, value, seconds=seconds, **facts)
+            with self._lock():
+                started = time.perf_counter()
+                made = self._made_from_steady_inputs(wanted, make)
+                seconds = round(time.perf_counter() - started, 2)
+                for name, value in zip(wanted, made if several else (made,), strict=True):
+                    self.save(name, value, seconds=seconds, **facts)
         values = tuple(self.load(name) for name in wanted)
         return values if several else values[0]
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """The sidecar of an artefact ({} when there is none)."""
-        sidecar = self._sidecar(name)
-        return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    def _made_from_steady_inputs(self, names: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """What `make` returns, made from raw inputs that did not change meanwhile."""
+        raw = [i for i in dict.fromkeys(i for name in names for i in self._inputs(name)) if i[:4] == "raw:"]
+        for _ in range(TRIES):
+            for i in raw:
+                if self.raw_path(i.removeprefix("raw:")).is_dir():
+                    self._seen[i] = self.fingerprint(i)  # read anew by `make`
+                else:
+                    self._seen.setdefault(i, self.fingerprint(i))
+            made = make()
+            changed = [i for i in raw if self.fingerprint(i) != self._seen[i]]
+            paths = [self.raw_path(i.removeprefix("raw:")) for i in changed]
+            if not changed:
+                return made
+            if not all(path.is_dir() for path in paths):
+                break
+            print(f"{paths[0]} changed meanwhile: looking again")
+        first = paths[0]
+        raise InputError(
+            f"{first} changed while it was read: let its download or editing finish, then run "
+            f"{self.notebook or 'the notebook'} again (finished work is kept)"
+        )
+
+    def to_read(self, field: str) -> Path:
+        """The raw input that is about to be read: from now on a change of it leaves what is made stale."""
+        self._seen[f"raw:{field}"] = self.fingerprint(f"raw:{field}")
+        return self.raw_path(field)
 
     def samples_of(self, sample_ids: Sequence[str]) -> pd.DataFrame:
-        """Rows of the samples table in this order, with n_tiles beside them where tiles were cut."""
+        """Rows of the samples table in this order, with what was measured on their tiles where any were cut
+        (`tile_counts`); columns of the table itself take precedence.
+        """
         samples_df = self.load("samples").set_index("sample_id").loc[list(sample_ids)]
-        if not self.config.features_file and "n_tiles" not in samples_df:
-            samples_df = samples_df.join(self.load("tile_counts"))
+        if not self.config.features_file:
+            measured_df = self.load("tile_counts")
+            samples_df = samples_df.join(measured_df.drop(columns=samples_df.columns, errors="ignore"))
         return samples_df.reset_index()
 
     def work_folder(self, name: str, artefact: str) -> Path:
@@ -138,8 +182,11 @@ class Store(Paths):
         folder = self.path(name)
         made_for = {field: value for field, value in self._fields(artefact).items() if field != "epochs"}
         made_for |= {i: self.fingerprint(i) for i in self._inputs(artefact)}
+        made_for["code"] = self._code(artefact)
         why = work_records.why_unfinished(folder, made_for)
-        if why:
+        if not why:
+            return folder
+        with self._lock():
             found = [path for path in folder.rglob("*") if path.is_file()]
             found = [path for path in found if path != work_records.record_path(folder)]
             if found:
@@ -152,57 +199,21 @@ class Store(Paths):
 
     def forget(self, notebook: str) -> None:
         """Remove what a notebook made, its resumable work included, so that it is done again."""
-        for name in ARTEFACTS:
-            if self.artefact(name).notebook == notebook:
-                self._sidecar(name).unlink(missing_ok=True)
-                self.path(name).unlink(missing_ok=True)
-        for name, (_, owner) in WORK_FOLDERS.items():
-            if owner == notebook:
-                shutil.rmtree(self.path(name), ignore_errors=True)
-
-    # -- staleness --------------------------------------------------------------------------------------
-
-    def is_current(self, name: str) -> bool:
-        """Whether the artefact exists and its record still holds, all the way up its inputs."""
-        return self.why_stale(name) is None
-
-    def why_stale(self, name: str) -> str | None:
-        """None when current, else the reason in words."""
-        path, record = self.path(name), self.facts(name)
-        if not path.exists() or not record:
-            return f"is missing ({path})"
-        if path.stat().st_size != record["bytes"]:
-            return f"was changed by hand ({path})"
-        for field, value in self._fields(name).items():
-            if record["config"].get(field, value) != value:
-                return f"was made with {field} = {record['config'][field]!r}, now {value!r}"
-        for input_name in self._inputs(name):
-            raw, now = input_name.startswith("raw:"), self.fingerprint(input_name)
-            why = None if raw else self.why_stale(input_name)
-            if why:
-                return f"depends on {input_name!r}, which {why}"
-            if raw and now == "missing":
-                continue  # raw inputs may stay on another machine, or be deleted after use
-            if record["inputs"].get(input_name) != now:
-                return f"was made from another {input_name!r}"
-        return None
-
-    def fingerprint(self, name: str) -> str:
-        """Fingerprint of an artefact (from its sidecar) or of a raw input ("raw:<field>"); "missing" where
-        there is none (an empty folder counts as none).
-        """
-        if not name.startswith("raw:"):
-            return self.facts(name).get("fingerprint", "missing")
-        path = self.raw_path(name.removeprefix("raw:"))
-        if path.is_dir():
-            return folder_fingerprint(path) or "missing"
-        return fingerprint(path) if path.exists() else "missing"
+        with self._lock():
+            for name in ARTEFACTS:
+                if self.artefact(name).notebook == notebook:
+                    self._sidecar(name).unlink(missing_ok=True)
+                    self.path(name).unlink(missing_ok=True)
+            for name, (_, owner) in WORK_FOLDERS.items():
+                if owner == notebook:
+                    shutil.rmtree(self.path(name), ignore_errors=True)
 
     def with_network(self, architecture: str, null_network: str = "", weights: str | None = None) -> "Store":
         """The store of another network of this cohort, other parameters the same (None: weights too)."""
-        values = self.config.model_dump() | {"architecture": architecture, "null_network": null_network}
-        if weights is not None:
-            values["weights"] = weights
+        values = self.config.model_dump()
+        if weights is not None or self.config.encoder_digest:  # weights of an encoder file are its own
+            values["weights"] = weights or ""
+        values = config_values.with_network(values, architecture) | {"null_network": null_network}
         return Store(Config.checked(values), self.notebook, self.root)
 
     def networks(self, names: tuple[str, ...]) -> dict[str, tuple["Store", str]]:
@@ -210,14 +221,21 @@ class Store(Paths):
         can).
 
         A network can be compared when all artefacts of `names` are current under this configuration. One
-        whose record was lost in a kill is not listed: its notebook runs again.
+        whose record was lost in a kill is not listed, since its notebook runs again; nor is one whose encoder
+        file is gone.
         """
         found = {}
         for sidecar in sorted(self.path("tiles").parent.glob("*/network.pt.json")):
-            made_with = json.loads(sidecar.read_text(encoding="utf-8"))["config"]
+            made_with = read_sidecar(sidecar).get("config", {})
+            if not {"architecture", "null_network", "weights"} <= made_with.keys():
+                continue
             of = (made_with[field] for field in ("architecture", "null_network", "weights"))
-            store = self.with_network(*of)
-            reasons = ((name, store.why_stale(name)) for name in names)
+            try:
+                store = self.with_network(*of)
+            except HistocorrError:  # its encoder file is gone, or no longer one
+                continue
+            made = [name for name in names if store.artefact(name).notebook in store.notebooks]
+            reasons = ((name, store.why_stale(name)) for name in made)
             why = next((f"{name!r} {reason}" for name, reason in reasons if reason), "")
             found[store.config.run_name] = (store, why)
         return found
@@ -231,26 +249,17 @@ class Store(Paths):
             raise StaleArtefactError("network", "02_train", f"is finished for no architecture ({why})")
         return finished
 
-    def _inputs(self, name: str) -> tuple[str, ...]:
-        absent = {"source"} if self.config.source == "files" else set()
-        absent |= set() if self.config.weights_file else {"raw:weights"}
-        return tuple(i for i in self.artefact(name).inputs if i not in absent)
-
-    def _fields(self, name: str) -> dict[str, Any]:
-        dumped = self.config.model_dump(mode="json")
-        also = SOURCE_FIELDS.get(self.config.source, ()) if name == "source" else ()
-        return {field: dumped[field] for field in sorted((*self.artefact(name).fields, *also))}
-
-    def _sidecar(self, name: str) -> Path:
-        path = self.path(name)
-        return path.with_name(path.name + ".json")
+    def _lock(self) -> AbstractContextManager[None]:
+        what = f"notebook {self.notebook}" if self.notebook else "a run"
+        return cohort_lock.holding(self.derived, what)
 
     # -- figures and tables for people ------------------------------------------------------------------
 
     def save_figure(self, stem: str, figure: Any, caption: str, per_network: bool = True) -> Any:
         """Save a figure as PNG and PDF with its caption; returns the figure, for the notebook to show."""
         name = self.figure_name(stem, per_network)
-        saved_figures.save_figure(self.figures, name, figure, **self._about(f"{name}.png", caption))
+        with self._lock():
+            saved_figures.save_figure(self.figures, name, figure, **self._about(f"{name}.png", caption))
         return figure
 
     def save_table(
@@ -258,7 +267,8 @@ class Store(Paths):
     ) -> pd.DataFrame:
         """Save a table as csv with its caption; returns the table, for the notebook to show."""
         name = self.figure_name(stem, per_network)
-        saved_figures.save_table(self.figures, name, table_df, **self._about(f"{name}.csv", caption))
+        with self._lock():
+            saved_figures.save_table(self.figures, name, table_df, **self._about(f"{name}.csv", caption))
         return table_df
 
     def saved_table(self, stem: str) -> pd.DataFrame | None:

@@ -1,40 +1,102 @@
 """Files that are written completely or not at all, and fingerprints of their content."""
 
-import glob
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from isal import isal_zlib
+
+from lib.errors import OutputError
+
+UNFINISHED = (".part", ".part.json", ".partial", ".crdownload", ".tmp")  # endings of downloads that go on
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # this computer, in temporary names
+FORGOTTEN_S = 7 * 86_400.0
+CANNOT_WRITE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "there is no permission to write here",
+    errno.EPERM: "there is no permission to write here",
+}
+
+
+@contextmanager
+def writing_explained(path: str | Path) -> Iterator[None]:
+    """Within the context, a full or read-only disk raises OutputError, which says so and names `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise OutputError(
+            error.errno,
+            f"{CANNOT_WRITE[error.errno]}; free space or give permission, then run the same command again",
+            str(path),
+        ) from error
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
-    Until then `path` keeps its former content. The temporary name contains process and thread, so two writers
-    never share one, and ends in the suffix of `path`, from which some writers infer the format. Its content
-    is on disk before the rename. A killed process leaves its temporary file behind: hidden, and useless.
+    Until then `path` keeps its former content. The temporary name contains computer, process and thread, so
+    two writers never share one, not even on a shared disk, and ends in the suffix of `path`, from which some
+    writers infer the format. Its content is on disk before the rename. A killed process leaves its temporary
+    file behind: hidden, and useless.
+
+    Raises OutputError where the disk is full or cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp{path.suffix}")
+    writer = f"{HOST}-{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing_explained(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove the temporary files that killed writers of `path` left; nobody may be writing it meanwhile."""
-    path = Path(path)
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
-        temporary.unlink(missing_ok=True)
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed writers left in a folder.
+
+    Those of living processes stay, and those of other computers, whose processes cannot be seen from here,
+    for a week.
+    """
+    for temporary in Path(folder).glob(".*.tmp*"):
+        writer = re.search(r"\.([0-9a-f]{6})-(\d+)-\d+\.tmp", temporary.name)
+        if not writer:
+            continue
+        if writer[1] == HOST:
+            dead = not _is_alive(int(writer[2]))
+        else:
+            dead = time.time() - temporary.stat().st_mtime > FORGOTTEN_S
+        if dead:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this computer exists; this one's own threads included."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -53,6 +115,32 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, default=str))
 
 
+def write_record(path: str | Path, record: dict[str, Any]) -> None:
+    """Write a json object with the checksum of its content, completely or not at all."""
+    content = json.loads(json.dumps(record, default=str))
+    write_json(path, content | {"record_sha256": _content_hash(content)})
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A json object as `write_record` wrote it; {} where it is missing, unreadable or damaged."""
+    content = read_json(path)
+    known = content.pop("record_sha256", None)
+    return content if known == _content_hash(content) else {}
+
+
+def _content_hash(content: dict[str, Any]) -> str:
+    return text_fingerprint(json.dumps(content, sort_keys=True))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A json object; {} where the file is missing, unreadable or holds something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -66,13 +154,25 @@ def fingerprint(path: str | Path) -> str:
     return _hashes[key]
 
 
+def checksum(path: str | Path) -> int:
+    """CRC-32 of a file: at the speed of the disk, against damage though not against intent."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(8 << 20):
+            value = isal_zlib.crc32(block, value)
+    return value
+
+
 def ends_fingerprint(path: str | Path) -> str:
-    """sha256 of a large file's size and its first and last MB, in hex: in a moment, of slides for example."""
-    n_bytes, end = os.stat(path).st_size, 2**20
-    digest = hashlib.sha256(f"{n_bytes}:".encode())
+    """sha256 of a large file's size, date and first and last MB, in hex: in a moment, of slides for example.
+
+    The date is part of it because a damaged file fetched again has the size, and often the ends, of before.
+    """
+    status, end = os.stat(path), 2**20
+    digest = hashlib.sha256(f"{status.st_size}:{status.st_mtime_ns}:".encode())
     with open(path, "rb") as file:
         digest.update(file.read(end))
-        file.seek(max(n_bytes - end, 0))
+        file.seek(max(status.st_size - end, 0))
         digest.update(file.read(end))
     return digest.hexdigest()
 
@@ -82,7 +182,22 @@ def text_fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def folder_fingerprint(folder: str | Path) -> str | None:
-    """sha256 of the names and sizes of a folder's visible files, in hex; None if there are none."""
-    listing = sorted((p.name, p.stat().st_size) for p in Path(folder).iterdir() if not p.name.startswith("."))
-    return text_fingerprint(json.dumps(listing)) if listing else None
+def folder_fingerprint(folder: str | Path, dates: bool = True) -> str | None:
+    """sha256 of the names, sizes and (unless told not to) dates of a folder's visible entries, in hex; None
+    if there are none. Links count as what they point to; a broken link counts by its name alone, and files
+    whose download is not finished do not count.
+    """
+    listing = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
+                continue
+            try:
+                status = entry.stat()
+            except OSError:  # a link to nothing, or to itself
+                listing.append([os.fsencode(entry.name).hex()])
+                continue
+            listing.append(
+                [os.fsencode(entry.name).hex(), status.st_size, *([status.st_mtime_ns] if dates else [])]
+            )
+    return text_fingerprint(json.dumps(sorted(listing))) if listing else None

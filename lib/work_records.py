@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lib.whole_files import write_json
+from lib.whole_files import checksum, read_record, write_record
 
 
 def record_path(result: str | Path) -> Path:
@@ -21,18 +21,25 @@ def record_path(result: str | Path) -> Path:
 def write(result: str | Path, made_for: dict[str, Any], **outcome: Any) -> None:
     """Record that `result` is finished for the parameters and inputs `made_for` (JSON values)."""
     result = Path(result)
-    n_bytes = None if result.is_dir() else result.stat().st_size
-    write_json(record_path(result), {"made_for": made_for, "bytes": n_bytes, "outcome": outcome})
+    content = {"bytes": None, "crc32": None}
+    if not result.is_dir():
+        content = {"bytes": result.stat().st_size, "crc32": checksum(result)}
+    write_record(record_path(result), {"made_for": made_for, **content, "outcome": outcome})
+
+
+def announce(result: str | Path, made_for: dict[str, Any], **outcome: Any) -> None:
+    """Record `result` before it is in place; whoever reads checks its content against the outcome."""
+    write_record(
+        record_path(result), {"made_for": made_for, "bytes": None, "crc32": None, "outcome": outcome}
+    )
 
 
 def read(result: str | Path) -> dict[str, Any]:
-    """The record (`made_for`, `bytes`, `outcome`); {} where it is missing or unreadable."""
-    try:
-        record = json.loads(record_path(result).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    complete = isinstance(record, dict) and record.keys() >= {"made_for", "bytes", "outcome"}
-    return record if complete and isinstance(record["made_for"], dict) else {}
+    """The record (`made_for`, `bytes`, `crc32`, `outcome`); {} where it is missing or unreadable."""
+    record = read_record(record_path(result))
+    complete = record.keys() >= {"made_for", "bytes", "outcome"}
+    typed = complete and isinstance(record["made_for"], dict) and isinstance(record["outcome"], dict)
+    return record if typed else {}
 
 
 def why_unfinished(result: str | Path, made_for: dict[str, Any]) -> str | None:
@@ -44,6 +51,8 @@ def why_unfinished(result: str | Path, made_for: dict[str, Any]) -> str | None:
         return "has no record of what it was made for"
     if record["bytes"] is not None and record["bytes"] != result.stat().st_size:
         return f"had {record['bytes']:,} bytes when it was finished and has {result.stat().st_size:,}"
+    if record.get("crc32") is not None and record["crc32"] != checksum(result):
+        return "holds other bytes than were written: damaged, or edited"
     return difference(record["made_for"], json.loads(json.dumps(made_for, default=str)))
 
 
@@ -59,7 +68,7 @@ def difference(made_for: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _is_fingerprint(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"([\w.]+:)?[0-9a-f]{64}", value) is not None
 
 
 def remove(result: str | Path) -> None:

@@ -154,6 +154,7 @@ def one_pair(network="vgg16", symbol="ALB", tissue="Liver", card=None, **numbers
     row = {"symbol": symbol, "gene": symbol, "feature": "1_1", "tissue": tissue, "r_within": 0.6} | numbers
     payload = {"network": network, "unit": "TPM", "aggregate": "mean", "samples": ["s"], "covariates": []}
     payload |= {"tissues": [tissue], "tissue_of": [0], "colours": ["#000000"], "features": {"1_1": [2.0]}}
+    payload |= {"stratum": "tissue", "strata": [tissue], "strata_colours": ["#000000"]}
     payload |= {"genes": {symbol: [1.0]}, "cards": [], "q_threshold": 0.05, "r_threshold": 0.7}
     link, marker = {"low": 0.4, "high": 0.7, "card": None} | row, {"r": 0.9, "card": None} | row
     rows = {"links": [link], "markers": [marker]}
@@ -212,6 +213,7 @@ def test_a_link_shows_its_interval_its_q_and_where_it_holds(browser, open_page):
     numbers |= {"replicates": "yes", "r_validation": -0.4, "carried_by": "Liver", "share": 0.61, "i2": 0.3}
     pair = one_pair(symbol="A", **numbers, n_copies=4, robustness=0.25)
     pair |= {"tissues": ["Liver", "Lung"], "colours": ["#000000", "#ff0000"], "covariates": ["rin", "sex"]}
+    pair |= {"strata": pair["tissues"], "strata_colours": pair["colours"]}
     pair["tables"]["links"]["rows"][0]["where"] = [[0, 8, -0.6, 0.45], [1, 9, 0.1, 0.4]]
     open_page(pair)
     cells = ["A", "1_1", "Liver", "-0.50", "-0.05 to -0.70", "0.0010", "yes", "-0.40", "Liver", "0.30"]

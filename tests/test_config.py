@@ -86,10 +86,11 @@ def test_width_of_a_tile_in_um():
     [
         ("", "untrained", "vgg16__untrained", ("vgg16", "untrained")),
         ("imagenet", "", "vgg16__imagenet", ("vgg16 (imagenet)", "trained")),
-        ("imagenet", "untrained", "vgg16__imagenet__untrained", ("vgg16 (imagenet)", "pretrained only")),
+        ("imagenet", "untrained", "vgg16__imagenet__as_it_is", ("vgg16 (imagenet)", "as it is")),
         ("imagenet", "shuffled", "vgg16__imagenet__shuffled", ("vgg16 (imagenet)", "shuffled")),
-        ("runs/my own (1).pt", "", "vgg16__my_own_1_", ("vgg16 (my_own_1_)", "trained")),
-        ("/a/untrained.pt", "", "vgg16__untrained_file", ("vgg16 (untrained_file)", "trained")),
+        ("runs/my own (1).pt", "", "vgg16__my_own_1_-b22924", ("vgg16 (my_own_1_-b22924)", "trained")),
+        ("/a/untrained.pt", "", "vgg16__untrained-8c7b9a", ("vgg16 (untrained-8c7b9a)", "trained")),
+        ("/b/untrained.pt", "", "vgg16__untrained-7473ac", ("vgg16 (untrained-7473ac)", "trained")),
     ],
 )
 def test_weights_have_their_own_folder_and_name(weights, null_network, run_name, shown):

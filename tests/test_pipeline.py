@@ -115,7 +115,10 @@ def test_a_transformer_runs_like_the_others_and_is_compared(finished, tmp_path):
     features_df, table_df = pd.read_parquet(path), feature_table("timm:test_vit")
     assert features_df.index.tolist() == table_df["feature"].tolist()
     assert {"Conv2d", "LayerNorm", "Linear", "GELU"} <= set(table_df["layer_kind"]), "tokens and maps"
-    assert features_df.std(axis=1).gt(0).mean() > 0.99, "they vary from slide to slide"
+    varies = features_df.std(axis=1).gt(0)
+    assert varies.mean() > 0.97, "they vary from slide to slide, but for class tokens that attended to none"
+    before = table_df["layer_label"].isin(["blocks.0.norm1, class token", "blocks.0.attn.qkv, class token"])
+    assert varies[~before.to_numpy()].mean() > 0.99
     for stem in ("tab2_tile_accuracy", "tab3_slide_accuracy", "tab4_pairs", "networks_learned"):
         rows_df = pd.read_csv(root / f"figures/demo/{stem}.csv")
         found = list(zip(rows_df["architecture"], rows_df["network"], strict=True))
@@ -157,7 +160,7 @@ def test_failing_notebook_is_named(tmp_path):
     assert done.returncode == 1
     assert states(done)["00_cohort"] == "failed"
     assert states(done)["01_tiles"] == "not reached"
-    assert re.search(r"00_cohort failed in cell \d+: ValueError", done.stderr)
+    assert re.search(r"00_cohort failed in cell \d+: InputError", done.stderr)
     assert "A1" in done.stderr
     assert "X1" in done.stderr, "an empty join shows ids of both sides"
     assert (tmp_path / "figures/mine/notebooks/00_cohort.ipynb").is_file()
@@ -216,13 +219,23 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
 )
 def test_her2st_one_epoch(tmp_path):
     """Real tissue, spots as samples, whole sections as sets."""
-    settings = ("epochs=1", "n_permutations=50", "link_permutations=1000", "n_cards=3", "synthesis_steps=4")
+    settings = ("epochs=1", "n_permutations=50", "link_permutations=300", "n_cards=3", "synthesis_steps=4")
+    settings += ("e_threshold=2.0", "thresholds=[[0.4,2.0]]")  # 600 genes, those that vary most smoothly
     done = run_command(tmp_path, "--cohort", "her2st", "--to", "11", "--set", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     samples_df = artefact(tmp_path, "samples.parquet")
     assert samples_df.groupby("slide_id")["split"].nunique().eq(1).all()
     assert artefact(tmp_path, "tiles.parquet")["sample_id"].is_unique, "one tile per spot"
-    within_df = pd.read_csv(tmp_path / "figures/her2st/within_sections__alexnet.csv", index_col=0)
-    colours = within_df.loc["12 colour features"]
-    assert colours["largest |r|"] > 1.5 * colours["shuffled, most"]
-    assert (within_df["largest |r|"] > within_df["shuffled, least"]).all()
+    figures = tmp_path / "figures/her2st"
+    null_df = pd.read_csv(figures / "spatial_null__alexnet.csv").set_index(["test", "genes", "level"])
+    rate = null_df["rejected"]
+    for genes in ("all", "highest Moran's I"):
+        # Never more than the level; less since links of spots are studentised (data/README.md).
+        assert 0.025 < rate["pair, effective size", genes, 0.05] < 0.06
+        assert 0.0002 < rate["pair, effective size", genes, 0.001] < 0.002
+    assert rate["pair, spots as if independent", "highest Moran's I", 0.05] > 0.08
+    ledger_df = artefact(tmp_path, "ledger.parquet")
+    assert set(ledger_df["unit"]) == {"C3", "C4", "C5"}
+    left_df = artefact(tmp_path, "sections_left_out.parquet")
+    assert left_df["section"].tolist() == ["C3", "C4", "C5"]
+    assert (left_df["same_sign"].dropna() > 0.65).all(), "half of them by chance; none where none is found"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from lib import saved_figures
+from lib.whole_files import HOST
 
 TABLE = pd.DataFrame({"a": [1]})
 
@@ -46,7 +47,7 @@ def test_they_are_listed_by_notebook_in_the_order_of_saving(make_store, figure):
     earlier.save_table("s1", TABLE, "", per_network=False)
     for name in ("pairs_10", "pairs_9"):
         (later.figures / f"{name}.csv").write_text("a\n1\n")  # somebody put them there
-    (later.figures / ".a.csv.1-2.tmp.csv").touch()  # a killed run left it
+    (later.figures / f".a.csv.{HOST}-1-2.tmp.csv").touch()  # a killed run left it
     found = saved_figures.saved(later.figures)
     names = ["s1.csv", "b__vgg16.csv", "a__vgg16.png", "pairs_9.csv", "pairs_10.csv"]
     assert [one.path.name for one in found] == names

@@ -7,8 +7,9 @@ import pytest
 from conftest import FRAME, keep_network
 
 import lib.paths
-from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS, StaleArtefactError
+from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS
 from lib.config import Config
+from lib.errors import StaleArtefactError
 
 
 def test_round_trip_and_record(make_store):
@@ -19,7 +20,7 @@ def test_round_trip_and_record(make_store):
     assert record["made_by"] == "00_cohort"
     assert record["seconds"] == 1.0
     assert set(record["versions"]) >= {"python", "numpy", "torch"}
-    assert not list(store.derived.glob(".*")), "temporary files left behind"
+    assert not list(store.derived.glob(".*.tmp*")), "temporary files left behind"
 
 
 def test_missing_names_the_notebook(make_store):
@@ -53,7 +54,7 @@ def test_new_content_of_an_input_makes_stale_the_same_content_does_not(make_stor
 def test_raw_inputs_count(make_store):
     store = make_store()
     store.save("samples", FRAME)
-    store.raw_path("samples_file").write_text("sample_id\nb\nc\n")
+    (store.raw / "samples.csv").write_text("sample_id\nb\nc\n")
     assert "raw:samples_file" in store.why_stale("samples")
     store.save("samples", FRAME)
     store.save("tiles", FRAME)
@@ -149,11 +150,11 @@ def test_networks_that_began_with_other_weights_are_others(make_store, tmp_path)
     for fields in ({}, {"weights": "imagenet"}, {"weights": "imagenet", "null_network": "untrained"}):
         keep_network(make_store(architecture="resnet34", **fields))
     found = make_store().networks(("accuracy",))
-    names = ["resnet34", "resnet34__imagenet", "resnet34__imagenet__untrained"]
+    names = ["resnet34", "resnet34__imagenet", "resnet34__imagenet__as_it_is"]
     assert list(found) == names
     assert [why for _, why in found.values()] == ["", "", ""]
     kinds = [store.config.network_kind for store, _ in found.values()]
-    assert kinds == ["trained", "trained", "pretrained only"]
+    assert kinds == ["trained", "trained", "as it is"]
 
 
 def test_finished_networks_are_those_that_are_current(make_store, tmp_path):
@@ -217,3 +218,42 @@ def test_raw_inputs_may_be_elsewhere_but_not_changed(make_store, tmp_path):
     slide.unlink()
     table.write_text("sample_id\nb\n")
     assert "another 'raw:samples_file'" in store.why_stale("tiles")
+
+
+def test_samples_come_with_what_was_measured_on_their_tiles(make_store):
+    """The columns of the samples table itself take precedence."""
+    store = make_store()
+    store.save("samples", FRAME.assign(focus=["sharp", "soft"]))
+    counts_df = pd.DataFrame({"n_tiles": [3, 4], "focus": [0.2, 0.3], "eosin": [0.1, 0.2]}, index=["a", "b"])
+    store.save("tiles", FRAME)
+    keep_network(store)
+    store.save("tile_counts", counts_df)
+    found_df = store.samples_of(["b", "a"])
+    assert found_df["sample_id"].tolist() == ["b", "a"]
+    assert found_df["n_tiles"].tolist() == [4, 3]
+    assert found_df["eosin"].tolist() == [0.2, 0.1]
+    assert found_df["focus"].tolist() == ["soft", "sharp"]
+
+
+def test_networks_of_encoder_files_are_found_again(make_store, tmp_path):
+    """With what their files say; one whose file is gone is not listed."""
+    path = tmp_path / "fm.toml"
+    path.write_text(
+        'architecture = "timm:resnet18"\nmean = [0.5, 0.5, 0.5]\nsd = [0.5, 0.5, 0.5]\ninput_px = 224\n'
+    )
+    common = {"tile_px": 512, "tile_mpp": 0.9884, "test_on": "test"}
+    of_file = make_store(encoder=str(path), encoder_weights="w.pth", **common)
+    keep_network(of_file)
+    keep_network(make_store(architecture="alexnet", **common))
+    store = make_store(architecture="alexnet", **common)
+    assert set(store.networks(("accuracy",))) == {"alexnet", of_file.config.run_name}
+    found, _ = store.networks(())[of_file.config.run_name]
+    assert found.config.encoder_digest == of_file.config.encoder_digest
+    assert found.config.network_kind == "as it is"
+    assert found.config.weights == "w.pth"
+    other = of_file.with_network("alexnet")
+    assert other.config.encoder_digest == ""
+    assert other.config.encoder == "trained here"
+    assert other.config.weights == ""
+    path.unlink()
+    assert set(store.networks(("accuracy",))) == {"alexnet"}

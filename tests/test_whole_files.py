@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from lib.config import ROOT
 from lib.whole_files import (
+    FORGOTTEN_S,
+    HOST,
     ends_fingerprint,
     fingerprint,
     folder_fingerprint,
@@ -73,9 +76,13 @@ with whole_file({str(path)!r}) as temporary:
     assert leftover.name.startswith(".")
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
-    (tmp_path / ".b.bin.1-1.tmp.bin").touch()
-    remove_leftovers(path)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.bin", ".b.bin.1-1.tmp.bin"}
+    living = f".b.bin.{HOST}-{os.getpid()}-1.tmp.bin"
+    elsewhere, forgotten = (f".{name}.bin.0a1b2c-1-1.tmp.bin" for name in "cd")  # of another computer
+    for name in (living, elsewhere, forgotten, ".hidden"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / forgotten, (time.time() - FORGOTTEN_S - 60,) * 2)
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.bin", living, elsewhere, ".hidden"}
 
 
 def test_two_writers_at_once_leave_the_content_of_one(tmp_path):
@@ -127,13 +134,25 @@ def test_fingerprint_of_a_text_and_of_the_ends_of_a_file(tmp_path):
     path.write_bytes(content + b"\0")
     found.add(ends_fingerprint(path))
     assert len(found) == 6
-    content[2**20] = 1  # in the middle
     before = ends_fingerprint(path)
-    path.write_bytes(content + b"\0")
     assert ends_fingerprint(path) == before
+    os.utime(path, ns=(1, 1))  # fetched again: equal size and ends, perhaps another middle
+    assert ends_fingerprint(path) != before
 
 
-def test_folder_fingerprint_is_of_names_and_sizes(tmp_path):
+def test_a_folder_with_broken_links_and_unfinished_downloads(tmp_path):
+    (tmp_path / "a.svs").write_bytes(b"x")
+    before = folder_fingerprint(tmp_path)
+    (tmp_path / "b.svs.part").write_bytes(b"x")
+    assert folder_fingerprint(tmp_path) == before
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.svs").symlink_to(tmp_path / "loop.svs")
+    with_links = folder_fingerprint(tmp_path)
+    assert with_links != before
+    assert folder_fingerprint(tmp_path) == with_links
+
+
+def test_folder_fingerprint_is_of_names_sizes_and_dates(tmp_path):
     assert folder_fingerprint(tmp_path) is None
     (tmp_path / ".hidden").write_bytes(b"x")
     assert folder_fingerprint(tmp_path) is None
@@ -141,5 +160,10 @@ def test_folder_fingerprint_is_of_names_and_sizes(tmp_path):
     before = folder_fingerprint(tmp_path)
     (tmp_path / ".hidden").unlink()
     assert folder_fingerprint(tmp_path) == before
-    (tmp_path / "a").write_bytes(b"xy")
+    os.utime(tmp_path / "a", ns=(1, 1))
     assert folder_fingerprint(tmp_path) != before
+    undated = folder_fingerprint(tmp_path, dates=False)
+    os.utime(tmp_path / "a", ns=(2, 2))
+    assert folder_fingerprint(tmp_path, dates=False) == undated
+    (tmp_path / "a").write_bytes(b"xy")
+    assert folder_fingerprint(tmp_path, dates=False) != undated

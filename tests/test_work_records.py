@@ -1,5 +1,7 @@
 """Records of resumable work: finished means a readable record, the recorded size, the same purpose."""
 
+import zlib
+
 import pytest
 
 from lib import work_records
@@ -18,7 +20,8 @@ def result(tmp_path):
 def test_a_recorded_result_is_finished(result):
     assert work_records.why_unfinished(result, MADE_FOR) is None
     assert work_records.why_unfinished(result, MADE_FOR | {"layers": (1, 2)}) is None, "as JSON stores it"
-    assert work_records.read(result) == {"made_for": MADE_FOR, "bytes": 6, "outcome": {"n_tiles": 3}}
+    expected = {"made_for": MADE_FOR, "bytes": 6, "crc32": zlib.crc32(b"result"), "outcome": {"n_tiles": 3}}
+    assert work_records.read(result) == expected
     assert work_records.record_path(result).name == "a.npy.json"
 
 
@@ -43,6 +46,15 @@ def test_an_unreadable_record_means_unfinished(result, text):
 def test_a_result_of_another_size_is_unfinished(result):
     result.write_bytes(b"res")
     assert work_records.why_unfinished(result, MADE_FOR) == "had 6 bytes when it was finished and has 3"
+
+
+def test_every_flipped_bit_is_noticed(result):
+    content = result.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        result.write_bytes(damaged)
+        assert "other bytes than were written" in work_records.why_unfinished(result, MADE_FOR)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def simulated_run(size: Size, tiles_per_slide: int, folder: Path) -> inspection.
         sample_tiles_df=inspection.one_tile_each(tiles_df),
         slide_files={},
         slide_mpp=pd.Series(dtype=float),
+        mask_mpp=8.0,
         colours=style.tissue_colours(samples_df["tissue"]),
         unit="TPM",
         network=no_network,

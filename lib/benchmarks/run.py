@@ -27,9 +27,11 @@ def run(quick: bool = False) -> pd.DataFrame:
     # late: slides need OpenSlide and the inspector Jupyter's widgets, which a machine with a GPU may lack
     from lib.benchmarks.gct import gct_rows
     from lib.benchmarks.inspector import inspector_rows
+    from lib.benchmarks.spatial import spatial_rows
     from lib.benchmarks.tiles import tiles_rows
 
     rows = statistics_rows(QUICK if quick else Size()) + networks_rows(quick=quick) + gct_rows(quick)
+    rows += spatial_rows(300, 600, 12) if quick else spatial_rows()
     return table(rows + inspector_rows(quick) + tiles_rows(quick))
 
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.explore import name_search
 from lib.statistics import correlation, link_lookup, partial_correlation
 from lib.statistics.conditional_independence import patterns
@@ -36,7 +37,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha is {self.alpha}: it must be in (0, 1)")
+            raise InputError(f"alpha is {self.alpha}: it must be in (0, 1)")
 
 
 class Side(NamedTuple):
@@ -89,7 +90,7 @@ def build(
     features_df = same_slides(log_df, features_df)
     lacking = log_df.columns[tissues.reindex(log_df.columns).isna()]
     if len(lacking):
-        raise ValueError(f"{len(lacking)} samples have no tissue, first {list(lacking[:3])}")
+        raise InputError(f"{len(lacking)} samples have no tissue, first {list(lacking[:3])}")
     of_sample = tissues.loc[log_df.columns]
     names = np.array(sorted(of_sample.unique()))
     membership = (of_sample.to_numpy()[:, None] == names).astype(float)
@@ -169,7 +170,7 @@ def _place(side: Side, name: str, what: str) -> int:
         raise KeyError(f"there is no {what} {name!r} in this cohort")
     if not side.varies[i]:
         n = side.unit.shape[1]
-        raise ValueError(f"{what} {name!r} has the same value in all {n} test samples: it has no correlates")
+        raise InputError(f"{what} {name!r} has the same value in all {n} test samples: it has no correlates")
     return i
 
 

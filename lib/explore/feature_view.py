@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.tiles.stored import read_tiles
 from lib.visualize import attribution
 from lib.visualize.feature_values import Network, tile_values
@@ -98,7 +99,7 @@ def candidates(feature_values: pd.Series, tiles_df: pd.DataFrame, samples_df: pd
     """Tiles worth trying: of the samples with the highest values, one per donor unless there is only one."""
     with_tiles = feature_values[feature_values.index.isin(tiles_df["sample_id"])]
     if with_tiles.empty:
-        raise ValueError(f"none of the {len(feature_values)} samples with this feature has a tile")
+        raise InputError(f"none of the {len(feature_values)} samples with this feature has a tile")
     donors = samples_df.set_index("sample_id")["donor"].reindex(with_tiles.index)
     ranked = with_tiles.sort_values(ascending=False, kind="stable").index
     if donors.nunique() > 1:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib import work_records
+from lib.errors import InputError
 from lib.explore import correlates
 from lib.explore.feature_view import FeatureView, view_feature
 from lib.figures import style
@@ -39,6 +40,7 @@ class Inspection(NamedTuple):
     sample_tiles_df: pd.DataFrame  # of `one_tile_each`
     slide_files: dict[str, Path]
     slide_mpp: pd.Series  # slide_id -> µm/px of level 0
+    mask_mpp: float  # µm/px of the tissue mask
     colours: dict[str, Any]
     unit: str
     network: Callable[[], Network]  # reads it at the first call
@@ -79,8 +81,9 @@ def load(store: Store) -> Inspection:
         sample_tiles_df=one_tile_each(tiles_df),
         slide_files=store.slide_paths(samples_df),
         slide_mpp=store.load("slides").set_index("slide_id")["mpp"],
+        mask_mpp=config.mask_mpp,
         colours=style.tissue_colours(all_df["tissue"], store.reference("gtex_tissues")),
-        unit=config.expression_unit,
+        unit=config.value_unit,
         network=network,
         folder=store.work_folder("inspected", "features_test"),
         n_steps=config.synthesis_steps,
@@ -151,7 +154,7 @@ def slide_values(
     """
     of_slide_df = inspection.tiles_df[inspection.tiles_df["slide_id"] == slide_id]
     if of_slide_df.empty:
-        raise ValueError(f"slide {slide_id!r} has no tiles among the test samples")
+        raise InputError(f"slide {slide_id!r} has no tiles among the test samples")
     index = pd.Index(of_slide_df["tile_id"])
     if not of_slide_df["sample_id"].duplicated().any() and len(of_slide_df) > 1:
         of_sample = inspection.lookup.features_df.loc[feature, list(of_slide_df["sample_id"])]

@@ -1,6 +1,7 @@
 """Executed notebooks, tidied and exported to one self-contained HTML page that fetches nothing."""
 
 import re
+import secrets
 from pathlib import Path
 
 import nbformat
@@ -40,9 +41,10 @@ def export_html(path: Path) -> Path:
     """Write an executed notebook as one self-contained HTML page beside it; equations become MathML."""
     notebook = nbformat.read(path, as_version=4)
     equations: list[str] = []
+    mark = secrets.token_hex(8)  # that no text of the page holds
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = _without_equations(cell.source, equations)
+            cell.source = _without_equations(cell.source, equations, mark)
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     for library in ("mathjax", "require_js", "jquery", "mermaid_js"):
         setattr(exporter, f"{library}_url", "")
@@ -50,12 +52,12 @@ def export_html(path: Path) -> Path:
     # The template loads MathJax, require.js and mermaid from the network; MathML needs none of them.
     body = re.sub(r'<script src="[^"]*">\s*</script>', "", body)
     body = re.sub(r'<script type="module">.*?</script>', "", body, flags=re.DOTALL)
-    body = re.sub(r"EQUATION(\d+)END", lambda m: equations[int(m[1])], body)
+    body = re.sub(rf"EQUATION{mark}(\d+)END", lambda m: equations[int(m[1])], body)
     write_text(path.with_suffix(".html"), body)
     return path.with_suffix(".html")
 
 
-def _without_equations(markdown: str, equations: list[str]) -> str:
+def _without_equations(markdown: str, equations: list[str], mark: str) -> str:
     """Markdown with each equation replaced by a placeholder word; its MathML is appended to `equations`.
 
     The exporter's Markdown reader breaks MathML, so `export_html` inserts it afterwards.
@@ -63,7 +65,7 @@ def _without_equations(markdown: str, equations: list[str]) -> str:
 
     def keep(latex: str, display: str) -> str:
         equations.append(latex_to_mathml(latex.strip(), display=display))
-        return f"EQUATION{len(equations) - 1}END"
+        return f"EQUATION{mark}{len(equations) - 1}END"
 
     block = re.sub(r"\$\$(.+?)\$\$", lambda m: keep(m[1], "block"), markdown, flags=re.DOTALL)
     return re.sub(r"(?<![\\$])\$([^$\n]+?)\$", lambda m: keep(m[1], "inline"), block)

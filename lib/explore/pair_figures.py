@@ -158,7 +158,8 @@ def feature_figure(view: FeatureView, feature: str) -> Figure:
 
 def slide_figure(inspection: Inspection, feature: str, slide_id: str, values: pd.Series) -> Figure:
     """The value of each tile over its slide."""
-    view = small_view(inspection.slide_files[slide_id], float(inspection.slide_mpp[slide_id]), max_px=800)
+    mpp = float(inspection.slide_mpp[slide_id])
+    view = small_view(inspection.slide_files[slide_id], mpp, inspection.mask_mpp, max_px=800)
     of_slide_df = inspection.tiles_df[inspection.tiles_df["slide_id"] == slide_id]
     tissues = inspection.samples_df["tissue"].loc[of_slide_df["sample_id"].unique()]
     title = f"Feature {feature} on slide {slide_id}" + (f", {tissues.iloc[0]}" if len(tissues) == 1 else "")

@@ -18,8 +18,9 @@ from lib.artefacts import NOTEBOOKS
 from lib.explore import report_pairs
 from lib.explore.notebook_runs import question
 from lib.saved_figures import Saved
-from lib.statistics import replication
+from lib.statistics import replication, spots
 from lib.store import Store
+from lib.tiles.stored import kept
 from lib.whole_files import write_text
 
 ROWS_SHOWN = 200  # of a table on the page; the csv has them all
@@ -38,6 +39,9 @@ def build(store: Store) -> Path:
         cohort=store.config.cohort,
         title=store.config.title or store.config.cohort,
         synthetic=store.config.synthetic_data,
+        classifies=store.config.classifies,
+        one_tissue=store.n_tissues == 1,
+        **_strata(store),
         cohort_numbers=cohort_numbers(store),
         networks=[(name, network_numbers(found)) for name, found in stores.items()],
         pairs=[found for found in map(report_pairs.payload, stores.values()) if found],
@@ -51,6 +55,14 @@ def build(store: Store) -> Path:
     return folder / "index.html"
 
 
+def _strata(store: Store) -> dict[str, Any]:
+    """What links are tested within ("tissue", of spots "section"), and whether there is one alone."""
+    if not store.is_current("samples"):
+        return {"stratum": "tissue", "alone": False}
+    samples_df = store.load("samples")
+    return {"stratum": spots.stratum_name(samples_df), "alone": spots.strata(samples_df).nunique() == 1}
+
+
 def cohort_numbers(store: Store) -> list[tuple[str, str]]:
     """Size of the cohort, as (label, number); what has not been made yet is omitted."""
     numbers = []
@@ -58,15 +70,25 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
         samples_df = store.load("samples")
         sets = samples_df["split"].value_counts()
         split = " / ".join(f"{sets.get(name, 0):,}" for name in ("train", "validation", "test"))
+        in_sets = ("training / validation / test samples", split)
+        if store.config.test_on == "all":
+            n_tested = int(samples_df["split"].isin(store.config.test_sets).sum())
+            in_sets = (
+                "samples tested / kept for replication",
+                f"{n_tested:,} / {sets.get('validation', 0):,}",
+            )
         numbers += [
             ("samples", f"{len(samples_df):,}"),
-            ("training / validation / test samples", split),
+            in_sets,
             ("slides", f"{samples_df['slide_id'].nunique():,}"),
             ("donors", f"{samples_df['donor'].nunique():,}"),
             ("tissues", f"{samples_df['tissue'].nunique():,}"),
         ]
     if store.is_current("tiles"):
-        numbers.append(("tiles", f"{len(store.load('tiles')):,}"))
+        tiles_df = store.load("tiles")
+        n_dropped = len(kept(tiles_df, dropped=True))
+        also = f" ({n_dropped:,} more left out)" if n_dropped else ""
+        numbers.append((f"tiles{also}", f"{len(tiles_df) - n_dropped:,}"))
     if store.is_current("expression"):
         numbers.append(("genes", f"{len(store.load('expression')):,}"))
     return numbers
@@ -104,7 +126,9 @@ def links_in_numbers(store: Store) -> list[tuple[str, str]]:
     config, links_df, genes_df = store.config, store.load("links"), store.load("gene_significance")
     out = f", {', '.join(config.covariates)} taken out" if config.covariates else ""
     clumps = f"{int(links_df['clump_lead'].sum()):,} counting near-copies of a feature once"
-    label = f"links: gene and feature correlate within tissues (q ≤ {config.q_threshold:g}{out}); {clumps}"
+    strata = _strata(store)
+    where = "" if strata["alone"] else f" within {strata['stratum']}s"
+    label = f"links: gene and feature correlate{where} (q ≤ {config.q_threshold:g}{out}); {clumps}"
     numbers = [(label, f"{len(links_df):,}")]
     beside = ""
     if "q_without_covariates" in genes_df:

@@ -12,6 +12,7 @@ from PIL import Image
 from lib.explore import report_tables
 from lib.explore.report_tables import KEY, MOST_LINKS
 from lib.figures import style
+from lib.statistics import spots
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.visualize import immunostain, pair_cards
@@ -23,12 +24,14 @@ def payload(store: Store) -> dict[str, Any] | None:
     """One network's links and marker pairs for the page's JSON; None when they are missing or stale.
 
     Keys: network, unit, aggregate, tile_um (width of a tile), covariates, q_threshold, r_threshold; samples,
-    tissues, tissue_of (index into tissues, per sample), colours; genes and features (values per sample, by
-    name); tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
+    tissues, tissue_of (index into tissues, per sample), colours; stratum, strata and their colours (what
+    links are tested within: tissues, of spots sections); genes and features (values per sample, by name);
+    tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
     and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
     strip_note: why there are no synthetic images, no strip, or "").
     """
-    if not all(store.is_current(name) for name in NEEDED):
+    one_tissue = store.n_tissues == 1
+    if not all(store.is_current(name) for name in NEEDED[: -1 if one_tissue else None]):
         return None
     config = store.config
     cards_df = store.load("cards") if store.is_current("cards") else pd.DataFrame(columns=KEY)
@@ -37,6 +40,8 @@ def payload(store: Store) -> dict[str, Any] | None:
     numbered_df = cards_df.assign(card=np.arange(len(cards_df), dtype=float))
     others_df = numbered_df[~numbered_df["card"].isin(links_rows_df["card"])]
     marker_rows_df = report_tables.markers_shown(markers_df, others_df)
+    if one_tissue:  # what correlates over all samples does so within the tissue
+        marker_rows_df = marker_rows_df[marker_rows_df["card"].notna()]
     if links_rows_df.empty and marker_rows_df.empty:
         return None
     features_df = store.load("features_test")
@@ -45,13 +50,14 @@ def payload(store: Store) -> dict[str, Any] | None:
     tissues = sorted(colours)
     drawn_df = pd.concat([links_rows_df[KEY].head(MOST_LINKS), marker_rows_df[KEY]]).astype(str)
     log_df = log2_expression(store.load("expression").loc[drawn_df["gene"].unique(), features_df.columns])
-    where = report_tables.by_tissue(links_rows_df, store.load("link_tissues"), tissues)
+    strata = sorted(spots.strata(samples_df.reset_index()).astype(str).unique())
+    where = report_tables.by_tissue(links_rows_df, store.load("link_tissues"), strata)
     rows = [report_tables.plain(row) for row in links_rows_df.to_dict("records")]
     links = [row | {"where": of_row} for row, of_row in zip(rows, where, strict=True)]
     markers = [report_tables.plain(row) for row in marker_rows_df.to_dict("records")]
     return {
         "network": config.run_name,
-        "unit": config.expression_unit,
+        "unit": config.value_unit,
         "aggregate": config.aggregate,
         "covariates": list(config.covariates),
         "q_threshold": config.q_threshold,
@@ -59,6 +65,10 @@ def payload(store: Store) -> dict[str, Any] | None:
         "tile_um": round(config.tile_um),
         "samples": list(features_df.columns),
         "tissues": tissues,
+        "one_tissue": one_tissue,
+        "stratum": spots.stratum_name(samples_df.reset_index()),
+        "strata": strata,
+        "strata_colours": [to_hex(colours.get(name, "#0072b2")) for name in strata],
         "tissue_of": [tissues.index(t) for t in samples_df.loc[features_df.columns, "tissue"]],
         "colours": [to_hex(colours[tissue]) for tissue in tissues],
         "genes": _values(log_df),
@@ -74,8 +84,10 @@ def payload(store: Store) -> dict[str, Any] | None:
 def _markers(store: Store) -> pd.DataFrame:
     """The marker pairs at E_T with what notebooks 06 and 07 found for each."""
     alpha = max(store.config.alphas)
-    patterns_df = store.load("pairs_conditional")[[*KEY, f"pattern_{alpha:g}"]]
     df = store.load("pairs").merge(store.load("pairs_significance"), on=KEY, validate="1:1")
+    if store.left_out("07_conditional"):
+        return df[df["max_median_log2"] >= store.config.e_threshold].assign(pattern="")
+    patterns_df = store.load("pairs_conditional")[[*KEY, f"pattern_{alpha:g}"]]
     df = df.merge(patterns_df.rename(columns={f"pattern_{alpha:g}": "pattern"}), on=KEY, validate="1:1")
     return df[df["max_median_log2"] >= store.config.e_threshold]
 

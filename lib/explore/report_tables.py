@@ -75,12 +75,12 @@ def with_cards(df: pd.DataFrame, cards_df: pd.DataFrame) -> pd.DataFrame:
     return df.astype(dict.fromkeys(KEY, object)).merge(numbers, on=KEY, how="left")
 
 
-def by_tissue(shown_df: pd.DataFrame, tissues_df: pd.DataFrame, tissues: Sequence[str]) -> list[list]:
-    """r in each tissue of the first MOST_LINKS rows: for each a list of [place in tissues, n, r, se].
+def by_tissue(shown_df: pd.DataFrame, tissues_df: pd.DataFrame, strata: Sequence[str]) -> list[list]:
+    """r in each stratum of the first MOST_LINKS rows: for each a list of [place in strata, n, r, se].
 
     tissues_df : the artefact `link_tissues`.
     """
-    place = {name: i for i, name in enumerate(tissues)}
+    place = {name: i for i, name in enumerate(strata)}
     tissues_df = tissues_df.astype(dict.fromkeys((*KEY, "tissue"), object))
     of_pair = dict(list(tissues_df.groupby(KEY, sort=False)))
     made = []

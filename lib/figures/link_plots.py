@@ -36,10 +36,13 @@ def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: i
 
 
 @themed
-def replication(leads_df: pd.DataFrame, q_threshold: float) -> Figure:
+def replication(
+    leads_df: pd.DataFrame, q_threshold: float, there: str = "validation", within: str = "tissues"
+) -> Figure:
     """r within tissues of links on the test samples against other samples; links that replicate coloured.
 
     leads_df : r_within, r_validation, q_validation, same_sign.
+    there : what the other samples are. within : what both were tested within.
     """
     df = leads_df.dropna(subset="r_validation")
     replicated = (df["q_validation"] <= q_threshold) & (df["same_sign"] == 1)
@@ -53,9 +56,49 @@ def replication(leads_df: pd.DataFrame, q_threshold: float) -> Figure:
         axes.scatter(*points.T, s=3, alpha=0.4, linewidths=0, color=colour, label=name, rasterized=True)
     axes.plot([-1, 1], [-1, 1], color="black", linewidth=0.6, linestyle=":")
     axes.axhline(0, color="black", linewidth=0.4)
-    axes.set(xlabel="r within tissues, test", ylabel="r within tissues, validation", xlim=(-1, 1))
+    axes.set(xlabel=f"r within {within}, test", ylabel=f"r within {within}, {there}", xlim=(-1, 1))
     axes.set(ylim=(-1, 1), aspect="equal")
     figure.legend(loc="outside lower center", ncols=2, markerscale=3)
+    return figure
+
+
+@themed
+def forest(
+    ledger_df: pd.DataFrame, combined_df: pd.DataFrame, symbols: Mapping[str, str], most: int = 12
+) -> Figure:
+    """r of the strongest links in each unit with 95 % intervals, and random effects of all units (diamonds).
+
+    ledger_df, combined_df : `meta_analysis.ledger` and `combine`; one link of a gene is shown, those of
+        smallest combined p.
+    """
+    shown_df = combined_df.sort_values("p_random", kind="stable").drop_duplicates("gene").head(most)
+    names = ledger_df["unit"].unique()
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
+    step = 0.8 / (len(names) + 1)
+    figure, axes = plt.subplots(figsize=(PAGE_IN * 0.8, 1.4 + 0.14 * len(shown_df) * (len(names) + 1)))
+    keys = pd.MultiIndex.from_frame(shown_df[["gene", "feature"]])
+    for k, (unit, colour) in enumerate(zip(names, colours, strict=True)):
+        df = (
+            ledger_df[ledger_df["unit"] == unit]
+            .set_index(["gene", "feature"])[["r", "low", "high"]]
+            .reindex(keys)
+        )
+        y = np.arange(len(shown_df)) - 0.4 + k * step
+        errors = [(df["r"] - df["low"]).to_numpy(), (df["high"] - df["r"]).to_numpy()]
+        axes.errorbar(
+            df["r"], y, xerr=errors, fmt="o", markersize=3, linewidth=1, color=colour, label=str(unit)
+        )
+    y = np.arange(len(shown_df)) - 0.4 + len(names) * step
+    low, high = shown_df["r_random"] - shown_df["low_random"], shown_df["high_random"] - shown_df["r_random"]
+    look = {"fmt": "D", "markersize": 4, "linewidth": 1.2, "color": "black", "label": "all (random effects)"}
+    axes.errorbar(shown_df["r_random"], y, xerr=[low.to_numpy(), high.to_numpy()], **look)
+    pairs = shown_df[["gene", "feature"]].astype(str).to_numpy()
+    labels = [f"{symbols.get(gene, gene)} × {feature}" for gene, feature in pairs]
+    axes.set_yticks(np.arange(len(shown_df)), labels)
+    axes.set_ylim(len(shown_df) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.6, linestyle=":")
+    axes.set(xlabel="r within, 95 % interval at the effective size", xlim=(-1, 1))
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

@@ -58,8 +58,8 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
     rows = table_df.to_dict("records")
     trained = {row["architecture"]: row for row in rows if row["network"] == "trained"}
     colours = distinct_colours(list(dict.fromkeys(table_df["architecture"])))
-    markers = {"trained": "o", "pretrained only": "D", "untrained": "^", "shuffled": "s"}
-    filled = ("trained", "pretrained only")
+    markers = {"trained": "o", "as it is": "D", "untrained": "^", "shuffled": "s"}
+    filled = ("trained", "as it is")
     labels = (f"pairs, r \u2265 {r_threshold:g}, $E_T$ = {e_threshold:g}", "genes with a link within tissues")
     for ax, column, label in zip(axes, ("n_pairs", "genes_with_a_link"), labels, strict=True):
         for row in rows:

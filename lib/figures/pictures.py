@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from lib.errors import InputError
 from lib.figures.style import PAGE_IN, QUIET, themed
 
 CAPTION_PT = 6.5
@@ -131,7 +132,7 @@ def tile_strip(
     `columns`.
     """
     if not len(pictures):
-        raise ValueError("a strip needs at least one tile")
+        raise InputError("a strip needs at least one tile")
     columns = min(len(pictures), columns)
     rows = -(-len(pictures) // columns)
     edge = min(PAGE_IN / columns, 1.6)
@@ -171,7 +172,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         guided_label : optional heading of the second column where it is not guided backpropagation
     """
     if not len(rows):
-        raise ValueError("the panel needs at least one gene-feature pair")
+        raise InputError("the panel needs at least one gene-feature pair")
     headings = ["tile", "guided backpropagation", "synthetic image", "immunohistochemistry"]
     edge = (PAGE_IN - 1.35) / 4
     figure, axes = plt.subplots(

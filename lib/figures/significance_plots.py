@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from lib.figures.style import ACCENT, PAGE_IN, QUIET, SPLIT_COLOURS, themed
+from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, SPLIT_COLOURS, themed
 
 
 @themed
@@ -66,6 +66,21 @@ def null_maxima(observed: pd.Series, null_gene: np.ndarray, p_gene: pd.Series) -
 
 
 @themed
+def moran(values: dict[str, pd.Series]) -> Figure:
+    """Histogram of Moran's I, a line for each kind of rows ("genes", "features")."""
+    figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.2))
+    low = min(float(i.min()) for i in values.values())
+    bins = np.linspace(min(low, -0.2), 1, 49).tolist()
+    for (name, i), colour in zip(values.items(), ("#0072b2", "#d55e00"), strict=False):
+        label = f"{len(i):,} {name}, median {i.median():.2f}"
+        axes.hist(i, bins=bins, density=True, histtype="step", color=colour, label=label)
+    axes.axvline(0, color="black", linewidth=0.6, linestyle=":")
+    axes.set(xlabel="Moran's I over neighbours at one pitch", ylabel="density")
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+@themed
 def rejection_rates(table_df: pd.DataFrame) -> Figure:
     """Share of null pairs that each test rejects, with intervals; a panel for each design.
 
@@ -74,6 +89,8 @@ def rejection_rates(table_df: pd.DataFrame) -> Figure:
     designs, tests = table_df["design"].unique(), table_df["scheme"].unique()[::-1]
     alphas = dict(zip(table_df["level"].unique(), ("#0072b2", "#d55e00", "#009e73"), strict=False))
     size = (PAGE_IN, 0.9 + 0.26 * len(tests))
+    ticks = {0.001: "0.1 %"} if min(alphas) < 0.01 else {}
+    ticks |= {0.01: "1 %", 0.05: "5 %", 0.2: "20 %", 1: "100 %"}
     figure, axes = plt.subplots(1, len(designs), figsize=size, sharey=True, squeeze=False)
     place = pd.Series(np.arange(len(tests)), index=tests)
     for ax, design in zip(axes[0], designs, strict=True):
@@ -81,16 +98,16 @@ def rejection_rates(table_df: pd.DataFrame) -> Figure:
             df = table_df[(table_df["design"] == design) & (table_df["level"] == alpha)]
             y = place[df["scheme"]].to_numpy() + 0.14 * (1 - 2 * k)
             rate = df["rejected"].clip(lower=1e-4)
-            errors = [rate - df["low"].clip(lower=1e-4), df["high"] - rate]
+            errors = [rate - df["low"].clip(lower=1e-4), df["high"].clip(lower=1e-4) - rate]
             ax.errorbar(rate, y, xerr=errors, fmt="o", markersize=3, color=colour, linewidth=1)
             ax.axvline(alpha, color=colour, linewidth=0.8, linestyle="--")
         ax.set(
             xscale="log",
-            xlim=(0.002, 1.2),
+            xlim=(0.4 * min(0.005, *alphas), 1.2),
             title=textwrap.fill(design, 24),
             xlabel="share of null pairs rejected",
         )
-        ax.set_xticks([0.01, 0.05, 0.2, 1], ["1 %", "5 %", "20 %", "100 %"])
+        ax.set_xticks(list(ticks), list(ticks.values()))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_yticks(place, place.index)
     look = {"marker": "o", "markersize": 3}

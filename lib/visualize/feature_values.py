@@ -14,12 +14,28 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.network import models
 from lib.tiles.stored import StoredTiles
 
-# What a network may rectify with. Only ReLU proper can be guided; another one is an error there.
+# Pointwise nonlinearities of torch, but for the sigmoids of gates. Only ReLU can be guided; with any other
+# the map of guided backpropagation would be something else.
 RECTIFIERS = frozenset(
-    ["relu", "relu6", "clamp", "clamp_min", "threshold", "hardtanh", "leaky_relu", "elu", "gelu", "silu"]
+    [
+        "relu",
+        "relu6",
+        "clamp",
+        "clamp_min",
+        "threshold",
+        "hardtanh",
+        "leaky_relu",
+        "elu",
+        "gelu",
+        "silu",
+        "celu",
+    ]
+    + ["hardswish", "mish", "softplus", "_prelu_kernel", "prelu", "rrelu", "rrelu_with_noise", "tanh"]
+    + ["log_sigmoid_forward", "log_sigmoid", "softshrink", "hardshrink"]
 )
 
 
@@ -37,7 +53,9 @@ class Network(NamedTuple):
 
     def normalised(self, tiles_t: torch.Tensor) -> torch.Tensor:
         """uint8 n x H x W x 3 to the network's input, float32 n x 3 x H x W on its device."""
-        return models.normalise(tiles_t.to(self.device), *models.normalisation(self.architecture))
+        return models.normalise(
+            tiles_t.to(self.device), *models.normalisation_of(self.model, self.architecture)
+        )
 
 
 class PassRecord(TorchDispatchMode):
@@ -79,7 +97,7 @@ def feature_sums(
     """
     model, architecture, p = network
     if not p > 0:
-        raise ValueError(f"p is {p}: the exponent of the features must be above 0 (1 in the paper)")
+        raise InputError(f"p is {p}: the exponent of the features must be above 0 (1 in the paper)")
     places = feature_places(architecture, features)
     axis = {found.layer: found.call.channel_axis for found in models.feature_layers(architecture)}
     waiting = {layer for layer, _ in places}
@@ -131,12 +149,12 @@ def feature_places(architecture: str, features: Sequence[str]) -> list[tuple[int
             extent = f"layers {min(n_channels)} to {max(n_channels)}"
             if layer.isdigit() and int(layer) in n_channels:
                 extent = f"channels 0 to {n_channels[int(layer)] - 1} in layer {layer}"
-            raise ValueError(
+            raise InputError(
                 f"{feature!r} is not a feature of {architecture}: features are <layer>_<channel>, {extent}"
             )
         places.append((int(layer), int(channel)))
     if not places:
-        raise ValueError("no feature was named: give at least one <layer>_<channel>")
+        raise InputError("no feature was named: give at least one <layer>_<channel>")
     return places
 
 
@@ -144,7 +162,7 @@ def feature_places(architecture: str, features: Sequence[str]) -> list[tuple[int
 def network_input(network: Network, tile: np.ndarray) -> Iterator[torch.Tensor]:
     """The normalised tile, 1 x 3 x H x W; gradients are recorded within the context."""
     if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3:
-        raise ValueError(f"a tile is uint8 H x W x 3 RGB; got {tile.dtype} of shape {tile.shape}")
+        raise InputError(f"a tile is uint8 H x W x 3 RGB; got {tile.dtype} of shape {tile.shape}")
     with torch.inference_mode(False), torch.enable_grad():
         # A copy: tiles of a memory-mapped stack cannot be written to.
         tile_t = torch.tensor(np.ascontiguousarray(tile), device=network.device)

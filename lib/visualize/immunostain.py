@@ -13,6 +13,8 @@ from skimage.color import rgb2hed
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label
 
+from lib.errors import InputError, MissingInputError
+
 GLASS_DENSITY = 0.04  # mean optical density (natural log) below which a place holds no stain: 4 % absorbed
 GLASS_PX = 8  # pale places narrower than twice this are part of the tissue: gaps, cytoplasm, thin stroma
 LEAST_NUCLEUS_UM2 = 12.0  # a disc 4 µm across
@@ -30,7 +32,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """An image file as uint8 H x W x 3 RGB; transparent pixels become white. FileNotFoundError if missing."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no immunohistochemistry image at {path}")
+        raise MissingInputError(f"there is no immunohistochemistry image at {path}")
     with Image.open(path) as image:
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -53,7 +55,7 @@ def separate_stains(image: np.ndarray) -> Stains:
         If it is not such an image.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an image is uint8 H x W x 3 RGB; got {image.dtype} of shape {image.shape}")
+        raise InputError(f"an image is uint8 H x W x 3 RGB; got {image.dtype} of shape {image.shape}")
     hed = rgb2hed(image)  # H x W x 3, negative values already clipped
     return Stains(*(np.ascontiguousarray(hed[..., c], dtype=np.float32) for c in range(3)))
 
@@ -77,10 +79,10 @@ def nuclei_mask(image: np.ndarray, *, mpp: float | None = None) -> np.ndarray:
         For a malformed image, an mpp that is not positive, or an image without contrast in haematoxylin.
     """
     if mpp is not None and not mpp > 0:
-        raise ValueError(f"mpp is {mpp}: it must be positive, in µm per pixel")
+        raise InputError(f"mpp is {mpp}: it must be positive, in µm per pixel")
     haematoxylin = separate_stains(image).haematoxylin
     if np.ptp(haematoxylin) == 0:
-        raise ValueError(
+        raise InputError(
             f"the image of shape {image.shape} has no haematoxylin contrast, so no nuclei: is it blank?"
         )
     smooth = gaussian(haematoxylin, sigma=1.0 if mpp is None else max(0.5, 0.5 / mpp))
@@ -124,7 +126,7 @@ def cut_tiles(image: np.ndarray, tile_px: int) -> np.ndarray:
     """The whole tiles of an image from its top left corner, n_tiles x tile_px x tile_px (x C)."""
     n_rows, n_columns = image.shape[0] // tile_px, image.shape[1] // tile_px
     if n_rows * n_columns == 0:
-        raise ValueError(f"an image of shape {image.shape} holds no tile of {tile_px} px")
+        raise InputError(f"an image of shape {image.shape} holds no tile of {tile_px} px")
     image = image[: n_rows * tile_px, : n_columns * tile_px]
     tiles = image.reshape(n_rows, tile_px, n_columns, tile_px, *image.shape[2:]).swapaxes(1, 2)
     return tiles.reshape(n_rows * n_columns, tile_px, tile_px, *image.shape[2:])

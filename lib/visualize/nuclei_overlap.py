@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.visualize import attribution
 from lib.visualize.feature_values import Network
 from lib.visualize.immunostain import cut_tiles, nuclei_mask, separate_stains, tissue_pixels
@@ -83,7 +84,7 @@ def overlap(
         turn = rng.integers(8, size=len(maps))
         null[i] = _pooled(met, total, (turn, everyone, _partners(len(maps), rng)))
     if not np.isfinite(null).all():
-        raise ValueError("tissue of one tile never falls on that of another: use larger or fuller tiles")
+        raise InputError("tissue of one tile never falls on that of another: use larger or fuller tiles")
     mean, sd = float(null.mean()), float(null.std(ddof=1)) if n_null > 1 else 0.0
     slack = 1e-6  # sums in float32 that agree to this are ties
     return Overlap(
@@ -104,18 +105,18 @@ def _checked(
     """Maps, masks and tissue of the tiles with tissue; map and mask are empty elsewhere."""
     if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not maps.shape == masks.shape == tissue.shape:
         shapes = f"{maps.shape}, {masks.shape} and {tissue.shape}"
-        raise ValueError(f"maps, masks and tissue must all be n_tiles x H x H; got {shapes}")
+        raise InputError(f"maps, masks and tissue must all be n_tiles x H x H; got {shapes}")
     n_all, kept = len(maps), tissue.any(axis=(1, 2))
     maps, masks, tissue = maps[kept], masks[kept], tissue[kept]
     if len(maps) < 2:
-        raise ValueError(f"{len(maps)} of {n_all} tiles have tissue: an overlap needs at least 2")
+        raise InputError(f"{len(maps)} of {n_all} tiles have tissue: an overlap needs at least 2")
     if not np.isfinite(maps).all() or (maps < 0).any() or not maps.any():
-        raise ValueError(
+        raise InputError(
             "maps must be finite, non-negative and not all zero: use the magnitude of a gradient"
         )
     maps, masks = np.where(tissue, maps, 0), masks & tissue
     if not maps.any() or not masks.any() or masks.sum() == tissue.sum():
-        raise ValueError(
+        raise InputError(
             f"the masks cover {masks.sum() / tissue.sum():.0%} of the tissue and the maps "
             f"{(maps > 0).sum() / tissue.sum():.0%}: an overlap needs some of both, and tissue off the masks"
         )

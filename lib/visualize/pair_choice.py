@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.errors import InputError
 from lib.statistics import correlation, link_lookup
 from lib.visualize import tile_choice
 
@@ -22,6 +23,7 @@ FINDINGS = {
     "direct, other sign": "found within tissues, with the opposite sign",
     "through covariates": "explained by covariates",
     "through tissue": "not found within tissues",
+    "not found": "not found",
     "not tested": "not tested within tissues",
 }
 # Skip features off their modal value (0 after a ReLU) in fewer samples than this: their r rests on a handful
@@ -68,16 +70,16 @@ def asked_pairs(show: Sequence[str], genes_df: pd.DataFrame, features: pd.Index)
     for text in show:
         gene, colon, feature = text.rpartition(":")
         if not colon:
-            raise ValueError(f'show_pairs has {text!r}: write "GENE:FEATURE", such as "AMY2A:20_139"')
+            raise InputError(f'show_pairs has {text!r}: write "GENE:FEATURE", such as "AMY2A:20_139"')
         named = genes_df[(genes_df["symbol"] == gene) | (genes_df.index == gene)]
         if named.empty:
             near = difflib.get_close_matches(gene, [*genes_df["symbol"].dropna(), *genes_df.index], n=3)
-            raise ValueError(
+            raise InputError(
                 f"show_pairs names gene {gene!r}, which is not in the expression table; nearest: {near}"
             )
         if feature not in features:
             near = difflib.get_close_matches(feature, list(features), n=3)
-            raise ValueError(
+            raise InputError(
                 f"show_pairs names feature {feature!r}, which this network does not have; nearest: {near}"
             )
         best = named.sort_values("max_median_log2", ascending=False, kind="stable").iloc[0]
@@ -196,9 +198,9 @@ def direction(chosen_df: pd.DataFrame) -> np.ndarray:
 def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.Series) -> pd.Series:
     """The tissue whose tiles show a pair.
 
-    Of a link the one that carries it. Of another pair the gene's own, or, for r < 0, the one with the highest
-    median of the feature: there the feature is low where the gene is high, and what it detects is shown where
-    it is high.
+    Of a link the one that carries it. Of another pair the gene's own. Where r < 0, the feature is low where
+    the gene is high, and what it detects is shown where it is high: in the tissue of its highest median. So
+    it is for a link of spots, which a section carries and no tissue.
 
     Parameters
     ----------
@@ -211,11 +213,12 @@ def tile_tissue(chosen_df: pd.DataFrame, features_df: pd.DataFrame, tissues: pd.
     Series of str, index of chosen_df.
     """
     of_sample = tissues.loc[features_df.columns].to_numpy()
-    found = []
+    known, found = set(of_sample), []
     for feature, tissue, r, carried_by in chosen_df[["feature", "tissue", "r", "carried_by"]].to_numpy():
-        if r < 0 and not carried_by:
+        carries = carried_by in known
+        if (r < 0 or carried_by) and not carries:
             tissue = features_df.loc[[feature]].iloc[0].groupby(of_sample).median().idxmax()
-        found.append(carried_by or tissue)
+        found.append(carried_by if carries else tissue)
     return pd.Series(found, index=chosen_df.index, dtype=object)
 
 

@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 from skimage.metrics import structural_similarity
 
+from lib.errors import InputError
 from lib.visualize.attribution import guided_backpropagation, magnitude
 from lib.visualize.feature_values import Network, feature_sums, network_input, reachable
 
@@ -58,7 +59,7 @@ def randomisation_check(
     """
     original = method(network, feature, tile)
     if not original.any():
-        raise ValueError(f"{feature} has no gradient on this tile: choose a tile where it is active")
+        raise InputError(f"{feature} has no gradient on this tile: choose a tile where it is active")
     names = modules_below(network, feature, tile)
     maps = [original]
     rows: list[tuple[str, int, int, float, float, float]] = [("", 0, len(names), 1.0, 1.0, 1.0)]

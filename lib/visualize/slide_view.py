@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from lib.figures.pictures import SlideView
-from lib.tiles.slides import open_slide, overview
+from lib.tiles.slides import open_slide, overview, reduced
 from lib.tiles.tissue_mask import tissue_mask
 
 
-def slide_view(path: str | Path, mpp: float, max_px: int = 1200) -> SlideView:
-    """Read a slide whose level 0 has `mpp` µm/px; its longer edge becomes about `max_px`."""
-    image, image_mpp = overview(open_slide(path), mpp, max_px)
-    return SlideView(image, image_mpp, tissue_mask(image, image_mpp), mpp)
+def slide_view(path: str | Path, mpp: float, mask_mpp: float, max_px: int = 1200) -> SlideView:
+    """Read a slide whose level 0 has `mpp` µm/px; its longer edge becomes about `max_px`.
+
+    The mask is the one by which tiles were kept, of `mask_mpp` µm/px, whatever the size of the picture.
+    """
+    slide = open_slide(path)
+    image, image_mpp = overview(slide, mpp, max_px)
+    mask = tissue_mask(reduced(slide, mask_mpp / mpp), mask_mpp)
+    rows, columns = (
+        (np.arange(n) * (m / n)).astype(int) for n, m in zip(image.shape[:2], mask.shape, strict=True)
+    )
+    return SlideView(image, image_mpp, mask[np.ix_(rows, columns)], mpp)

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from lib.errors import InputError
 from lib.network import models
 from lib.visualize.feature_values import Network, feature_sums, reachable
 
@@ -49,7 +50,7 @@ class Ascent:
 
     def __post_init__(self) -> None:
         if self.n_steps < 1 or self.n_recorded < 2 or not len(self.seeds):
-            raise ValueError(
+            raise InputError(
                 f"n_steps is {self.n_steps}, n_recorded {self.n_recorded} and the number of seeds "
                 f"{len(self.seeds)}: they must be at least 1, 2 and 1"
             )
@@ -69,7 +70,7 @@ def colour_decorrelation(tiles: np.ndarray, *, n_pixels: int = 200_000) -> Colou
         For tiles of another form, or of fewer than two colours.
     """
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3 or not len(tiles):
-        raise ValueError(
+        raise InputError(
             f"tiles are uint8 n x H x W x 3 RGB, n > 0; got {tiles.dtype} of shape {tiles.shape}"
         )
     rng = np.random.default_rng(0)
@@ -79,7 +80,7 @@ def colour_decorrelation(tiles: np.ndarray, *, n_pixels: int = 200_000) -> Colou
     share = (pixels + 0.5) / 256  # strictly inside (0, 1)
     logit = np.log(share / (1 - share))
     if not np.ptp(logit, axis=0).any():
-        raise ValueError(f"all {len(pixels)} pixels drawn have the same colour: are the tiles blank?")
+        raise InputError(f"all {len(pixels)} pixels drawn have the same colour: are the tiles blank?")
     variance, directions = np.linalg.eigh(np.cov(logit.T))
     sd = np.sqrt(np.clip(variance[::-1], 1e-6, None))
     # Eigenvectors have no sign; the largest entry positive makes the basis the same everywhere.
@@ -124,7 +125,7 @@ def synthesise(
     ValueError, RuntimeError : unknown features, small images; a gradient not finite, a model in training
     """
     if input_px <= 2 * SHIFT_PX:
-        raise ValueError(f"input_px is {input_px}: it must be more than {2 * SHIFT_PX} px")
+        raise InputError(f"input_px is {input_px}: it must be more than {2 * SHIFT_PX} px")
     rows = [(feature, int(seed)) for feature in features for seed in ascent.seeds]
     objectives = _objectives(network, features, len(ascent.seeds))
     paint = _painter(colours, input_px, network.device)
@@ -156,7 +157,7 @@ def _objectives(
     network: Network, features: Sequence[str], n_seeds: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from images in 0..1 to the value of each image's own feature."""
-    mean, sd = models.normalisation(network.architecture)
+    mean, sd = models.normalisation_of(network.model, network.architecture)
     mean_t, sd_t = (torch.tensor(v, device=network.device)[:, None, None] for v in (mean, sd))
     column_t = torch.arange(len(features), device=network.device).repeat_interleave(n_seeds)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+from lib.errors import InputError
 from lib.tiles.stored import read_tiles
 
 # Columns of the tiles table passed on with the ids, where it has them.
@@ -56,7 +57,7 @@ def greedy_cover(
         For unknown or repeated ids, samples without a donor, or values that are not finite.
     """
     if not 0 < top_q <= 1:
-        raise ValueError(f"top_q is {top_q}: it is the share of tiles that counts as the top, in (0, 1]")
+        raise InputError(f"top_q is {top_q}: it is the share of tiles that counts as the top, in (0, 1]")
     values_df = values_df.sort_index()  # so that the first of tied tiles has the lower tile_id
     table_df = _described(values_df, tiles_df, samples_df)
     if len(values_df) > 1:
@@ -97,7 +98,7 @@ def top_k(
     """
     table_df = _described(values_df, tiles_df, samples_df)
     if k < 1:
-        raise ValueError(f"k is {k}: ask for at least one tile")
+        raise InputError(f"k is {k}: ask for at least one tile")
     strips = []
     for feature in values_df.columns:
         ranked_df = _ranked(values_df, table_df, feature).iloc[::-1]
@@ -128,7 +129,7 @@ def quantile_strip(
     """
     table_df = _described(values_df, tiles_df, samples_df)
     if n < 1:
-        raise ValueError(f"n is {n}: ask for at least one tile")
+        raise InputError(f"n is {n}: ask for at least one tile")
     strips = []
     for feature in values_df.columns:
         ranked_df = _ranked(values_df, table_df, feature)
@@ -150,11 +151,11 @@ def quantile_strip(
 def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
     """tile_id, sample_id, slide_id, donor, CARRIED_COLUMNS of each row of values_df, in its order."""
     if values_df.empty:
-        raise ValueError(f"there are no tile values to choose from: values_df has shape {values_df.shape}")
+        raise InputError(f"there are no tile values to choose from: values_df has shape {values_df.shape}")
     finite = np.isfinite(values_df.to_numpy(np.float64))
     if not finite.all():
         bad = values_df.columns[np.flatnonzero(~finite.all(axis=0))]
-        raise ValueError(
+        raise InputError(
             f"values_df has {int((~finite).sum())} values that are not finite, first in {list(bad[:3])}"
         )
     _check_known(values_df.index, tiles_df["tile_id"], "tile_id", "tiles_df")
@@ -165,7 +166,7 @@ def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.D
     found_df = found_df.merge(samples_df[["sample_id", "donor"]], on="sample_id", how="left", validate="m:1")
     if found_df["donor"].isna().any():
         nameless = found_df.loc[found_df["donor"].isna(), "sample_id"].unique()
-        raise ValueError(
+        raise InputError(
             f"{len(nameless)} samples have no donor, first {list(nameless[:3])}: fill the column donor"
         )
     carried = [column for column in CARRIED_COLUMNS if column in found_df]
@@ -175,7 +176,7 @@ def _described(values_df: pd.DataFrame, tiles_df: pd.DataFrame, samples_df: pd.D
 def _check_known(ids: pd.Index | pd.Series, known: pd.Index | pd.Series, what: str, where: str) -> None:
     missing = pd.Index(ids).unique().difference(pd.Index(known))
     if len(missing):
-        raise ValueError(f"{len(missing)} {what} are missing from {where}, first {list(missing[:3])}")
+        raise InputError(f"{len(missing)} {what} are missing from {where}, first {list(missing[:3])}")
 
 
 def _covers(values: np.ndarray, top_q: float) -> np.ndarray:
@@ -196,7 +197,7 @@ def _expression_rank(
     _check_known(samples, gene_expression_df.columns, "sample_id", "gene_expression_df (its columns)")
     expression_df = gene_expression_df.loc[features, samples]
     if expression_df.isna().any(axis=None):
-        raise ValueError("gene_expression_df has missing values among the features and samples asked for")
+        raise InputError("gene_expression_df has missing values among the features and samples asked for")
     return expression_df.T.rank(pct=True).loc[sample_ids].to_numpy()
 
 
@@ -241,14 +242,16 @@ def _stacked(strips: list[pd.DataFrame]) -> pd.DataFrame:
     return result_df[["feature", "order", *[c for c in result_df.columns if c not in ("feature", "order")]]]
 
 
-def random_tiles(labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+def random_tiles(
+    labelled_df: pd.DataFrame, n_tiles: int = 8, seed: int = 0, by: str = "tissue"
+) -> dict[str, np.ndarray]:
     """A few random tiles of each tissue, for a first look: tissue -> uint8 (up to n_tiles, px, px, 3).
 
-    `labelled_df` has columns file (path of a tile stack), stack_index, sample_id and tissue. Samples take
-    turns, so that a tissue with enough samples shows each of them once.
+    `labelled_df` has columns file (path of a tile stack), stack_index, sample_id and tissue (or `by`).
+    Samples take turns, so that a tissue with enough samples shows each of them once.
     """
     pictures = {}
-    for tissue, of_tissue_df in labelled_df.groupby("tissue", sort=True):
+    for tissue, of_tissue_df in labelled_df.groupby(by, sort=True):
         shuffled_df = of_tissue_df.sample(frac=1, random_state=seed)
         turn = shuffled_df.groupby("sample_id").cumcount()
         picked_df = shuffled_df.assign(turn=turn).sort_values("turn", kind="stable").head(n_tiles)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib.benchmarks import gct, gpu, inspector, networks, run, statistics, tiles, timing
+from lib.benchmarks import gct, gpu, inspector, networks, run, spatial, statistics, tiles, timing
 from lib.benchmarks.statistics import Size
 from lib.figures import benchmark_plots
 
@@ -73,12 +73,19 @@ def test_met():
         timing.met(table_df.assign(target="fast"))
 
 
+def test_the_rings_of_spots_are_timed():
+    (row,) = spatial.spatial_rows(n_genes=50, n_features=60, edge=6, n_repeats=1)
+    assert row["work"] == "effective size, 4 rings: 0 M pairs, 36 spots"
+    assert row["ratio"] > 0
+
+
 def test_command_saves_the_table(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "networks_rows", lambda *args, **kwargs: [])
     monkeypatch.setattr(gct, "gct_rows", lambda quick: [])
     monkeypatch.setattr(tiles, "tiles_rows", lambda quick: [])
     monkeypatch.setattr(inspector, "inspector_rows", lambda quick: [])
     monkeypatch.setattr(run, "statistics_rows", lambda size: rows)
+    monkeypatch.setattr(spatial, "spatial_rows", lambda *size: [])
     monkeypatch.setattr(run, "BENCHMARK_FILE", tmp_path / "benchmark.csv")
     run.main(["--quick"])
     assert not (tmp_path / "benchmark.csv").exists(), "a quick run must not replace the committed table"

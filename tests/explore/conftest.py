@@ -72,6 +72,7 @@ def run(tmp_path_factory):
         sample_tiles_df=inspection.one_tile_each(tiles_df),
         slide_files=slides,
         slide_mpp=pd.Series(MPP, index=ids),
+        mask_mpp=8.0,
         colours=style.tissue_colours(samples_df["tissue"]),
         unit="TPM",
         network=lambda: network,

@@ -22,11 +22,11 @@ def test_comparison_is_repeated_when_a_network_changes(make_store, monkeypatch):
     executed = store.executed_path("09_architectures")
     executed.parent.mkdir(parents=True)
     write_json(executed, {})
-    notebook_runs.write_record(store, "09_architectures")
+    notebook_runs.keep_record(store, "09_architectures")
     assert notebook_runs.why_rerun(store, "09_architectures") is None
     keep_network(store.with_network("vgg11"))
     assert notebook_runs.why_rerun(store, "09_architectures") == "its networks changed"
-    notebook_runs.write_record(store, "09_architectures")
+    notebook_runs.keep_record(store, "09_architectures")
     store.save("accuracy", FRAME.assign(n=0))
     assert notebook_runs.why_rerun(store, "09_architectures") == "its networks changed"
 

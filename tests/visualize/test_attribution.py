@@ -299,3 +299,26 @@ def test_guided_backpropagation_of_a_square_by_hand(small):
     expected = passed @ np.array([[1, -1, 0], [0, 1, -1]])
     found = attribution.guided_backpropagation(network, "2_1", HAND_TILE)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish]
+    + [nn.Softplus, nn.PReLU, nn.RReLU, nn.Tanh, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink],
+)
+def test_every_nonlinearity_counts_that_is_no_relu(activation):
+    """One that did not would leave a plain gradient under the name of the guided one."""
+    x_t = torch.randn(2, 3, 4, 4, requires_grad=True)
+    with feature_values.PassRecord() as record:
+        nn.Sequential(nn.ReLU(), activation().eval(), nn.Sigmoid())(x_t)
+    assert record.n_rectifiers == 2
+
+
+def test_a_network_of_hardswish_has_no_guided_map():
+    """timm's lcnet_050: its 66_3 was a plain gradient under the guided label."""
+    name = "timm:lcnet_050"
+    network = Network(models.build(name, 2, input_px=64).eval(), name)
+    tile = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(attribution.NotGuidable):
+        attribution.guided_backpropagation(network, "66_3", tile)
+    assert attribution.guided_or_plain(network, "66_3", tile)[1] == "plain gradient"
