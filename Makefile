@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
 
-.PHONY: demo test check lab lint setup clean lock
+.PHONY: demo test check campaign lab lint setup clean lock
 
 demo: $(READY)
 	$(BIN)/python run_all.py --cohort demo
@@ -19,6 +19,10 @@ test: $(READY)
 
 check: lint
 	$(PYTEST) -m "not slow and not browser" $(TESTS)
+
+# The long form of tests/campaign: half an hour; its figures are in tests/README.md (CAMPAIGN_FIGURES=<csv> writes them).
+campaign: $(READY)
+	CAMPAIGN=long $(PYTEST) --timeout 7200 tests/campaign
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.
@@ -40,7 +44,8 @@ $(READY): requirements.lock pyproject.toml
 
 # Removes what runs have made (derived data, figures, caches); raw data and the environment stay.
 clean:
-	rm -rf data/derived figures/*/ .pytest_cache .ruff_cache tests/artefacts
+	find figures -mindepth 1 -maxdepth 1 ! -type f -exec rm -rf {} +  # a link goes, what it points to stays
+	rm -rf data/derived .pytest_cache .ruff_cache tests/artefacts
 
 # Pins every package again. torch 2.14.1 and torchvision 0.29.1 are the pair whose PyPI wheels fit each other.
 lock:

@@ -14,9 +14,11 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 # it falls back to text (tqdm.autonotebook), and that text streams to this terminal.
 os.environ.setdefault("SPYDER_TEXT_PROGRESS", "1")
 
+from lib import code_versions, cohort_lock
 from lib.artefacts import NOTEBOOKS
-from lib.config import COHORTS_DIR, Config
+from lib.config import COHORTS_DIR, ROOT, Config
 from lib.config_values import parse_setting
+from lib.errors import BusyError, HistocorrError, InputError
 from lib.explore import notebook_runs
 from lib.network import architectures
 from lib.store import Store
@@ -24,6 +26,10 @@ from lib.store import Store
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
 FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
 FIRST_GUESS_S |= {"09": 20, "10": 120, "11": 60, "12": 30}
+
+
+INTERRUPTED = "interrupted; run the same command again to continue"
+SHOWN_SLIDES = 20  # failed ones, at the end of a run
 
 
 class Step(NamedTuple):
@@ -47,7 +53,7 @@ class Outcome(NamedTuple):
     """How a step ended."""
 
     label: str
-    state: str  # ran, up to date, failed, not reached
+    state: str  # ran, up to date, left out, failed, not reached
     seconds: float = 0.0
     problem: str = ""
 
@@ -57,19 +63,39 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         steps = plan(options)
-    except (ValueError, FileNotFoundError) as error:
+        if options.list:
+            _print_plan(steps)
+            return 0
+        if options.check:
+            return _check(steps)
+    except BrokenPipeError:  # whoever reads the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (HistocorrError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.list:
-        _print_plan(steps)
-        return 0
-    outcomes, code = run(steps, force=options.force)
-    _print_table(outcomes)
-    if code == 0:
-        from lib.explore import report
+    store = steps[0].store
+    try:
+        with cohort_lock.holding(store.derived, "run_all.py", wait_s=-1 if options.wait else 1):
+            os.environ.update(cohort_lock.for_children(store.derived))  # the kernels work under this lock
+            if options.accept_code:
+                n_records = code_versions.restamp(store.derived, ROOT / "notebooks")
+                n_records += code_versions.restamp(store.figures, ROOT / "notebooks")
+                print(f"{n_records} records now say that the code of today made them")
+            outcomes, code = run(steps, force=options.force)
+            _print_table(outcomes)
+            _print_failed_slides(store)
+            if code == 0:
+                from lib.explore import report
 
-        code = _print_scorecards(steps)
-        print(f"\nReport: {report.build(steps[0].store)}")
+                code = _print_scorecards(steps)
+                print(f"\nReport: {report.build(store)}")
+    except (HistocorrError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, BusyError) else 2
+    except KeyboardInterrupt:  # between two notebooks
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     return code
 
 
@@ -85,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", dest="last", default="", metavar="NN", help="stop after this notebook")
     add("--only", default="", metavar="NN", help="run this notebook alone")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change parameters")
+    elsewhere = "another cohort (name or TOML file) in which to look for the links found here; repeatable"
+    add("--replicate", action="append", default=[], metavar="COHORT", help=elsewhere)
+    add("--check", action="store_true", help="look for all that a run would refuse, without running anything")
     add("--force", action="store_true", help="rerun what is up to date")
+    add("--wait", action="store_true", help="wait while another run works on the cohort")
+    accept = "declare what is there to be made by the code of today: after a change that alters no result"
+    add("--accept-code", action="store_true", help=accept)
     add("--list", action="store_true", help="list the notebooks, which would run and why, and stop")
     return parser
 
@@ -97,21 +129,28 @@ def plan(options: argparse.Namespace) -> list[Step]:
     once, after all of them.
     """
     overrides = dict(parse_setting(text) for text in options.set)
-    cohort = str(Path(options.cohort).resolve()) if options.cohort.endswith(".toml") else options.cohort
+    if options.replicate:
+        overrides["replicate_in"] = [_cohort(name) for name in options.replicate]
+    cohort = _cohort(options.cohort)
     config = Config.load(cohort, overrides=overrides)
     networks: list[tuple[Store, dict]] = []
     for name in _architectures(options, config):
         for null_network in _null_networks(options, overrides):
             settings = overrides | null_network
             store = Store(Config.load(cohort, name, settings))
-            if store.config.weights_file and not store.is_current("network"):
-                _ = store.weights  # FileNotFoundError here rather than in notebook 02
+            if store.config.weights and not options.list and not store.is_current("network"):
+                _ = store.weights  # missing, or out of reach: said here rather than in notebook 02
+            if store.config.replicate_in:
+                from lib import replicas  # it imports torch, and only this needs it
+
+                for other in store.config.replicate_in:
+                    _ = replicas.store_of(store, other)  # raises where it cannot serve
             networks.append((store, {"cohort": cohort, "architecture": name, "overrides": settings}))
     chosen = _choose(options, Store(config))
     if "00_cohort" in chosen and config.source == "files" and not Store(config).is_current("samples"):
         Store(config).require_inputs()
     if config.features_file and len(networks) > 1:
-        raise ValueError(
+        raise InputError(
             f"{config.cohort} has features of one network only (features_file): ask for no other networks"
         )
     first = next(name for name, notebook in NOTEBOOKS.items() if notebook.per_network)
@@ -123,6 +162,11 @@ def plan(options: argparse.Namespace) -> list[Step]:
     return [Step(store, name, parameters) for (store, parameters), name in order]
 
 
+def _cohort(name: str) -> str:
+    """A cohort's name, or the whole path of its file, which the kernels find from any folder."""
+    return str(Path(name).resolve()) if name.endswith(".toml") else name
+
+
 def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
     """The architectures asked for, each known and fit for the cohort's input; ValueError otherwise."""
     if options.architectures == "all":
@@ -130,7 +174,7 @@ def _architectures(options: argparse.Namespace, config: Config) -> list[str]:
     else:
         names = _listed(options.architectures)
     for name in names or [config.architecture]:
-        if name.startswith(("timm:", "torchvision:")):
+        if name.startswith(("timm:", "torchvision:", "encoder:")):
             from lib.network import models  # takes seconds, and only these need it
 
             models.check_input_px(name, config.input_px, config.null_network != "untrained")
@@ -150,9 +194,9 @@ def _null_networks(options: argparse.Namespace, overrides: dict) -> list[dict]:
     kinds = _listed(options.null_networks)
     unknown = [kind for kind in kinds if kind not in ("untrained", "shuffled")]
     if unknown:
-        raise ValueError(f"--null-networks takes untrained and shuffled, not {unknown[0]!r}")
+        raise InputError(f"--null-networks takes untrained and shuffled, not {unknown[0]!r}")
     if kinds and "null_network" in overrides:
-        raise ValueError("--null-networks and --set null_network contradict each other: give one of them")
+        raise InputError("--null-networks and --set null_network contradict each other: give one of them")
     return [{}, *({"null_network": kind} for kind in kinds)]
 
 
@@ -162,13 +206,14 @@ def _choose(options: argparse.Namespace, store: Store) -> list[str]:
     for text in (options.first, options.last, options.only):
         if text and not any(name.startswith(text) for name in known):
             why = " (features_file takes the place of slides)" if store.config.features_file else ""
-            raise ValueError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
+            why = " (without an expression_file)" if store.config.slides_only else why
+            raise InputError(f"no notebook starts with {text!r}: {', '.join(known)}{why}")
     if options.only:
         return [name for name in known if name.startswith(options.only)]
     first = next((name for name in known if name.startswith(options.first)), "")
     last = next((name for name in reversed(known) if name.startswith(options.last)), "")
     if first > last:
-        raise ValueError(f"--from {options.first} comes after --to {options.last}: nothing would run")
+        raise InputError(f"--from {options.first} comes after --to {options.last}: nothing would run")
     return [name for name in known if first <= name <= last]
 
 
@@ -186,6 +231,10 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
         if "" in failed or step.network in failed or nothing_to_compare:
             outcomes.append(Outcome(step.label, "not reached"))
             continue
+        if reason := step.store.left_out(step.notebook):
+            outcomes.append(Outcome(step.label, "left out"))
+            print(f"[{number}/{len(steps)}] {step.label}: left out ({reason})", flush=True)
+            continue
         why = "forced" if force else notebook_runs.why_rerun(step.store, step.notebook)
         if why is None:
             outcomes.append(Outcome(step.label, "up to date"))
@@ -195,10 +244,11 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
             step.store.forget(step.notebook)
         started = time.perf_counter()
         try:
-            problem = _missing_slides(step.store) if step.notebook == "01_tiles" else ""
-            problem = problem or notebook_runs.execute(*step)
+            problem = _before(step) or notebook_runs.execute(*step)
+        except (HistocorrError, OSError) as error:
+            problem = f"{type(error).__name__}: {error}"
         except KeyboardInterrupt:
-            problem = "interrupted; run the same command again to continue"
+            problem = INTERRUPTED
         state, seconds = "failed" if problem else "ran", time.perf_counter() - started
         outcomes.append(Outcome(step.label, state, seconds, problem))
         if problem.startswith("interrupted"):
@@ -210,32 +260,13 @@ def run(steps: list[Step], force: bool = False) -> tuple[list[Outcome], int]:
     return outcomes, 1 if failed else 0
 
 
-def _missing_slides(store: Store) -> str:
-    """Why notebook 01 cannot start for want of slides, and what fetches them; "" when it can."""
-    from lib.cohort import summary
+def _before(step: Step) -> str:
+    """What a notebook needs from outside its folders, looked for or made; "" or why it cannot start."""
+    if step.notebook == "01_tiles":
+        from lib import preflight  # takes a second, and most runs do not need it
 
-    if not store.is_current("samples") or (store.is_current("tiles") and store.is_current("slides")):
-        return ""  # the notebook reports the first; in the second case the slides have been cut already
-    samples_df = store.load("samples")
-    missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
-    *others, strangers = summary.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
-    for row in others:
-        print(f"{row.what}: {row.n} ({row.examples})")
-    if strangers.n:
-        print(f"{strangers.n} slide files belong to no sample and are not used: {strangers.examples}")
-    if not missing:
-        return ""
-    text = f"{len(missing):,} of {n_slides:,} slide files are missing, first {store.slide_path(missing[0])}"
-    if store.config.missing_slides == "go_on" and len(missing) < n_slides:
-        print(f"{text}; these slides are skipped")
-        return ""
-    if store.config.source == "gtex":
-        from lib import gtex
-
-        text += "\n  " + gtex.how_to_fetch(store.raw, store.raw_path("slides_dir"), len(missing))
-    if len(missing) < n_slides:
-        text += "\n  to continue with the slides that are here: --set missing_slides=go_on"
-    return text
+        return preflight.missing_slides(step.store)
+    return notebook_runs.run_elsewhere(step.store) if step.notebook == "08_reproducibility" else ""
 
 
 def _estimate(step: Step) -> float:
@@ -251,8 +282,17 @@ def _duration(seconds: float) -> str:
 def _print_plan(steps: list[Step]) -> None:
     width = max(len(step.label) for step in steps)
     for step in steps:
-        why = notebook_runs.why_rerun(step.store, step.notebook)
+        left_out = step.store.left_out(step.notebook)
+        why = f"left out: {left_out}" if left_out else notebook_runs.why_rerun(step.store, step.notebook)
         print(f"{step.label:{width}s} {why or 'up to date'}")
+
+
+def _check(steps: list[Step]) -> int:
+    """Print what the run of each network would meet; 1 where something would stop it."""
+    from lib import preflight
+
+    stores = {step.store.config.run_name: step.store for step in steps}
+    return max(preflight.print_report(store) for store in stores.values())
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
@@ -264,6 +304,20 @@ def _print_table(outcomes: list[Outcome]) -> None:
         if outcome.problem:
             problem = re.sub(r"\x1b\[[0-9;]*m", "", outcome.problem)
             print(f"\n{outcome.label} failed in {problem}", file=sys.stderr)
+
+
+def _print_failed_slides(store: Store) -> None:
+    """The slides that gave no tiles, each with its whole reason; none of them is used."""
+    if store.config.features_file or not store.is_current("slides"):
+        return
+    slides_df = store.load("slides")
+    failed_df = slides_df[slides_df["state"] == "failed"]
+    if len(failed_df):
+        print(f"\n{len(failed_df)} of {len(slides_df)} slides could not be cut and are not used:")
+        for row in failed_df.head(SHOWN_SLIDES).itertuples():
+            print(f"  {row.slide_id}: {row.reason}")
+        if len(failed_df) > SHOWN_SLIDES:
+            print(f"  and {len(failed_df) - SHOWN_SLIDES} more: {store.figures / 'slides_failed.csv'}")
 
 
 def _print_scorecards(steps: list[Step]) -> int:
