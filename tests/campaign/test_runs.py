@@ -170,18 +170,22 @@ def test_every_flipped_bit_is_noticed_or_harmless(disturbed, undisturbed, monkey
     assert noticed >= len(runs.TABLES)
 
 
-def test_damage_everywhere_at_once_is_mended_by_a_rerun(disturbed, undisturbed):
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("seed", range(tries(2, 12)))
+def test_damage_everywhere_at_once_is_mended_by_reruns(disturbed, undisturbed, seed):
+    """Each reading names what is damaged below what is whole, and the next run mends that; a table below a
+    damaged one may look up to date again once that is mended, until somebody reads it.
+    """
+    rng = np.random.default_rng(seed)
     derived = disturbed / "data/derived/mine"
-    files = [p for p in derived.rglob("*") if p.is_file() and not p.name.startswith(".")]
-    damaged = [files[i] for i in rng.choice(len(files), len(files) // 3, replace=False)]
-    for path in damaged:
-        flipped(path, rng)
+    files = [p for p in sorted(derived.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    for i in rng.choice(len(files), len(files) // 3, replace=False):
+        flipped(files[i], rng)
     assert read_everything(disturbed)
-    for _ in range(4):  # each failure names what is damaged, and the next run mends that
+    for _ in range(8):
         done = run_command(disturbed, "--cohort", disturbed / "mine.toml", "--to", "04")
         assert "Traceback" not in done.stderr.split("failed in")[0]
-        if done.returncode == 0:
+        assert runs.wrong(disturbed, undisturbed) == []
+        if done.returncode == 0 and not read_everything(disturbed):
             break
     completes(disturbed, undisturbed)
 
