@@ -194,11 +194,12 @@ def statistic_of_block(sides: Sides, genes: slice | np.ndarray) -> np.ndarray:
     values = sides.values
     at = genes if isinstance(genes, slice) else torch.from_numpy(genes).to(values.x_t.device)
     products_t, weights_t = values.x_t[at] @ values.y_t.T, values.weights(at)
+    r_t = None if sides.inflation.x.rows is None else products_t.to("cpu", torch.float32)
     if weights_t is not None:
         products_t *= weights_t
     statistic = products_t.abs_().cpu().numpy()
     if sides.inflation.weights:
-        statistic /= np.sqrt(sides.inflation.of_block(genes))
+        statistic /= np.sqrt(sides.inflation.of_block(genes, r_t))
     return statistic
 
 

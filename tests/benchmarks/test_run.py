@@ -74,7 +74,7 @@ def test_met():
 
 
 def test_the_rings_of_spots_are_timed():
-    (row,) = spatial.spatial_rows(n_genes=50, n_features=60, edge=6, n_repeats=1)
+    row, _ = spatial.spatial_rows(n_genes=50, n_features=60, edge=6, n_repeats=1)
     assert row["work"] == "effective size, 4 rings: 0 M pairs, 36 spots"
     assert row["ratio"] > 0
 
