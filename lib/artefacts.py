@@ -76,6 +76,7 @@ ARTEFACTS: dict[str, Artefact] = {
     **_made(_OF_NETWORK, "03_classify", "accuracy", "predictions samples", "merged_tissues seed"),
     **_made(_OF_NETWORK, "04_features", _SETS, "network samples tiles", _FEATURES),
     **_made(_OF_NETWORK, "04_features", "tile_counts", "network samples tiles"),
+    **_made(_OF_NETWORK, "04_features", "plain_correlates", "features_test tile_counts samples"),
     **_made(_OF_NETWORK, "04_features", "features_dropped", "network samples tiles", _FEATURES),
     **_made(_OF_NETWORK, "05_correlate", "gene_medians", _BOTH_SIDES),
     **_made(_OF_NETWORK, "05_correlate", "pairs r_histogram", f"{_BOTH_SIDES} genes", _PAIRS),
@@ -141,7 +142,7 @@ NOTEBOOKS: dict[str, Notebook] = {
     "01_tiles": Notebook(("samples", "tiles", "slides"), per_network=False),
     "02_train": Notebook(("network", "history")),
     "03_classify": Notebook(("predictions", "accuracy")),
-    "04_features": Notebook(("features_test", "tile_counts", "features_dropped")),
+    "04_features": Notebook(("features_test", "tile_counts", "features_dropped", "plain_correlates")),
     "05_correlate": Notebook(
         ("pairs", "r_histogram", "gene_medians"), fields=("best_feature_r", "go_obo_file", "go_gaf_file")
     ),

@@ -43,6 +43,11 @@ def test_every_notebook_ran_and_left_its_pages(finished):
     index = (root / "figures/demo/index.html").read_text()
     assert "fig3_genes_per_layer__alexnet.png" in index
     assert "synthetic" in index, "simulated data must be labelled"
+    n_features = len(artefact(root, "features_test.parquet"))
+    assert f"({n_features:,} in all)" in index[index.index("Methods, in words") :]
+    plain_df = artefact(root, "plain_correlates.parquet")
+    assert plain_df.index.tolist() == artefact(root, "features_test.parquet").index.tolist()
+    assert set(plain_df["most_like"]) <= {"", "focus", "haematoxylin", "eosin", "tissue_fraction"}
     for page in [index, *[p.read_text() for p in (root / "figures/demo/notebooks").glob("*.html")]]:
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css)', page), "pages must not fetch anything"
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from lib import saved_figures
 from lib.artefacts import NOTEBOOKS
-from lib.explore import report_pairs
+from lib.explore import methods_text, report_pairs
 from lib.explore.notebook_runs import question
+from lib.explore.reading_notes import reading_notes
 from lib.saved_figures import Saved
 from lib.statistics import replication, spots
 from lib.store import Store
@@ -42,11 +43,13 @@ def build(store: Store) -> Path:
         classifies=store.config.classifies,
         one_tissue=store.n_tissues == 1,
         **_strata(store),
+        reading_notes=reading_notes(store),
         cohort_numbers=cohort_numbers(store),
         networks=[(name, network_numbers(found)) for name, found in stores.items()],
         pairs=[found for found in map(report_pairs.payload, stores.values()) if found],
         sections=sections(store, list(stores)),
         notebooks=_notebook_pages(store),
+        methods=[(name, methods_text.paragraphs(found)) for name, found in stores.items()],
         parameters=store.config.model_dump(mode="json"),
         versions=store.facts("samples").get("versions", {}),
         made_at=store.facts("samples").get("made_at", ""),

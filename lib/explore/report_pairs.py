@@ -28,7 +28,8 @@ def payload(store: Store) -> dict[str, Any] | None:
     links are tested within: tissues, of spots sections); genes and features (values per sample, by name);
     tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
     and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
-    strip_note: why there are no synthetic images, no strip, or "").
+    strip_note: why there are no synthetic images, no strip, or ""); plain (of a feature's name: the measure
+    of the tiles that it is most like, and r within the strata).
     """
     one_tissue = store.n_tissues == 1
     if not all(store.is_current(name) for name in NEEDED[: -1 if one_tissue else None]):
@@ -77,6 +78,7 @@ def payload(store: Store) -> dict[str, Any] | None:
             "links": {"rows": links, "n": len(links_df)},
             "markers": {"rows": markers, "n": len(markers_df)},
         },
+        "plain": _most_like(store, drawn_df["feature"]),
         "cards": _cards(store, cards_df) if len(cards_df) else [],
     }
 
@@ -90,6 +92,18 @@ def _markers(store: Store) -> pd.DataFrame:
     patterns_df = store.load("pairs_conditional")[[*KEY, f"pattern_{alpha:g}"]]
     df = df.merge(patterns_df.rename(columns={f"pattern_{alpha:g}": "pattern"}), on=KEY, validate="1:1")
     return df[df["max_median_log2"] >= store.config.e_threshold]
+
+
+def _most_like(store: Store, features: pd.Series) -> dict[str, tuple[str, float]]:
+    if not store.is_current("plain_correlates"):
+        return {}
+    plain_df = store.load("plain_correlates").reindex(features.unique())
+    plain_df = plain_df[plain_df["r_most_like"].notna()]
+    measures = plain_df["most_like"].str.replace("_", " ")
+    return {
+        name: (what, round(r, 3))
+        for name, what, r in zip(plain_df.index, measures, plain_df["r_most_like"], strict=True)
+    }
 
 
 def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:

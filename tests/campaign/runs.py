@@ -14,6 +14,7 @@ from lib.store import Store
 
 TABLES = ("samples", "expression", "genes", "tiles", "slides", "history", "tile_predictions", "predictions")
 TABLES += ("accuracy", "tile_counts", "features_validation", "features_test", "features_dropped")
+TABLES += ("plain_correlates",)
 TIMES = ["seconds", "tiles_per_s"]  # of the history, which no two runs share
 
 

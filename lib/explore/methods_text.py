@@ -1,0 +1,174 @@
+"""The methods paragraphs of a run, with its own numbers, ready to paste into a manuscript.
+
+Only what was made and is current is told; every number is read from the artefacts or the configuration.
+"""
+
+import pandas as pd
+
+from lib.statistics import replication, sample_dependence, spots
+from lib.store import Store
+from lib.tiles.stored import kept
+
+CITED = "Badea and Stănescu (2020), PLoS ONE 15:e0242858"
+REASONS = {"pen": "ink", "fold": "folds", "blur": "blur"}  # of tiles left out
+
+
+def paragraphs(store: Store) -> list[str]:
+    """Cohort and tiles, network and features, tests, results, software: those that this run has."""
+    made = [_cohort(store), _features(store), _tests(store), _results(store), _software(store)]
+    return [text for text in made if text]
+
+
+def _cohort(store: Store) -> str:
+    if not store.is_current("samples"):
+        return ""
+    config, samples_df = store.config, store.load("samples")
+    sets = samples_df["split"].value_counts()
+    stratum, donors = spots.stratum_name(samples_df), samples_df["donor"].nunique()
+    sizes = ", ".join(f"{sets[name]:,} {name}" for name in ("train", "validation", "test") if name in sets)
+    sizes = sizes.replace("train", "training", 1)
+    by = "a published list" if config.split_file else f"{config.split_by}"
+    said = [
+        f"{'Simulated samples' if config.synthetic_data else 'Samples'} ({len(samples_df):,}; "
+        f"{_count(samples_df['slide_id'].nunique(), 'slide')} of {_count(donors, 'donor')}, "
+        f"{_count(samples_df['tissue'].nunique(), 'tissue')}) were divided by {by} ({sizes})."
+    ]
+    if stratum == "section":
+        said[0] = said[0].replace(f"by {by}", "by section")
+    if config.features_file or not store.is_current("tiles"):
+        return said[0]
+    tiles_df = store.load("tiles")
+    dropped_df = kept(tiles_df, dropped=True)
+    each = "the region of each spot" if stratum == "section" else "each slide"
+    said.append(
+        f"From {each}, tiles {config.tile_um:.0f} µm wide ({config.tile_px} px at {config.tile_mpp:g} µm per "
+        f"pixel) were cut without overlap and rescaled to {config.input_px} px; "
+        f"{len(tiles_df) - len(dropped_df):,} tiles with at least {config.min_tissue:.0%} tissue were used."
+    )
+    if len(dropped_df):
+        reasons = [REASONS[name] for name in config.drop_tiles]
+        said.append(f"{_count(len(dropped_df), 'further tile')} with {_listed(reasons, 'or')} were left out.")
+    return " ".join(said)
+
+
+def _features(store: Store) -> str:
+    config = store.config
+    if not store.is_current("features_test"):
+        return ""
+    n_features = len(store.load("features_test"))
+    if config.features_file:
+        return f"{n_features:,} features of each sample had been computed elsewhere."
+    said = [_network(store)]
+    if store.is_current("accuracy"):
+        accuracy_df = store.load("accuracy")
+        spot = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
+        unit = {"slide": "sample" if spot else "slide"}
+        rows = accuracy_df[accuracy_df["split"] == "test"].itertuples()
+        reached = [f"{row.accuracy:.1%} of {_count(row.n, unit.get(row.level, row.level))}" for row in rows]
+        said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
+    power = "" if config.p == 1 else f"^{config.p:g}"
+    over_tiles = "averaged" if config.aggregate == "mean" else "summed"
+    said.append(
+        f"Each channel of each layer is a feature ({n_features:,} in all): the sum of its activations{power} "
+        f"over all positions of a tile, {over_tiles} over the tiles of a sample ({CITED})."
+    )
+    return " ".join(said)
+
+
+def _network(store: Store) -> str:
+    config, recipe = store.config, store.config.recipe
+    if config.network_kind == "as it is":
+        return f"The network {config.network_name} was used as it is, without training on these samples."
+    if config.network_kind == "untrained":
+        return f"The network {config.network_name} with random weights was used, without training."
+    labels = " with permuted labels" if config.network_kind == "shuffled" else ""
+    start = {"": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, "given weights")
+    falls = f", multiplied by {recipe.lr_gamma:g} every {recipe.lr_step_epochs} epochs"
+    return (
+        f"The network {config.network_name} was trained from {start} to classify the tissue of a tile"
+        f"{labels} for {_count(recipe.epochs, 'epoch')} by stochastic gradient descent (batches of "
+        f"{recipe.batch_size}, learning rate {recipe.learning_rate:g}{falls if recipe.epochs > recipe.lr_step_epochs else ''}, "
+        f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}); the epoch of best validation "
+        "accuracy was kept."
+    )
+
+
+def _tests(store: Store) -> str:
+    if not store.is_current("gene_significance") or not store.is_current("samples"):
+        return ""
+    config, genes_df = store.config, store.load("gene_significance")
+    tested_df = store.samples_of(list(store.load("features_test").columns))
+    groups = pd.Series(pd.factorize(spots.strata(tested_df))[0])
+    stratum, alone = spots.stratum_name(tested_df), groups.nunique() == 1
+    within = "" if alone else f" within {stratum}s"
+    said = [
+        f"Expression was taken as log2(1 + {config.value_unit}); the {len(genes_df):,} genes whose highest "
+        f"median over tissues is at least {config.e_threshold:g} were tested against all features on "
+        f"{len(tested_df):,} samples."
+    ]
+    if config.covariates:
+        slopes = "" if alone or config.covariate_slopes == "common" else f", with slopes of each {stratum}"
+        said.append(
+            f"{_listed(config.covariates, 'and')} {_was(config.covariates)} regressed out of both{slopes}."
+        )
+    said.append(
+        f"A gene's largest statistic over all features was held against its largest under up to "
+        f"{config.link_permutations:,} random rearrangements of the samples{within} (Westfall and Young "
+        f"1993), stopped after {config.link_exceedances} exceedances (Besag and Clifford 1991)."
+    )
+    classes = sample_dependence.classes_of(tested_df, groups.to_numpy())
+    if classes.pairs:
+        what = "autocorrelated neighbouring spots" if stratum == "section" else "several samples of one donor"
+        said.append(
+            f"For {what} the statistic was divided by the square root of its variance inflation (effective "
+            "sample size; Clifford, Richardson and Hémon 1989, Dutilleul 1993)."
+        )
+    said.append(
+        f"Genes were called at a false discovery rate of {config.q_threshold:g} (Benjamini and Hochberg "
+        "1995), and the links of a gene at that rate among its features, averaged over the genes found."
+    )
+    return " ".join(said)
+
+
+def _results(store: Store) -> str:
+    if not store.is_current("links") or not store.is_current("gene_significance"):
+        return ""
+    config, links_df = store.config, store.load("links")
+    n_genes = len(store.load("gene_significance"))
+    leads = int(links_df["clump_lead"].sum())
+    said = [
+        f"{_count(links_df['gene'].nunique(), 'gene')} of {n_genes:,} had a link; there were "
+        f"{_count(len(links_df), 'link')}, {leads:,} counting near-copies of a feature once."
+    ]
+    shares_df = replication.summarise(links_df, config.q_threshold)
+    n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
+    if n:
+        said.append(
+            f"Of the genes' strongest links, {share:.0%} of {n:,.0f} had the same sign and were significant "
+            "on the validation samples, which no test had used."
+        )
+    if config.synthetic_data:
+        said.append("All of this was simulated.")
+    return " ".join(said)
+
+
+def _software(store: Store) -> str:
+    versions = store.facts("samples").get("versions", {})
+    if not versions:
+        return ""
+    names = _listed([f"{name} {number}" for name, number in versions.items()], "and")
+    return f"Software: {names}; seed {store.config.seed}."
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _was(names: tuple[str, ...]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def _listed(names: list[str] | tuple[str, ...], last: str) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *first, end = names
+    return f"{', '.join(first)} {last} {end}" if first else end
