@@ -102,6 +102,32 @@ def test_index_is_readable_on_a_phone(finished, browser):
         assert inside <= outside + 1, "the card scrolls sideways"
 
 
+def test_a_card_leads_to_the_other_links_of_its_gene_and_of_its_feature(finished, browser):
+    open_report(browser, finished[0])
+    rows = browser.execute_script("return networks[0].tables.links.rows")
+    by_clump = pd.DataFrame(rows).groupby("clump")["gene"].agg(["nunique", "first"])
+    gene = by_clump.loc[by_clump["nunique"].idxmax(), "first"]
+    assert by_clump["nunique"].max() > 1, "the demo has features that several genes follow"
+    search(browser, gene)
+    some(browser, "#pairs tbody button")[0].click()
+    title = browser.find_element("id", "card-title").text
+    others = some(browser, ".siblings button")
+    name = others[0].text.split()[0]
+    others[0].click()
+    assert browser.find_element("id", "card-title").text != title
+    assert name in browser.find_element("id", "card-title").text
+    assert browser.find_element("id", "card").get_attribute("open") is not None
+    assert_quiet(browser)
+
+
+def test_the_first_screen_and_the_methods_are_in_words(finished, browser):
+    open_report(browser, finished[0])
+    assert not some(browser, "#reading-notes") or all(texts(browser, "#reading-notes li"))
+    said = " ".join(texts(browser, ".methods p"))
+    assert "ischaemic_time_min and rin were regressed out of both" in said
+    assert "All of this was simulated." in said
+
+
 def test_search_narrows_the_table_and_a_card_opens(finished, browser):
     root, _ = finished
     open_report(browser, root)

@@ -83,13 +83,15 @@ def _network(store: Store) -> str:
         return f"The network {config.network_name} with random weights was used, without training."
     labels = " with permuted labels" if config.network_kind == "shuffled" else ""
     start = {"": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, "given weights")
-    falls = f", multiplied by {recipe.lr_gamma:g} every {recipe.lr_step_epochs} epochs"
+    falls = ""
+    if recipe.epochs > recipe.lr_step_epochs:
+        falls = f", multiplied by {recipe.lr_gamma:g} every {recipe.lr_step_epochs} epochs"
+    rate = f"learning rate {recipe.learning_rate:g}{falls}"
     return (
         f"The network {config.network_name} was trained from {start} to classify the tissue of a tile"
         f"{labels} for {_count(recipe.epochs, 'epoch')} by stochastic gradient descent (batches of "
-        f"{recipe.batch_size}, learning rate {recipe.learning_rate:g}{falls if recipe.epochs > recipe.lr_step_epochs else ''}, "
-        f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}); the epoch of best validation "
-        "accuracy was kept."
+        f"{recipe.batch_size}, {rate}, momentum {recipe.momentum:g}, weight decay "
+        f"{recipe.weight_decay:g}); the epoch of best validation accuracy was kept."
     )
 
 

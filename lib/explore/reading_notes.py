@@ -45,8 +45,8 @@ def _of_covariates(tested_df: pd.DataFrame, covariates: tuple[str, ...]) -> list
     if spots.are_spots(tested_df):
         if DEPTH in tested_df and DEPTH not in covariates:
             return [
-                f"The depth of a spot ({DEPTH}) is not taken out: genes and image may both follow how much of "
-                "the tissue was captured."
+                f"The depth of a spot ({DEPTH}) is not taken out: genes and image may both follow how much "
+                "of the tissue was captured."
             ]
         return []
     if covariates:
