@@ -100,6 +100,7 @@ class Config(BaseModel):
     input_px: PositiveInt = 224  # edge of the network's input, to which a tile is rescaled
     min_tissue: Fraction = 0.5  # tiles with less tissue are dropped
     mask_mpp: PositiveFloat = 8.0  # µm/px of the tissue mask
+    slide_limit_s: Annotated[float, Field(ge=0)] = 3600.0  # longest time to cut one slide; 0: none
     # Tiles left out, by reason; the limits of each (`lib.tiles.tile_quality`).
     drop_tiles: tuple[Literal["pen", "fold", "blur"], ...] = ("pen", "fold", "blur")
     max_pen: Fraction = 0.05  # share of a tile under ink or glue

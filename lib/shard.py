@@ -54,7 +54,8 @@ def cut(store: Store, shard: Shard) -> int:
         return 0
     config = store.config
     paths = store.slide_paths(samples_df)
-    rows = cut_all.cut_each(samples_df, paths, store.path("stacks"), config.tiling, config.n_workers)
+    how = config.tiling, config.n_workers, config.slide_limit_s
+    rows = cut_all.cut_each(samples_df, paths, store.path("stacks"), *how)
     for row in rows:
         if row["state"] == "failed":
             print(f"failed: {row['slide_id']}: {row['reason']}", file=sys.stderr)

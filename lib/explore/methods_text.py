@@ -64,7 +64,9 @@ def _features(store: Store) -> str:
         spot = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
         unit = {"slide": "sample" if spot else "slide"}
         rows = accuracy_df[accuracy_df["split"] == "test"].itertuples()
-        reached = [f"{row.accuracy:.1%} of {_count(row.n, unit.get(row.level, row.level))}" for row in rows]
+        reached = [
+            f"{row.accuracy:.1%} of {_count(row.n, str(unit.get(row.level, row.level)))}" for row in rows
+        ]
         said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
     power = "" if config.p == 1 else f"^{config.p:g}"
     over_tiles = "averaged" if config.aggregate == "mean" else "summed"

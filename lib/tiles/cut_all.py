@@ -8,10 +8,10 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from multiprocessing import connection
 from pathlib import Path
@@ -51,6 +51,11 @@ class _Job(NamedTuple):
     samples_df: pd.DataFrame
     stacks_dir: Path
     tiling: Tiling
+    limit_s: float
+
+
+class _TookTooLong(BaseException):
+    """Of a slide; no Exception, so that nothing on the way takes it for a fault of the file."""
 
 
 def cut_slides(
@@ -59,6 +64,7 @@ def cut_slides(
     stacks_dir: Path,
     tiling: Tiling,
     n_workers: int = 1,
+    limit_s: float = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut many slides, several at a time; a bad slide is recorded and the others go on.
 
@@ -71,6 +77,8 @@ def cut_slides(
     slide_paths : slide_id -> file; slides of samples_df that are not in it count as failed
     stacks_dir : folder of the stacks `<slide_id>.npy`
     n_workers : processes
+    limit_s : seconds after which a slide is given up and recorded as failed; 0: none (nor where the system
+        has no timers, as Windows)
 
     Returns
     -------
@@ -89,7 +97,7 @@ def cut_slides(
     RuntimeError
         No slide gave a tile (with the first reasons), or a worker process died.
     """
-    in_order = cut_each(samples_df, slide_paths, stacks_dir, tiling, n_workers)
+    in_order = cut_each(samples_df, slide_paths, stacks_dir, tiling, n_workers, limit_s)
     rows = {row["slide_id"]: row for row in in_order}
     refuse_odd_resolutions(in_order, tiling)
     if not any(row["n_tiles"] for row in in_order):
@@ -106,12 +114,13 @@ def cut_each(
     stacks_dir: Path,
     tiling: Tiling,
     n_workers: int = 1,
+    limit_s: float = 0,
 ) -> list[dict[str, Any]]:
     """`cut_slides` without the tables: the slides' files, and the row of each in slides_df."""
     stacks_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(stacks_dir)
     of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
-    jobs = [_Job(i, slide_paths.get(i), df, stacks_dir, tiling) for i, df in of_slide.items()]
+    jobs = [_Job(i, slide_paths.get(i), df, stacks_dir, tiling, limit_s) for i, df in of_slide.items()]
     rows: dict[str, dict[str, Any]] = {}
     bar = tqdm(total=len(jobs), unit="slide", desc="cutting")
     with bar, closing(_run(jobs, min(n_workers, len(jobs)))) as done:
@@ -130,9 +139,10 @@ def cut_and_judged(
     limits: tile_quality.Limits,
     drop: Collection[str],
     n_workers: int = 1,
+    limit_s: float = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`cut_slides`, and which of the tiles count (`tile_quality.judged`)."""
-    tiles_df, slides_df = cut_slides(samples_df, slide_paths, stacks_dir, tiling, n_workers)
+    tiles_df, slides_df = cut_slides(samples_df, slide_paths, stacks_dir, tiling, n_workers, limit_s)
     return tile_quality.judged(tiles_df, limits, drop), slides_df
 
 
@@ -182,7 +192,7 @@ def _end_with_parent() -> None:
 
 def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     """One slide: its row of slides_df, from its record when that still fits, else by cutting it."""
-    slide_id, path, samples_df, stacks_dir, tiling = job
+    slide_id, path, samples_df, stacks_dir, tiling, limit_s = job
     table_path, stack_path = stacks_dir / f"{slide_id}.parquet", stacks_dir / f"{slide_id}.npy"
     row = dict.fromkeys(SLIDE_COLUMNS, 0) | {"slide_id": slide_id, "reason": "", "note": ""}
     row |= {"mpp": np.nan, "n_samples": len(samples_df), "n_samples_without_tiles": len(samples_df)}
@@ -198,9 +208,13 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
             return known["slide"]
     work_records.remove(table_path)
     try:
-        found = cut.cut_slide(path, samples_df, stack_path, tiling)
+        with _at_most(limit_s):
+            found = cut.cut_slide(path, samples_df, stack_path, tiling)
     except (SlideError, MissingInputError) as error:
         return row | {"state": "failed", "reason": str(error)}
+    except _TookTooLong:
+        reason = f"took longer than slide_limit_s = {limit_s:g} s: a slow disk, or a damaged file ({path})"
+        return row | {"state": "failed", "reason": reason}
     row |= {
         "state": "ok" if len(found.tiles_df) else "empty",
         "reason": "" if len(found.tiles_df) else _why_empty(found, tiling.min_tissue),
@@ -212,6 +226,26 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
         found.tiles_df.to_parquet(temporary, index=False)
     work_records.write(table_path, made_for, slide=row, reader=found.reader, stack_bytes=_size(stack_path))
     return row
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise _TookTooLong in this block after so many seconds; 0, no timers or not the main thread: never."""
+    main = threading.current_thread() is threading.main_thread()
+    if not seconds or not hasattr(signal, "setitimer") or not main:
+        yield
+        return
+
+    def give_up(*_: object) -> None:
+        raise _TookTooLong
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    others = signal.setitimer(signal.ITIMER_REAL, seconds)  # a timer that somebody else has set
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *others)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _why_empty(found: cut.SlideTiles, min_tissue: float) -> str:

@@ -210,3 +210,36 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     assert not any(Path(f"/proc/{child}").exists() for child in children), "workers outlive the run"
     resumed = cut_all.cut_slides(samples_df, paths, out, SMALL)
     assert_same(whole, resumed, tmp_path / "whole", out)
+
+
+def test_worker_processes_give_up_as_well(cohort, tmp_path):
+    with pytest.raises(RuntimeError, match=r"took longer than slide_limit_s = 0.0001 s"):
+        cut_all.cut_slides(*cohort, tmp_path, SMALL, 2, 1e-4)
+
+
+def test_a_slide_that_takes_too_long_is_recorded_and_the_others_are_cut(cohort, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(cut, "cut_slide", slow_b)
+    handler = signal.getsignal(signal.SIGALRM)
+    tiles_df, slides_df = cut_all.cut_slides(*cohort, tmp_path, SMALL, 1, 1.5)
+    failed_df = slides_df[slides_df["state"] == "failed"]
+    assert failed_df["slide_id"].tolist() == ["b"]
+    assert "took longer than slide_limit_s = 1.5 s" in failed_df["reason"].iloc[0]
+    (expected_df, _), _ = whole
+    pd.testing.assert_frame_equal(
+        tiles_df, expected_df[expected_df["slide_id"] != "b"].reset_index(drop=True)
+    )
+    assert signal.getsignal(signal.SIGALRM) == handler, "and leaves no alarm of its own"
+    monkeypatch.undo()
+    assert_same(cut_all.cut_slides(*cohort, tmp_path, SMALL, 1, 600), whole[0], tmp_path, whole[1])
+
+
+def slow_b(path, *rest):
+    if Path(path).stem == "b":
+        try:
+            time.sleep(600)
+        except Exception as error:
+            raise cut.SlideError(str(error)) from error
+    return CUT_SLIDE(path, *rest)
+
+
+CUT_SLIDE = cut.cut_slide
