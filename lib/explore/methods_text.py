@@ -47,7 +47,9 @@ def _cohort(store: Store) -> str:
     )
     if len(dropped_df):
         reasons = [REASONS[name] for name in config.drop_tiles]
-        said.append(f"{_count(len(dropped_df), 'further tile')} with {_listed(reasons, 'or')} were left out.")
+        were = "was" if len(dropped_df) == 1 else "were"
+        further = _count(len(dropped_df), "further tile")
+        said.append(f"{further} with {_listed(reasons, 'or')} {were} left out.")
     return " ".join(said)
 
 
@@ -111,7 +113,11 @@ def _tests(store: Store) -> str:
         f"{len(tested_df):,} samples."
     ]
     if config.covariates:
-        slopes = "" if alone or config.covariate_slopes == "common" else f", with slopes of each {stratum}"
+        slopes = (
+            ""
+            if alone or config.covariate_slopes == "common"
+            else f", with slopes of its own for each {stratum} that has the samples"
+        )
         said.append(
             f"{_listed(config.covariates, 'and')} {_was(config.covariates)} regressed out of both{slopes}."
         )
@@ -140,6 +146,8 @@ def _results(store: Store) -> str:
     config, links_df = store.config, store.load("links")
     n_genes = len(store.load("gene_significance"))
     leads = int(links_df["clump_lead"].sum())
+    if links_df.empty:
+        return f"None of {n_genes:,} genes had a link."
     said = [
         f"{_count(links_df['gene'].nunique(), 'gene')} of {n_genes:,} had a link; there were "
         f"{_count(len(links_df), 'link')}, {leads:,} counting near-copies of a feature once."

@@ -31,7 +31,7 @@ def _of_samples(tested_df: pd.DataFrame) -> list[str]:
         return [f"{note[0].upper()}{note[1:]}." for note in spots.notes(tested_df)[1:]]
     notes = []
     if len(tested_df) < FEW_SAMPLES:
-        notes.append(f"Only {len(tested_df)} samples were tested: weak and middling links cannot be found.")
+        notes.append(f"Only {len(tested_df)} samples were tested: weak and moderate links cannot be found.")
     if tested_df["tissue"].nunique() == 1:
         notes.append("All samples tested are of one tissue: nothing is said of differences between tissues.")
     n_donors = tested_df["donor"].nunique() if "donor" in tested_df else 0
