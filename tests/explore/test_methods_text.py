@@ -117,7 +117,12 @@ def test_of_independent_donors_nothing_is_corrected_and_what_is_missing_is_not_t
     assert "variance inflation" not in texts[2]
     assert not any("had a link" in text for text in texts)
     none = told(
-        monkeypatch, tmp_path, samples(), gene_significance=pd.DataFrame({"q": [1.0]}), links=LINKS_DF[:0]
+        monkeypatch,
+        tmp_path,
+        samples(),
+        gene_significance=pd.DataFrame({"q": [1.0]}),
+        links=LINKS_DF[:0],
+        features_test=features(samples()),
     )
     assert none[-2] == "None of 1 genes had a link."
     monkeypatch.undo()
