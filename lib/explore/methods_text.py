@@ -3,6 +3,8 @@
 Only what was made and is current is told; every number is read from the artefacts or the configuration.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from lib.statistics import replication, sample_dependence, spots
@@ -10,6 +12,7 @@ from lib.store import Store
 from lib.tiles.stored import kept
 
 CITED = "Badea and Stănescu (2020), PLoS ONE 15:e0242858"
+SETS = {"train": "training", "validation": "validation", "test": "test"}
 REASONS = {"pen": "ink", "fold": "folds", "blur": "blur"}  # of tiles left out
 
 
@@ -19,22 +22,30 @@ def paragraphs(store: Store) -> list[str]:
     return [text for text in made if text]
 
 
+def accuracy_on_test(store: Store) -> list[Any]:
+    """Rows (level, n, accuracy, low, high) on the test samples; where samples share slides (spots) the level
+    "slide" is "sample".
+    """
+    accuracy_df = store.load("accuracy")
+    test_df = accuracy_df[accuracy_df["split"] == "test"]
+    if store.load("samples")["slide_id"].duplicated().any():
+        test_df = test_df.assign(level=test_df["level"].replace("slide", "sample"))
+    return list(test_df.itertuples())
+
+
 def _cohort(store: Store) -> str:
     if not store.is_current("samples"):
         return ""
     config, samples_df = store.config, store.load("samples")
     sets = samples_df["split"].value_counts()
     stratum, donors = spots.stratum_name(samples_df), samples_df["donor"].nunique()
-    sizes = ", ".join(f"{sets[name]:,} {name}" for name in ("train", "validation", "test") if name in sets)
-    sizes = sizes.replace("train", "training", 1)
-    by = "a published list" if config.split_file else f"{config.split_by}"
+    sizes = ", ".join(f"{sets[name]:,} {words}" for name, words in SETS.items() if name in sets)
+    by = "section" if stratum == "section" else "a published list" if config.split_file else config.split_by
     said = [
         f"{'Simulated samples' if config.synthetic_data else 'Samples'} ({len(samples_df):,}; "
         f"{_count(samples_df['slide_id'].nunique(), 'slide')} of {_count(donors, 'donor')}, "
         f"{_count(samples_df['tissue'].nunique(), 'tissue')}) were divided by {by} ({sizes})."
     ]
-    if stratum == "section":
-        said[0] = said[0].replace(f"by {by}", "by section")
     if config.features_file or not store.is_current("tiles"):
         return said[0]
     tiles_df = store.load("tiles")
@@ -62,13 +73,8 @@ def _features(store: Store) -> str:
         return f"{n_features:,} features of each sample had been computed elsewhere."
     said = [_network(store)]
     if store.is_current("accuracy"):
-        accuracy_df = store.load("accuracy")
-        spot = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
-        unit = {"slide": "sample" if spot else "slide"}
-        rows = accuracy_df[accuracy_df["split"] == "test"].itertuples()
-        reached = [
-            f"{row.accuracy:.1%} of {_count(row.n, str(unit.get(row.level, row.level)))}" for row in rows
-        ]
+        rows = accuracy_on_test(store)
+        reached = [f"{row.accuracy:.1%} of {_count(row.n, row.level)}" for row in rows]
         said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
     power = "" if config.p == 1 else f"^{config.p:g}"
     over_tiles = "averaged" if config.aggregate == "mean" else "summed"

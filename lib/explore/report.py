@@ -102,11 +102,8 @@ def network_numbers(store: Store) -> list[tuple[str, str]]:
     config = store.config
     numbers = links_in_numbers(store) if store.is_current("links") else []
     if store.is_current("accuracy"):
-        accuracy_df = store.load("accuracy")
-        shared_slides = store.load("samples")["slide_id"].duplicated().any()  # spots are samples, not slides
-        for row in accuracy_df[accuracy_df["split"] == "test"].itertuples():
-            level = "sample" if row.level == "slide" and shared_slides else row.level
-            label, number = f"test {level} accuracy (n = {row.n:,}", f"{row.accuracy:.1%}"
+        for row in methods_text.accuracy_on_test(store):
+            label, number = f"test {row.level} accuracy (n = {row.n:,}", f"{row.accuracy:.1%}"
             if pd.notna(row.low):
                 label += "; 95 % interval over donors"
                 number += f" ({row.low:.0%} to {row.high:.0%})"

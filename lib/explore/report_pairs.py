@@ -37,12 +37,7 @@ def payload(store: Store) -> dict[str, Any] | None:
     config = store.config
     cards_df = store.load("cards") if store.is_current("cards") else pd.DataFrame(columns=KEY)
     links_df, markers_df = store.load("links"), _markers(store)
-    links_rows_df = report_tables.links_shown(links_df, cards_df, config.q_threshold)
-    numbered_df = cards_df.assign(card=np.arange(len(cards_df), dtype=float))
-    others_df = numbered_df[~numbered_df["card"].isin(links_rows_df["card"])]
-    marker_rows_df = report_tables.markers_shown(markers_df, others_df)
-    if one_tissue:  # what correlates over all samples does so within the tissue
-        marker_rows_df = marker_rows_df[marker_rows_df["card"].notna()]
+    links_rows_df, marker_rows_df = _shown(store, links_df, markers_df, cards_df)
     if links_rows_df.empty and marker_rows_df.empty:
         return None
     features_df = store.load("features_test")
@@ -81,6 +76,19 @@ def payload(store: Store) -> dict[str, Any] | None:
         "plain": _most_like(store, drawn_df["feature"]),
         "cards": _cards(store, cards_df) if len(cards_df) else [],
     }
+
+
+def _shown(
+    store: Store, links_df: pd.DataFrame, markers_df: pd.DataFrame, cards_df: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the two tables; a card that is no row of the links is one of the marker pairs."""
+    links_rows_df = report_tables.links_shown(links_df, cards_df, store.config.q_threshold)
+    numbered_df = cards_df.assign(card=np.arange(len(cards_df), dtype=float))
+    others_df = numbered_df[~numbered_df["card"].isin(links_rows_df["card"])]
+    marker_rows_df = report_tables.markers_shown(markers_df, others_df)
+    if store.n_tissues == 1:  # what correlates over all samples does so within the tissue
+        marker_rows_df = marker_rows_df[marker_rows_df["card"].notna()]
+    return links_rows_df, marker_rows_df
 
 
 def _markers(store: Store) -> pd.DataFrame:
