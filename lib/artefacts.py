@@ -87,6 +87,13 @@ ARTEFACTS: dict[str, Artefact] = {
         f"gene_medians {_BOTH_SETS}",
         _LINKS,
     ),
+    **_made(
+        _OF_NETWORK,
+        "06_significance",
+        "gene_sets set_links",
+        f"links gene_medians {_BOTH_SIDES} raw:gene_sets",
+        f"{_LINKS} gene_sets go_obo_file go_gaf_file",
+    ),
     **_made(_OF_NETWORK, "06_significance", "pairs_significance", f"pairs links {_BOTH_SIDES}", _PERMUTING),
     **_made(_OF_NETWORK, "07_conditional", "pairs_conditional", f"pairs {_BOTH_SIDES}", "alphas covariates"),
     **_made(_OF_NETWORK, "08_reproducibility", "reproducibility", _BOTH_SETS, f"{_GIVEN} correlation"),

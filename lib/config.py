@@ -157,7 +157,7 @@ class Config(BaseModel):
     thresholds: Annotated[tuple[tuple[Fraction, float], ...], Field(min_length=1)] = PAPER_THRESHOLDS
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"
-    # Gene Ontology files for Table 6; empty: those in data/raw/go or DATA_MIRROR/go, if any.
+    # Gene Ontology files (Table 6, gene_sets); empty: those in data/raw/go or DATA_MIRROR/go, if any.
     go_obo_file: str = ""
     go_gaf_file: str = ""
 
@@ -167,6 +167,7 @@ class Config(BaseModel):
     link_exceedances: PositiveInt = 10
     link_permutations: PositiveInt = 10_000
     q_threshold: Fraction = 0.05
+    gene_sets: str = ""  # tested like genes: a GMT file, or "go" for the terms of the Gene Ontology
     alphas: tuple[Fraction, ...] = (0.01, 0.05)
     # Other cohorts (names, TOML files) in which the links found here are looked for: `--replicate`.
     replicate_in: tuple[str, ...] = ()
@@ -177,9 +178,8 @@ class Config(BaseModel):
     # -- visualisation (notebook 10) --------------------------------------------------------------------
     show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; empty: the best within tissues
     n_cards: PositiveInt = 24  # pairs chosen if show_pairs is empty, those found within tissues first
-    cover_top: Annotated[float, Field(gt=0, le=1)] = (
-        0.01  # share of tiles that counts as a feature's top tiles
-    )
+    # Share of tiles that counts as a feature's top tiles.
+    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01
     tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when choosing tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature

@@ -17,6 +17,7 @@ from lib.sources import mirror
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 SLIDE_SUFFIXES = (".svs", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms")
+GENE_ONTOLOGY = "go"  # as gene_sets: not a GMT file, but the terms of the Gene Ontology
 SLIDE_SUFFIXES += (".vmu", ".svslide", ".dcm", ".jpg", ".jpeg", ".png")
 
 
@@ -52,6 +53,9 @@ class Paths:
             from lib.network import weight_sources  # late: it imports requests
 
             return weight_sources.local_file(self.config.weights, ROOT) or ROOT / self.config.weights
+        if field == "gene_sets" and self.config.gene_sets == GENE_ONTOLOGY:
+            found = self.go_files()
+            return found[1] if found else self.root / "data" / "raw" / "go" / "goa_human.gaf.gz"
         return self.raw / getattr(self.config, field)
 
     def repository_path(self, name: str) -> Path:
@@ -123,6 +127,21 @@ class Paths:
         if any(named):
             raise InputError(f"go_obo_file = {named[0]!r}, go_gaf_file = {named[1]!r}: give both or none")
         return self.found_go_files()
+
+    def gene_set_files(self) -> tuple[Path, ...]:
+        """What `gene_sets` names: a GMT file, or the Gene Ontology and its annotation.
+
+        Raises FileNotFoundError when they are not there.
+        """
+        if self.config.gene_sets != GENE_ONTOLOGY:
+            path = self.raw_path("gene_sets")
+            if not path.is_file():
+                raise MissingInputError(f"gene_sets = {self.config.gene_sets!r}: there is no file {path}")
+            return (path,)
+        found = self.go_files()
+        if not found:
+            raise MissingInputError('gene_sets = "go": no Gene Ontology files; fetch: python -m lib.gtex go')
+        return found
 
     def found_go_files(self) -> tuple[Path, Path] | None:
         """The two Gene Ontology files of data/raw/go, else of the mirror (the last by name), or None."""

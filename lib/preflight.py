@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.cohort import expression, expression_units, summary
+from lib.cohort import expression, expression_units, gene_set_files, summary
 from lib.cohort.pairing import pair_rna
 from lib.cohort.samples import SPLITS, first, read_samples
 from lib.cohort.splits import assign_splits
 from lib.errors import HistocorrError, InputError
 from lib.features import from_file
-from lib.statistics import link_tests, permutations, residuals
+from lib.statistics import gene_sets, link_tests, permutations, residuals
 from lib.store import Store
 from lib.tiles import cut_all, grid, slides
 
@@ -164,6 +164,13 @@ def _expression(store: Store, state: dict[str, pd.DataFrame]) -> Iterator[Findin
         genes_df = expression.annotate_genes(genes_df, table_df)
     if config.protein_coding_only:
         expression.protein_coding(genes_df)
+    if config.gene_sets:
+        sets = gene_set_files.read_sets(store.gene_set_files(), genes_df)
+        usable = sum(gene_sets.SMALLEST <= len(genes) <= gene_sets.LARGEST for genes in sets.values())
+        words = (
+            f"{usable:,} of {len(sets):,} gene sets have {gene_sets.SMALLEST} to {gene_sets.LARGEST} genes"
+        )
+        yield Finding("ok" if usable else "note", f"{words} of the table")
     largest = np.log2(1 + values_df.to_numpy().max(axis=1))
     n_high = int((largest >= config.e_threshold).sum())
     text = (

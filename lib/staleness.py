@@ -46,6 +46,7 @@ class Staleness(Paths):
         absent = {"source"} if self.config.source == "files" else set()  # inputs that the user brings
         absent |= set() if self.config.quantify_train else {"features_train"}
         absent |= {"expression", "genes"} if self.config.slides_only else set()
+        absent |= set() if self.config.gene_sets else {"gene_sets", "set_links"}
         return [name for name in ARTEFACTS if self.artefact(name).notebook == notebook and name not in absent]
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class Staleness(Paths):
         absent = {"source"} if self.config.source == "files" else set()
         absent |= set() if self.config.weights_file else {"raw:weights"}
         absent |= {"raw:expression_file"} if self.config.slides_only else set()
+        absent |= set() if self.config.gene_sets else {"raw:gene_sets"}
         return tuple(i for i in self.artefact(name).inputs if i not in absent)
 
     def _fields(self, name: str) -> dict[str, Any]:

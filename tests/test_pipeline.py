@@ -201,19 +201,26 @@ def test_own_cohort_needs_no_code(finished, tmp_path):
         f'title = "Mine"\nslides_dir = "{theirs / "slides"}"\nexpression_file = "expression.csv"\n'
         'architecture = "vgg16"\nsplit_by = "slide"\nsplit_fractions = [0.4, 0.2, 0.4]\ntile_px = 128\n'
         "input_px = 32\nepochs = 1\nn_permutations = 50\nlink_permutations = 1000\n"
-        "n_cards = 3\nsynthesis_steps = 4\n"
+        'n_cards = 3\nsynthesis_steps = 4\ngene_sets = "sets.gmt"\n'
     )
     raw = tmp_path / "data/raw/mine"
     raw.mkdir(parents=True)
     samples_df = artefact(root, "samples.parquet").drop(columns="split")
     samples_df.loc[0, "slide_id"] = "lost"  # one slide is missing: recorded, and the run goes on
     samples_df.to_csv(raw / "samples.csv", index=False)
-    artefact(root, "expression.parquet").head(200).to_csv(raw / "expression.csv")
+    expression_df = artefact(root, "expression.parquet").head(200)
+    expression_df.to_csv(raw / "expression.csv")
+    high = expression_df.median(axis=1).nlargest(24).index
+    sets = {"all high": high, "half": high[::2], "few": high[:5]}
+    (raw / "sets.gmt").write_text("".join("\t".join([name, "", *of]) + "\n" for name, of in sets.items()))
     done = run_command(tmp_path, "--cohort", tmp_path / "mine.toml", "--to", "11")
     assert done.returncode == 0, done.stdout + done.stderr
     lost = artefact(tmp_path, "slides.parquet").set_index("slide_id").loc["lost"]
     assert lost["state"] == "failed"
     assert "lost.svs" in lost["reason"]
+    tested = artefact(tmp_path, "gene_sets.parquet")
+    assert tested["n_genes"].to_dict() == {"all high": 24, "half": 12}
+    assert tested["p"].between(0, 1, inclusive="right").all()
     features = artefact(tmp_path, "features_test.parquet").index
     assert (len(features), features[0], features[-1]) == (9920, "0_0", "30_511")
     assert "Scorecard against the planted truth" not in done.stdout

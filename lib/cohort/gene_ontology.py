@@ -36,6 +36,7 @@ class Ontology(NamedTuple):
     obsolete: set[str]
     alt_ids: dict[str, str]  # secondary id -> primary id
     edges_df: pd.DataFrame  # columns child, relation, parent
+    names: dict[str, str]  # id -> name of the term
     release: str  # data-version, for example 2022-07-01
 
 
@@ -62,6 +63,7 @@ def read_obo(path: str | Path) -> Ontology:
     terms: set[str] = set()
     obsolete: set[str] = set()
     alt_ids: dict[str, str] = {}
+    names: dict[str, str] = {}
     edges: list[tuple[str, str, str]] = []
     for stanza in stanzas:
         kind, *lines = stanza.splitlines()
@@ -74,6 +76,8 @@ def read_obo(path: str | Path) -> Ontology:
             if key == "id":
                 term = words[0]
                 terms.add(term)
+            elif key == "name":
+                names[term] = line.removeprefix("name: ").strip()
             elif key == "alt_id":
                 alt_ids[words[0]] = term
             elif key == "is_obsolete" and words[0] == "true":
@@ -85,7 +89,7 @@ def read_obo(path: str | Path) -> Ontology:
     if not terms:
         raise InputError(f"{path}: no [Term] found, so not an OBO file; give go-basic.obo of a GO release")
     edges_df = pd.DataFrame(edges, columns=["child", "relation", "parent"])
-    return Ontology(terms, obsolete, alt_ids, edges_df, _obo_release(header))
+    return Ontology(terms, obsolete, alt_ids, edges_df, names, _obo_release(header))
 
 
 def read_gaf(path: str | Path) -> Annotations:

@@ -143,6 +143,12 @@ def _tests(store: Store) -> str:
         f"Genes were called at a false discovery rate of {config.q_threshold:g} (Benjamini and Hochberg "
         "1995), and the links of a gene at that rate among its features, averaged over the genes found."
     )
+    if config.gene_sets and store.is_current("gene_sets"):
+        n_sets = _count(len(store.load("gene_sets")), "gene set")
+        said.append(
+            f"{n_sets} were tested in the same way, by the mean squared statistic of their genes beside that of "
+            "all genes (Efron and Tibshirani 2007)."
+        )
     return " ".join(said)
 
 
@@ -165,6 +171,9 @@ def _results(store: Store) -> str:
             f"Of the genes' strongest links, {share:.0%} of {n:,.0f} had the same sign and were significant "
             "on the validation samples, which no test had used."
         )
+    if config.gene_sets and store.is_current("gene_sets"):
+        found = int((store.load("gene_sets")["q"] <= config.q_threshold).sum())
+        said.append(f"{_count(found, 'gene set')} followed a feature.")
     if config.synthetic_data:
         said.append("All of this was simulated.")
     return " ".join(said)

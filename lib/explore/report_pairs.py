@@ -17,6 +17,7 @@ from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.visualize import immunostain, pair_cards
 
+MOST_SETS = 12  # of a clump, by p
 NEEDED = ("links", "link_tissues", "pairs", "pairs_significance", "pairs_conditional")
 
 
@@ -29,7 +30,8 @@ def payload(store: Store) -> dict[str, Any] | None:
     tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
     and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
     strip_note: why there are no synthetic images, no strip, or ""); plain (of a feature's name: the measure
-    of the tiles that it is most like, and r within the strata).
+    of the tiles that it is most like, and r within the strata); sets (of a clump's name: the gene sets that
+    follow it, each [name, genes, of these linked, q]).
     """
     one_tissue = store.n_tissues == 1
     if not all(store.is_current(name) for name in NEEDED[: -1 if one_tissue else None]):
@@ -74,6 +76,7 @@ def payload(store: Store) -> dict[str, Any] | None:
             "markers": {"rows": markers, "n": len(markers_df)},
         },
         "plain": _most_like(store, drawn_df["feature"]),
+        "sets": _sets(store),
         "cards": _cards(store, cards_df) if len(cards_df) else [],
     }
 
@@ -112,6 +115,17 @@ def _most_like(store: Store, features: pd.Series) -> dict[str, tuple[str, float]
         name: (what, round(r, 3))
         for name, what, r in zip(plain_df.index, measures, plain_df["r_most_like"], strict=True)
     }
+
+
+def _sets(store: Store) -> dict[str, list[list[Any]]]:
+    if not (store.config.gene_sets and store.is_current("set_links")):
+        return {}
+    made: dict[str, list[list[Any]]] = {}
+    for row in store.load("set_links").itertuples():
+        of_clump = made.setdefault(str(row.feature), [])
+        if len(of_clump) < MOST_SETS:
+            of_clump.append([row.set, int(row.n_genes), int(row.n_linked), float(f"{row.q:.2g}")])
+    return made
 
 
 def _values(table_df: pd.DataFrame) -> dict[str, list[float]]:

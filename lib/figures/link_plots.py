@@ -36,6 +36,28 @@ def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: i
 
 
 @themed
+def gene_sets(sets_df: pd.DataFrame, most: int = 25) -> Figure:
+    """The gene sets of smallest p with the clump that follows each best.
+
+    sets_df : `gene_sets.table`, by p; statistic, mean_r, n_genes, n_linked, feature.
+    """
+    shown_df = sets_df.head(most).iloc[::-1]
+    figure, axes = plt.subplots(figsize=(PAGE_IN * 0.8, 1.2 + 0.19 * len(shown_df)))
+    places = np.arange(len(shown_df))
+    share = 100 * shown_df["n_linked"] / shown_df["n_genes"]
+    points = axes.scatter(
+        *(shown_df["statistic"], places), s=12 + share, c=shown_df["mean_r"], cmap="RdBu_r",
+        vmin=-0.6, vmax=0.6, edgecolors="black", linewidths=0.4, zorder=2,
+    )  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.4)
+    labels = [f"{str(row.Index)[:60]} × {row.feature}" for row in shown_df.itertuples()]
+    axes.set_yticks(places, labels, fontsize=6)
+    axes.set_xlabel("T: squared statistics of the set beside those of other genes (area: share with a link)")
+    figure.colorbar(points, ax=axes, label="mean r of its genes", shrink=0.6)
+    return figure
+
+
+@themed
 def replication(
     leads_df: pd.DataFrame, q_threshold: float, there: str = "validation", within: str = "tissues"
 ) -> Figure:

@@ -21,6 +21,7 @@ from scipy.special import ndtr, ndtri
 from tqdm.auto import tqdm
 
 from lib.errors import InputError
+from lib.simulated import planted_sets
 from lib.simulated.aperio import JPEG_QUALITY, read_stamp, write_svs
 from lib.simulated.genes import (
     ALPHABET,
@@ -107,6 +108,7 @@ class DemoCohort:
         n_drawn = _draw_slides(plan_df, raw / "slides", self)
         write_bytes(raw / "expression.gct.gz", gct_bytes(tpm_df, genes_df["symbol"]))
         write_truth(raw, plan_df, genes_df, ["pen", "blur", "coverage", "likeness", "h_gain", "e_gain"])
+        planted_sets.write_sets(raw, genes_df, self.seed)
         with whole_file(raw / "samples.csv") as temporary:
             plan_df[COLUMNS].to_csv(temporary, index=False)
         return {"n_drawn": n_drawn, "n_kept": len(plan_df) - n_drawn}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.simulated import planted_sets
 from lib.simulated.slides import QUANTITIES
 from lib.statistics.link_tests import LinkTests
 from lib.statistics.links import q_of_pairs
@@ -215,6 +216,7 @@ class Run(NamedTuple):
     tests : "within_tissue" and, where the cohort names covariates, "covariates".
     links_df : `link_table.describe`. genes_df : `links.genes_table`.
     marker_pairs_df : gene, feature.
+    sets : (`gene_sets.table`, `planted_sets.read_sets`), where gene sets were planted.
     """
 
     tests: dict[str, LinkTests]
@@ -222,6 +224,7 @@ class Run(NamedTuple):
     genes_df: pd.DataFrame
     marker_pairs_df: pd.DataFrame
     q_threshold: float
+    sets: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
 
 def tables(run: Run, truth: Truth, accuracy_df: pd.DataFrame | None) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -243,6 +246,8 @@ def tables(run: Run, truth: Truth, accuracy_df: pd.DataFrame | None) -> dict[str
     )
     scores = score_calls(asked_df, len(marker_df), truth, q)
     listed = score_links(run.links_df, run.genes_df, len(sides.features), truth, q)
+    if run.sets:
+        listed |= planted_sets.score_sets(*run.sets, truth.r_df, q)
     by_test_df = pd.concat(genes, names=["test"]).reset_index("test")
     what = f"called at q <= {q}, by what they truly are."
     return {

@@ -79,7 +79,7 @@ def draw(scheme: str, n_permutations: int, samples_df: pd.DataFrame, seed: int) 
         )
     exhaustive = n_possible - 1 <= n_permutations
     rng = np.random.default_rng(seed)
-    order = _all_orders(units, n) if exhaustive else _random_orders(units, n, n_permutations, rng)
+    order = _all_orders(units, n, rng) if exhaustive else _random_orders(units, n, n_permutations, rng)
     notes = _notes(scheme, samples_df, n_fixed, n_possible, n_permutations)
     return Permutations(order, groups, samples_df["sample_id"].tolist(), scheme, notes)
 
@@ -169,12 +169,12 @@ def _random_orders(
     return order
 
 
-def _all_orders(units: list[np.ndarray], n: int) -> np.ndarray:
-    """Every rearrangement but the first, which is the identity."""
+def _all_orders(units: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:
+    """Every rearrangement but the identity, in random order: tests that stop early use the first ones."""
     rows = []
     for chosen in itertools.product(*(itertools.permutations(range(len(u))) for u in units)):
         order = np.arange(n, dtype=np.int32)
         for unit, c in zip(units, chosen, strict=True):
             order[unit.ravel()] = unit[list(c)].ravel()
         rows.append(order)
-    return np.stack(rows[1:])
+    return rng.permutation(np.stack(rows[1:]))  # the first is the identity

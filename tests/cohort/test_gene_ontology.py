@@ -190,7 +190,7 @@ def test_descendants_equal_powers_of_the_adjacency_matrix():
     names = [f"GO:{i:07d}" for i in range(n)]
     edges = [(names[i], "is_a", names[j]) for i, j in zip(*np.nonzero(adjacency), strict=True)]
     edges_df = pd.DataFrame(edges, columns=["child", "relation", "parent"])
-    ontology = gene_ontology.Ontology(set(names), set(), {}, edges_df, "")
+    ontology = gene_ontology.Ontology(set(names), set(), {}, edges_df, {}, "")
     reach = np.linalg.matrix_power((adjacency + np.eye(n)).astype(object), n) > 0
     for j, name in enumerate(names):
         assert gene_ontology.descendants(ontology, name) == {names[i] for i in np.nonzero(reach[:, j])[0]}

@@ -111,7 +111,7 @@ def test_stamp_of_a_truncated_foreign_or_missing_file_is_none(tmp_path):
 def test_same_seed_same_bytes_for_any_number_of_workers(small, tmp_path):
     replace(SMALL, n_workers=1).make_inputs(tmp_path)
     names = sorted(p.relative_to(small) for p in small.rglob("*") if p.is_file())
-    assert len(names) == 24 + 4
+    assert len(names) == 24 + 6
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) == names
     for name in names:
         assert (small / name).read_bytes() == (tmp_path / name).read_bytes(), name

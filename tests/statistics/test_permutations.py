@@ -102,3 +102,13 @@ def test_schemes_drawn():
     assert list(permutations.draw_schemes(99, three_df, 0)) == ["free", "within_tissue"]
     unlike_df = make_samples(list("abcabab"), donors=list("1112234"))
     assert list(permutations.draw_schemes(9, unlike_df.iloc[:5], 0)) == ["free", "within_tissue"]
+
+
+def test_all_orders_of_few_samples_come_in_random_order():
+    """Tests with sequential stopping use the first ones; in the order of their listing these hardly move."""
+    samples_df = pd.DataFrame({"sample_id": list("abcdefg"), "tissue": "one"})
+    shuffles = permutations.draw("within_tissue", 10_000, samples_df, seed=0)
+    assert len(shuffles.order) == 5039
+    assert len(np.unique(shuffles.order, axis=0)) == 5039
+    stays = (shuffles.order == np.arange(7)).mean(axis=1)
+    assert stays[:200].mean() == pytest.approx(stays.mean(), abs=0.03)
