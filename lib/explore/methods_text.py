@@ -146,8 +146,8 @@ def _tests(store: Store) -> str:
     if config.gene_sets and store.is_current("gene_sets"):
         n_sets = _count(len(store.load("gene_sets")), "gene set")
         said.append(
-            f"{n_sets} were tested in the same way, by the mean squared statistic of their genes beside that of "
-            "all genes (Efron and Tibshirani 2007)."
+            f"{n_sets} were tested in the same way, by the mean squared statistic of their genes beside that "
+            "of all genes (Efron and Tibshirani 2007)."
         )
     return " ".join(said)
 

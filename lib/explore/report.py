@@ -1,31 +1,27 @@
 """The report of a run, figures/<cohort>/index.html: for people without Python.
 
 One file that opens from disk and fetches nothing: key numbers, a searchable table of gene-feature pairs with
-a card for each, every figure and table with its caption in the order of the notebooks, parameters and
-versions. Figures are embedded until the page grows large; the others stay beside it.
+a card for each, every figure and table with its caption by question, methods, parameters and versions.
+Figures are embedded until the page grows large; the others stay beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
-from PIL import Image
 
-from lib import saved_figures
 from lib.artefacts import NOTEBOOKS
-from lib.explore import methods_text, report_pairs
+from lib.explore import methods_text, report_pairs, report_sections
 from lib.explore.notebook_runs import question
 from lib.explore.reading_notes import reading_notes
-from lib.saved_figures import Saved
 from lib.statistics import replication, spots
 from lib.store import Store
 from lib.tiles.stored import kept
 from lib.whole_files import write_text
 
-ROWS_SHOWN = 200  # of a table on the page; the csv has them all
-LIMIT_BYTES = 20_000_000  # of the figures embedded in the page
+NULL_KINDS = {"untrained": "random weights", "shuffled": "permuted labels"}  # of null networks, in words
 
 
 def build(store: Store) -> Path:
@@ -45,9 +41,11 @@ def build(store: Store) -> Path:
         **_strata(store),
         reading_notes=reading_notes(store),
         cohort_numbers=cohort_numbers(store),
-        networks=[(name, network_numbers(found)) for name, found in stores.items()],
+        networks=[
+            (name, links_in_numbers(found, stores), network_numbers(found)) for name, found in stores.items()
+        ],
         pairs=[found for found in map(report_pairs.payload, stores.values()) if found],
-        sections=sections(store, list(stores)),
+        sections=report_sections.sections(store, list(stores)),
         notebooks=_notebook_pages(store),
         methods=[(name, methods_text.paragraphs(found)) for name, found in stores.items()],
         parameters=store.config.model_dump(mode="json"),
@@ -98,9 +96,8 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
 
 
 def network_numbers(store: Store) -> list[tuple[str, str]]:
-    """Links, accuracy and pairs of one network, as (label, number); what is missing or stale is omitted."""
-    config = store.config
-    numbers = links_in_numbers(store) if store.is_current("links") else []
+    """Accuracy and pairs of one network, as (label, number); what is missing or stale is omitted."""
+    config, numbers = store.config, []
     if store.is_current("accuracy"):
         for row in methods_text.accuracy_on_test(store):
             label, number = f"test {row.level} accuracy (n = {row.n:,}", f"{row.accuracy:.1%}"
@@ -121,83 +118,69 @@ def network_numbers(store: Store) -> list[tuple[str, str]]:
     return numbers
 
 
-def links_in_numbers(store: Store) -> list[tuple[str, str]]:
-    """Links, genes that have one, and how many replicate; with covariates out where there are any."""
-    config, links_df, genes_df = store.config, store.load("links"), store.load("gene_significance")
+class LinkCounts(NamedTuple):
+    """What a network's run found: links, in clumps, genes with one, how many of their strongest replicate."""
+
+    links: int
+    clumps: int
+    genes: int
+    genes_tested: int
+    strongest: float
+    replicated: float
+
+    @classmethod
+    def of(cls, store: Store) -> "LinkCounts":
+        """Those of a store whose links are current."""
+        links_df = store.load("links")
+        shares_df = replication.summarise(links_df, store.config.q_threshold)
+        n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
+        counted = len(links_df), int(links_df["clump_lead"].sum()), links_df["gene"].nunique()
+        return cls(*counted, len(store.load("gene_significance")), float(n), float(share))
+
+
+def links_in_numbers(store: Store, stores: Mapping[str, Store]) -> list[tuple[str, str, str]]:
+    """Links, genes that have one, and how many replicate; with covariates out where there are any.
+
+    Each as (label, number, null): what chance gives, and what the null networks of the same architecture gave
+    where these have run.
+    """
+    if not store.is_current("links"):
+        return []
+    config, genes_df, found = store.config, store.load("gene_significance"), LinkCounts.of(store)
+    nulls = {} if config.network_kind in NULL_KINDS else _null_networks(store, stores)
     out = f", {', '.join(config.covariates)} taken out" if config.covariates else ""
-    clumps = f"{int(links_df['clump_lead'].sum()):,} counting near-copies of a feature once"
     strata = _strata(store)
     where = "" if strata["alone"] else f" within {strata['stratum']}s"
-    label = f"links: gene and feature correlate{where} (q ≤ {config.q_threshold:g}{out}); {clumps}"
-    numbers = [(label, f"{len(links_df):,}")]
-    beside = ""
+    q = config.q_threshold
+    label = f"links: gene and feature correlate{where} (q ≤ {q:g}{out})"
+    label += f"; {found.clumps:,} counting near-copies of a feature once"
+    by_chance = f"by chance: at most {q:.0%} of a gene's, on average"
+    beside = [by_chance, *(f"{words}: {of.links:,}" for words, of in nulls.items())]
+    numbers = [(label, f"{found.links:,}", "; ".join(beside))]
+    without = ""
     if "q_without_covariates" in genes_df:
-        without = int((genes_df["q_without_covariates"] <= config.q_threshold).sum())
-        beside = f" ({without:,} with the covariates left in)"
-    label = f"of {len(genes_df):,} expressed genes have a link{beside}"
-    numbers.append((label, f"{links_df['gene'].nunique():,}"))
-    shares_df = replication.summarise(links_df, config.q_threshold)
-    n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
-    if n:
-        label = f"of the genes' {n:,.0f} strongest links replicate on the validation samples"
-        numbers.append((label, f"{share:.0%}"))
+        n_without = int((genes_df["q_without_covariates"] <= q).sum())
+        without = f" ({n_without:,} with the covariates left in)"
+    by_chance = f"by chance: at most {q * found.genes:.0f}, on average"
+    beside = [by_chance, *(f"{words}: {of.genes:,}" for words, of in nulls.items())]
+    label = f"of {found.genes_tested:,} expressed genes have a link{without}"
+    numbers.append((label, f"{found.genes:,}", "; ".join(beside)))
+    if found.strongest:
+        label = f"of the genes' {found.strongest:,.0f} strongest links replicate on the validation samples"
+        beside = [f"by chance: at most {q:.0%}"]
+        beside += [f"{words}: {of.replicated:.0%}" for words, of in nulls.items() if of.strongest]
+        numbers.append((label, f"{found.replicated:.0%}", "; ".join(beside)))
     return numbers
 
 
-def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
-    """Figures and tables by network and notebook, in running order.
-
-    The first section is the cohort's; then each network's, those of `networks` first. A section is
-    {name, groups}, a group {notebook, question, page, items}, an item {kind, id, caption, file, ...}.
-    """
-    found: dict[str, dict[str, list[Saved]]] = {"": {}} | {name: {} for name in networks}
-    for one in saved_figures.saved(store.figures):
-        found.setdefault(one.network, {}).setdefault(one.notebook, []).append(one)
-    budget = [LIMIT_BYTES]
-    made = []
-    for network, by_notebook in found.items():
-        groups = []
-        for notebook, items in by_notebook.items():
-            page = f"notebooks/{notebook}__{network}.html" if network else f"notebooks/{notebook}.html"
-            groups.append(
-                {
-                    "notebook": notebook,
-                    "question": question(notebook) if notebook in NOTEBOOKS else "Further files",
-                    "page": page if (store.figures / page).is_file() else "",
-                    "items": [_item(one, budget) for one in items],
-                }
-            )
-        if groups:
-            made.append({"name": network, "groups": groups})
-    return made
-
-
-def _item(one: Saved, budget: list[int]) -> dict[str, Any]:
-    path = one.path
-    item = {"id": path.stem, "file": path.name, "caption": one.caption}
-    if path.suffix == ".png":
-        pdf = path.with_suffix(".pdf")
-        return item | {"kind": "figure", "pdf": pdf.name if pdf.is_file() else ""} | _embedded(path, budget)
-    table_df = pd.read_csv(path, nrows=ROWS_SHOWN + 1)
-    table_df = table_df.rename(columns=lambda name: "" if name.startswith("Unnamed: ") else name)
-    shown = table_df.head(ROWS_SHOWN).to_html(
-        index=False, escape=True, border=0, na_rep="", float_format="{:.4g}".format
-    )
-    note = f"The first {ROWS_SHOWN} rows." if len(table_df) > ROWS_SHOWN else ""
-    return item | {"kind": "table", "html": shown, "note": note}
-
-
-def _embedded(path: Path, budget: list[int]) -> dict[str, Any]:
-    """Source and size of a figure: embedded while the budget (bytes left, counted down) lasts."""
-    with Image.open(path) as image:
-        width, height = image.size
-        scale = 110 / (image.info.get("dpi", (200, 200))[0] or 200)
-        source = report_pairs.webp(image.convert("RGB"))
-    size = {"width": round(width * scale), "height": round(height * scale)}
-    if len(source) > budget[0]:
-        return size | {"source": path.name}
-    budget[0] -= len(source)
-    return size | {"source": source}
+def _null_networks(store: Store, stores: Mapping[str, Store]) -> dict[str, LinkCounts]:
+    """What null networks of the same architecture found, by their kind in words."""
+    others = [other for other in stores.values() if other.config.architecture == store.config.architecture]
+    return {
+        NULL_KINDS[other.config.network_kind]: LinkCounts.of(other)
+        for other in others
+        if other.config.network_kind in NULL_KINDS and other.is_current("links")
+    }
 
 
 def _notebook_pages(store: Store) -> list[dict[str, str]]:

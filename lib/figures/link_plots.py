@@ -36,24 +36,27 @@ def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: i
 
 
 @themed
-def gene_sets(sets_df: pd.DataFrame, most: int = 25) -> Figure:
-    """The gene sets of smallest p with the clump that follows each best.
+def gene_sets(sets_df: pd.DataFrame, q_threshold: float, most: int = 30, beyond: int = 6) -> Figure:
+    """The gene sets found with the clump that follows each best, and a few that were not found, hollow.
 
-    sets_df : `gene_sets.table`, by p; statistic, mean_r, n_genes, n_linked, feature.
+    sets_df : `gene_sets.table`, by p; q, statistic, mean_r, n_genes, n_linked, feature.
     """
-    shown_df = sets_df.head(most).iloc[::-1]
-    figure, axes = plt.subplots(figsize=(PAGE_IN * 0.8, 1.2 + 0.19 * len(shown_df)))
-    places = np.arange(len(shown_df))
-    share = 100 * shown_df["n_linked"] / shown_df["n_genes"]
+    found = sets_df["q"] <= q_threshold
+    shown_df = pd.concat([sets_df[found].head(most), sets_df[~found].head(beyond)]).iloc[::-1]
+    places, called = np.arange(len(shown_df)), shown_df["q"].to_numpy() <= q_threshold
+    figure, axes = plt.subplots(figsize=(PAGE_IN * 0.8, 1.1 + 0.2 * len(shown_df)))
+    area = 15 + 100 * (shown_df["n_linked"] / shown_df["n_genes"]).to_numpy()
+    x = shown_df["statistic"].to_numpy()
     points = axes.scatter(
-        *(shown_df["statistic"], places), s=12 + share, c=shown_df["mean_r"], cmap="RdBu_r",
-        vmin=-0.6, vmax=0.6, edgecolors="black", linewidths=0.4, zorder=2,
+        x[called], places[called], s=area[called], c=shown_df["mean_r"].to_numpy()[called], cmap="RdBu_r",
+        vmin=-0.6, vmax=0.6, edgecolors="black", linewidths=0.4,
     )  # fmt: skip
+    axes.scatter(x[~called], places[~called], s=area[~called], facecolors="none", edgecolors=QUIET)
     axes.axvline(0, color="black", linewidth=0.4)
-    labels = [f"{str(row.Index)[:60]} × {row.feature}" for row in shown_df.itertuples()]
-    axes.set_yticks(places, labels, fontsize=6)
-    axes.set_xlabel("T: squared statistics of the set beside those of other genes (area: share with a link)")
-    figure.colorbar(points, ax=axes, label="mean r of its genes", shrink=0.6)
+    names = [f"{str(row.Index).replace('_', ' ')[:56]} × {row.feature}" for row in shown_df.itertuples()]
+    axes.set_yticks(places, names, fontsize=6)
+    axes.set_xlabel("T of the gene set (area: share of its genes linked)")
+    figure.colorbar(points, ax=axes, label="mean r of its genes", pad=0.02)
     return figure
 
 

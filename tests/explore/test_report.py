@@ -1,6 +1,7 @@
 """The report: grouped in running order, numbers from the artefacts, ids of the user escaped."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,7 @@ import pytest
 from PIL import Image
 
 from lib.config import ROOT, Config
-from lib.explore import report, report_pairs, report_tables
-from lib.explore.notebook_runs import question
+from lib.explore import report, report_pairs, report_sections, report_tables
 from lib.store import Store
 
 EVIL = "<script>alert(1)</script>"
@@ -51,47 +51,77 @@ def test_json_of_the_page_cannot_end_its_script(store):
     assert "innerHTML" not in (ROOT / "lib/explore/report_page.html.j2").read_text()
 
 
-def test_files_are_grouped_by_network_and_notebook_in_the_order_of_saving(store):
+def test_files_are_grouped_by_question_and_network(store):
     (store.figures / "notebooks").mkdir()
     (store.figures / "notebooks/05_correlate__vgg16.html").write_text("")
     table_df = pd.DataFrame({"a": [1]})
     store.notebook = "05_correlate"
-    for stem in ("tab5_thresholds", "fig3_genes_per_layer"):
+    for stem in ("fig3_genes_per_layer", "tab5_thresholds", "links"):
         store.save_table(stem, table_df, "")
     Store(store.config, "00_cohort", store.root).save_table("s1_table", table_df, "", per_network=False)
     (store.figures / "mine_alone__vgg16.csv").write_text("a\n1\n")
     for number in (10, 2):
-        a_picture(store.figures / f"pairs_{number}__alexnet.png")
-    cohort, vgg16, alexnet = report.sections(store, ["vgg16"])
-    assert [s["name"] for s in (cohort, vgg16, alexnet)] == ["", "vgg16", "alexnet"]
-    assert [i["id"] for i in cohort["groups"][0]["items"]] == ["s1_table"]
-    by_question = {g["question"]: [i["id"] for i in g["items"]] for g in vgg16["groups"]}
-    assert by_question == {
-        question("05_correlate"): ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"],
-        "Further files": ["mine_alone__vgg16"],
+        a_picture(store.figures / f"tiles_graded_{number}__alexnet.png")
+    made = report_sections.sections(store, ["vgg16", "alexnet"])
+    shown = {
+        s["question"]: [(g["network"], [i["id"] for i in g["items"]]) for g in s["groups"]] for s in made
     }
-    assert [g["page"] for g in vgg16["groups"]] == ["notebooks/05_correlate__vgg16.html", ""]
-    assert [i["id"] for i in alexnet["groups"][0]["items"]] == ["pairs_2__alexnet", "pairs_10__alexnet"]
+    assert shown == {
+        "What was measured?": [("", ["s1_table"])],
+        "What was found?": [("vgg16", ["links__vgg16"])],
+        "What does it look like?": [("alexnet", ["tiles_graded_2__alexnet", "tiles_graded_10__alexnet"])],
+        # in the order of the page, not of saving
+        "How do tissues differ? (the paper's tables)": [
+            ("vgg16", ["tab5_thresholds__vgg16", "fig3_genes_per_layer__vgg16"])
+        ],
+        "Further files": [("vgg16", ["mine_alone__vgg16"])],
+    }
+    assert len({s["id"] for s in made}) == len(made)
+    found, further = made[1]["groups"][0]["items"][0], made[-1]["groups"][0]["items"][0]
+    assert (found["page"], found["notebook"]) == ("notebooks/05_correlate__vgg16.html", "05")
+    assert further["page"] == ""
+
+
+def test_every_figure_and_table_answers_a_question():
+    """Those that figures/README.md lists, and the most specific name counts."""
+    lines = (ROOT / "figures/README.md").read_text().splitlines()
+    stems = {
+        stem.strip() for line in lines if line.startswith("| ") and "|---" not in line
+        for stem in re.sub(r"\(.*?\)", "", line.split("|")[1]).split(",")
+    } - {"file", "...", ""}  # fmt: skip
+    assert len(stems) > 70
+    unplaced = {
+        s for s in stems if report_sections._place(s.replace("...", "x"))[0] == report_sections.FURTHER
+    }
+    assert not unplaced
+    assert report_sections._place("tab2_tab3_accuracy")[0] == "How was it made?"
+    assert report_sections._place("tab4_pairs")[0].startswith("How do tissues differ?")
+
+
+def test_comparisons_of_networks_need_several(store):
+    a_picture(store.figures / "accuracy_against_pairs.png")
+    assert report_sections.sections(store, ["vgg16"]) == []
+    assert len(report_sections.sections(store, ["vgg16", "alexnet"])) == 1
 
 
 def test_figures_leave_the_page_when_it_grows_large(store, monkeypatch):
     for name in ("a", "b"):
         a_picture(store.figures / f"{name}__vgg16.png", 100)
-    inside = report.sections(store, ["vgg16"])[0]["groups"][0]["items"]
+    inside = report_sections.sections(store, ["vgg16"])[0]["groups"][0]["items"]
     assert all(item["source"].startswith("data:image/webp") for item in inside)
     assert inside[0]["width"] == 55, "100 px at 200 dpi, shown at 110"
-    monkeypatch.setattr(report, "LIMIT_BYTES", len(inside[0]["source"]) + 10)
-    sources = [i["source"] for i in report.sections(store, ["vgg16"])[0]["groups"][0]["items"]]
+    monkeypatch.setattr(report_sections, "LIMIT_BYTES", len(inside[0]["source"]) + 10)
+    sources = [i["source"] for i in report_sections.sections(store, ["vgg16"])[0]["groups"][0]["items"]]
     assert sources[0].startswith("data:")
     assert sources[1] == "b__vgg16.png"
 
 
 def test_long_tables_say_that_they_are_cut(store):
-    table_df = pd.DataFrame({"x": range(report.ROWS_SHOWN + 5)})
+    table_df = pd.DataFrame({"x": range(report_sections.ROWS_SHOWN + 5)})
     store.save_table("s1_table", table_df, "Long.", per_network=False)
-    item = report.sections(store, [])[0]["groups"][0]["items"][0]
-    assert item["note"] == f"The first {report.ROWS_SHOWN} rows."
-    assert item["html"].count("<tr>") + item["html"].count("<tr ") == report.ROWS_SHOWN + 1
+    item = report_sections.sections(store, [])[0]["groups"][0]["items"][0]
+    assert item["note"] == f"The first {report_sections.ROWS_SHOWN} rows."
+    assert item["html"].count("<tr>") + item["html"].count("<tr ") == report_sections.ROWS_SHOWN + 1
 
 
 def test_pictures_are_small_and_true():
@@ -196,12 +226,19 @@ def test_the_page_opens_with_links_their_genes_and_how_many_replicate(store, mon
     monkeypatch.setattr(Store, "is_current", lambda self, name: name == "links")
     monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
     with_covariates = Store(store.config.model_copy(update={"covariates": ["rin"]}), root=store.root)
-    (links, n), (genes, n_genes), (replicate, share) = report.network_numbers(with_covariates)
+    null = Store(store.config.model_copy(update={"null_network": "untrained"}), root=store.root)
+    stores = {"vgg16": with_covariates, "vgg16__untrained": null}
+    numbers = report.links_in_numbers(with_covariates, stores)
+    (links, n, by_chance), (genes, n_genes, false), (replicate, share, agree) = numbers
     assert (n, n_genes, share) == ("5", "2", "50%")
     assert "rin taken out" in links
     assert "4 counting near-copies" in links
     assert genes == "of 3 expressed genes have a link (3 with the covariates left in)"
     assert "2 strongest links replicate" in replicate
+    assert by_chance == "by chance: at most 5% of a gene's, on average; random weights: 5"
+    assert false == "by chance: at most 0, on average; random weights: 2"
+    assert agree == "by chance: at most 5%; random weights: 50%"
+    assert [null for *_, null in report.links_in_numbers(null, stores)][0].endswith("on average")
 
 
 def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_none(store, monkeypatch):
