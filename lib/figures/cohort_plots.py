@@ -1,4 +1,7 @@
-"""Figures of the cohort: samples in each set, tissues of each donor, expression values."""
+"""Figures of the cohort: samples in each set, tissues of each donor, expression, samples by features."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +9,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, SPLIT_COLOURS, themed
+from lib.figures.style import ACCENT, COLUMN_IN, PAGE_IN, QUIET, SPLIT_COLOURS, distinct_colours, themed
 
 
 @themed
@@ -76,4 +79,42 @@ def expression_histogram(log_values: np.ndarray, e_threshold: float, unit: str =
     axes.axvline(e_threshold, color=ACCENT, label=f"$E_T$ = {e_threshold:g}")
     axes.set(xlabel=f"log$_2$(1 + {unit})", ylabel=f"gene-sample values (n = {log_values.size:,})")
     axes.legend()
+    return figure
+
+
+@themed
+def feature_map(
+    scores_df: pd.DataFrame, share: np.ndarray, shown_df: pd.DataFrame, colours: Mapping[str, Any]
+) -> Figure:
+    """Samples on the first two principal components of their features, once for each column of shown_df.
+
+    scores_df : samples x PC1, PC2, ... share : of the variance. shown_df : index sample_id, in any order.
+    colours : of tissues; other texts have colours of their own, numbers a scale.
+    """
+    n_columns = min(3, shown_df.shape[1])
+    n_rows = -(-shown_df.shape[1] // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(PAGE_IN, 0.4 + 2.5 * n_rows), squeeze=False, sharex=True, sharey=True
+    )
+    x, y = (scores_df.iloc[:, k].to_numpy() for k in (0, 1))
+    for panel, (name, values) in zip(axes.flat, shown_df.loc[scores_df.index].items(), strict=False):
+        panel.set_title(str(name).replace("_", " "))
+        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            points = panel.scatter(x, y, s=7, c=values.to_numpy(float), cmap="viridis", linewidths=0)
+            figure.colorbar(points, ax=panel, shrink=0.8)
+            continue
+        texts = values.astype(str)
+        names = sorted(texts.unique())
+        known = {one: colours[one] for one in names if one in colours} | SPLIT_COLOURS
+        if not set(names) <= set(known):
+            known = distinct_colours(names)
+        for one in names:
+            at = (texts == one).to_numpy()
+            panel.scatter(x[at], y[at], s=7, color=known[one], linewidths=0, label=one)
+        if len(names) <= 10:
+            panel.legend(fontsize=5, markerscale=1.2, handletextpad=0.1, borderpad=0.1)
+    for panel in axes.flat[shown_df.shape[1] :]:
+        panel.axis("off")
+    figure.supxlabel(f"PC1 ({share[0]:.0%} of the variance)", fontsize=8)
+    figure.supylabel(f"PC2 ({share[1]:.0%})", fontsize=8)
     return figure

@@ -238,7 +238,7 @@ def test_the_page_opens_with_links_their_genes_and_how_many_replicate(store, mon
     assert by_chance == "by chance: at most 5% of a gene's, on average; random weights: 5"
     assert false == "by chance: at most 0, on average; random weights: 2"
     assert agree == "by chance: at most 5%; random weights: 50%"
-    assert [null for *_, null in report.links_in_numbers(null, stores)][0].endswith("on average")
+    assert next(null for *_, null in report.links_in_numbers(null, stores)).endswith("on average")
 
 
 def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_none(store, monkeypatch):
