@@ -12,10 +12,9 @@ from lib.statistics import feature_map
 def made(seed=0, n=60, n_features=30):
     rng = np.random.default_rng(seed)
     ids = [f"s{i}" for i in range(n)]
-    known_df = pd.DataFrame({
-        "tissue": rng.choice(list("abc"), n), "scanner": rng.choice(["x", "y"], n),
-        "age": rng.normal(50, 9, n), "slide_id": ids, "same": "one", "l0_x": rng.integers(0, 9, n), "sex": rng.choice([True, False], n),
-    }, index=ids)  # fmt: skip
+    known_df = pd.DataFrame({"tissue": rng.choice(list("abc"), n), "scanner": rng.choice(["x", "y"], n)}, ids)
+    known_df = known_df.assign(age=rng.normal(50, 9, n), slide_id=ids, same="one")
+    known_df = known_df.assign(l0_x=rng.integers(0, 9, n), sex=rng.choice([True, False], n))
     known_df.loc["s3", "age"] = np.nan
     values = rng.normal(size=(n_features, n)) + 3 * (known_df["scanner"] == "x").to_numpy()
     values[-1] = 7.0  # constant
