@@ -5,6 +5,7 @@ network.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 
 from lib.errors import InputError
 from lib.tiles.stored import read_tiles
-from lib.visualize import attribution
+from lib.visualize import activation_maps, attribution
 from lib.visualize.feature_values import Network, tile_values
 from lib.visualize.synthetic_images import Ascent, colour_decorrelation, synthesise
 from lib.visualize.tile_choice import top_k
@@ -27,6 +28,7 @@ class FeatureView(NamedTuple):
     tile_ids: np.ndarray  # str [k], highest value first, no two of one donor unless there is one donor
     values: np.ndarray  # float64 [k], the feature on these tiles (spatial sum)
     tiles: np.ndarray  # uint8 [k, h, w, 3]
+    activations: np.ndarray  # uint8 [k, h, w, 3], where each is active; none of features without positions
     gradients: np.ndarray  # uint8 [k, h, w, 3], mid grey is zero (`attribution.to_picture`)
     method: np.ndarray  # str [], how the gradients were taken
     synthetic: np.ndarray  # uint8 [h, w, 3]
@@ -69,7 +71,10 @@ def view_feature(
     values_df = tile_values(network, [feature], tried_df, progress=False, on_step=report)
     top_df = top_k(values_df, tried_df, samples_df, k=k)
     tiles = read_tiles(top_df)
-    gradients = []
+    gradients, active = [], []
+    with suppress(activation_maps.NoPositions):
+        maps = activation_maps.activation_maps(network, feature, tiles)
+        active = [activation_maps.overlay(tile, found) for tile, found in zip(tiles, maps, strict=True)]
     for i, tile in enumerate(tiles, 1):
         gradient, method = attribution.guided_or_plain(network, feature, tile)
         gradients.append(attribution.to_picture(gradient))
@@ -88,6 +93,7 @@ def view_feature(
         top_df["tile_id"].to_numpy(dtype="U"),
         top_df["value"].to_numpy(float),
         tiles,
+        np.stack(active) if active else tiles[:0],
         np.stack(gradients),
         np.array(method),
         images[0],

@@ -22,7 +22,7 @@ from lib.statistics.correlation import on_scale
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.tiles.stored import with_files
-from lib.visualize import tile_choice
+from lib.visualize import activation_maps, tile_choice
 from lib.visualize.feature_values import Network, tile_values
 from lib.whole_files import whole_file
 
@@ -118,7 +118,7 @@ def feature_view(
     on_step : as for `feature_view.view_feature`
     """
     path = inspection.folder / f"feature_{feature}.npz"
-    made_for = {"n_steps": inspection.n_steps}
+    made_for = {"n_steps": inspection.n_steps, "holds": list(FeatureView._fields)}
     if work_records.why_unfinished(path, made_for) is None:
         with np.load(path) as arrays:
             return FeatureView(**arrays)
@@ -145,12 +145,13 @@ def slide_values(
     slide_id: str,
     *,
     compute: bool = True,
+    known: np.ndarray | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> pd.Series | None:
     """The feature on each tile of a slide, index tile_id: at once where known, else computed and kept.
 
     Known are slides mapped before, and spots: a sample of one tile has its value in the feature table. None
-    for what would have to be computed, if it is not to be.
+    for what would have to be computed, if it is not to be. known : the values, where the caller has them.
     """
     of_slide_df = inspection.tiles_df[inspection.tiles_df["slide_id"] == slide_id]
     if of_slide_df.empty:
@@ -166,11 +167,45 @@ def slide_values(
     if not compute:
         return None
     on_tile = None if on_step is None else lambda done: on_step(done, len(of_slide_df))
-    values_df = tile_values(inspection.network(), [feature], of_slide_df, progress=False, on_step=on_tile)
+    if known is None:
+        values_df = tile_values(inspection.network(), [feature], of_slide_df, progress=False, on_step=on_tile)
+        known = values_df[feature].to_numpy()
+    values = np.asarray(known, np.float64)
     with whole_file(path) as temporary:
-        np.save(temporary, values_df[feature].to_numpy())
+        np.save(temporary, values)
     work_records.write(path, made_for)
-    return values_df[feature]
+    return pd.Series(values, index=index, name=feature)
+
+
+def slide_maps(
+    inspection: Inspection,
+    feature: str,
+    slide_id: str,
+    *,
+    compute: bool = True,
+    on_step: Callable[[int, int], None] | None = None,
+) -> np.ndarray | None:
+    """Activation of the feature at every position of the tiles of a slide, float32 [n_tiles, h, w].
+
+    Read where it was computed before, else computed and kept. None for what would have to be computed, if it
+    is not to be, and for features without positions.
+    """
+    of_slide_df = inspection.tiles_df[inspection.tiles_df["slide_id"] == slide_id]
+    path = inspection.folder / f"activation_{feature}_{slide_id}.npy"
+    made_for = {"n_tiles": len(of_slide_df)}
+    if work_records.why_unfinished(path, made_for) is None:
+        return np.load(path)
+    if not compute or of_slide_df.empty:
+        return None
+    on_tile = None if on_step is None else lambda done: on_step(done, len(of_slide_df))
+    try:
+        maps = activation_maps.maps_of_tiles(inspection.network(), feature, of_slide_df, on_step=on_tile)
+    except activation_maps.NoPositions:
+        return None
+    with whole_file(path) as temporary:
+        np.save(temporary, maps)
+    work_records.write(path, made_for)
+    return maps
 
 
 def slides_by_value(inspection: Inspection, feature: str) -> pd.Series:

@@ -16,6 +16,7 @@ from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
 from lib.figures import pictures, style
 from lib.tiles.stored import read_tiles
+from lib.visualize import activation_maps
 from lib.visualize.slide_view import slide_view
 
 WIDTH_IN = 9.4
@@ -127,12 +128,14 @@ def strip_figure(strip_df: pd.DataFrame, feature: str) -> Figure:
 
 @style.themed
 def feature_figure(view: FeatureView, feature: str) -> Figure:
-    """Top tiles, below them their gradients, to the right the synthetic image."""
+    """Top tiles, below them where they are active and their gradients, to the right the synthetic image."""
     k = len(view.tiles)
     edge = 1.45
-    figure = plt.figure(figsize=(edge * k + 2 * edge + 0.5, 2 * edge + 0.75))
-    grid = figure.add_gridspec(2, k + 2)
-    for row, images in enumerate((view.tiles, view.gradients)):
+    rows = {"tile, value": view.tiles, "active where": view.activations, str(view.method): view.gradients}
+    rows = {words: images for words, images in rows.items() if len(images)}
+    figure = plt.figure(figsize=(edge * k + 2 * edge + 0.5, len(rows) * edge + 0.75))
+    grid = figure.add_gridspec(len(rows), k + 2)
+    for row, (words, images) in enumerate(rows.items()):
         for i, image in enumerate(images):
             ax = figure.add_subplot(grid[row, i])
             ax.imshow(image)
@@ -142,8 +145,8 @@ def feature_figure(view: FeatureView, feature: str) -> Figure:
                 title = f"{plain(_short(str(view.tile_ids[i]), 22))}\n{view.values[i]:.4g}"
                 ax.set_title(title, fontsize=6.5)
             if i == 0:
-                ax.set_ylabel("tile, value" if row == 0 else str(view.method), fontsize=7)
-    ax = figure.add_subplot(grid[:, k:])
+                ax.set_ylabel(words, fontsize=7)
+    ax = figure.add_subplot(grid[:2, k:])
     ax.axis("off")
     start, end = view.objective
     if end > start:
@@ -156,13 +159,20 @@ def feature_figure(view: FeatureView, feature: str) -> Figure:
     return figure
 
 
-def slide_figure(inspection: Inspection, feature: str, slide_id: str, values: pd.Series) -> Figure:
-    """The value of each tile over its slide."""
+def slide_figure(
+    inspection: Inspection, feature: str, slide_id: str, values: pd.Series, maps: np.ndarray | None = None
+) -> Figure:
+    """The value of each tile over its slide; with the maps of its tiles the activation at each position."""
     mpp = float(inspection.slide_mpp[slide_id])
     view = small_view(inspection.slide_files[slide_id], mpp, inspection.mask_mpp, max_px=800)
     of_slide_df = inspection.tiles_df[inspection.tiles_df["slide_id"] == slide_id]
     tissues = inspection.samples_df["tissue"].loc[of_slide_df["sample_id"].unique()]
     title = f"Feature {feature} on slide {slide_id}" + (f", {tissues.iloc[0]}" if len(tissues) == 1 else "")
+    if maps is not None:
+        l0_shape = tuple(edge * view.mpp / view.l0_mpp for edge in view.image.shape[:2])
+        canvas = activation_maps.stitched(of_slide_df, maps, (l0_shape[0], l0_shape[1]))
+        title += f" ({len(maps)} tiles, {maps.shape[1]} x {maps.shape[2]} positions each)"
+        return pictures.activation_over_slide(view, canvas, title=plain(title), label="activation")
     label = "sum over the tile's positions"
     return pictures.slide_heatmap(view, of_slide_df, values, title=plain(title), label=label)
 

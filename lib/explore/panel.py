@@ -77,7 +77,7 @@ class Panel(widgets.VBox):
         self.view = self._button("What raises it?", tip, self._view, icon="search")
         self.slide = widgets.Dropdown(options=[], description="slide", layout={"width": "420px"})
         self.slide.observe(self._slide_chosen, "value")
-        self.map = self._button("Map this slide", "the feature on each of its tiles", self._map)
+        self.map = self._button("Map this slide", "where on it the feature is active", self._map)
         self.progress = widgets.IntProgress(layout={"width": "220px", "display": "none"})
         self.doing = widgets.Label()
         self.cancel = self._button("Cancel", "", lambda _: self.stop.set(), layout={"display": "none"})
@@ -146,8 +146,9 @@ class Panel(widgets.VBox):
             figure = None
             if slide is not None:
                 values = runs.slide_values(self.inspection, feature, slide, compute=False)
+                maps = runs.slide_maps(self.inspection, feature, slide, compute=False)
                 if values is not None:
-                    figure = pair_figures.slide_figure(self.inspection, feature, slide, values)
+                    figure = pair_figures.slide_figure(self.inspection, feature, slide, values, maps)
             show_figure(self.map_image, figure)
 
     def report(self, error: Exception) -> None:
@@ -211,9 +212,14 @@ class Panel(widgets.VBox):
             raise LookupError("no test sample has a tile, so there is no slide to map")
         self._start(
             f"feature {feature} on {slide}",
-            lambda: runs.slide_values(self.inspection, feature, slide, on_step=self._step),
+            lambda: self._map_slide(feature, slide),
             lambda _: self._show_map(feature, slide),
         )
+
+    def _map_slide(self, feature: str, slide: str) -> None:
+        maps = runs.slide_maps(self.inspection, feature, slide, on_step=self._step)
+        known = None if maps is None else maps.sum(axis=(1, 2), dtype=float)  # the sum is the feature
+        runs.slide_values(self.inspection, feature, slide, known=known, on_step=self._step)
 
     # -- work in a thread -----------------------------------------------------------------------------------
 

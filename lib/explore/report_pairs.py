@@ -156,6 +156,7 @@ def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:
                 "synthetic_note": str(pair.synthetic_note),
                 "strip_note": str(pair.strip_note),
                 "tile_tissue": str(pair.tile_tissue),
+                "activation": next(iter(images["activation"]), None),
                 "gradient": images["gradient"][0],
                 "method": pair.method,
                 "synthetic": images["synthetic"],

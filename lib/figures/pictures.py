@@ -101,6 +101,40 @@ def slide_heatmap(
     return figure
 
 
+@themed
+def activation_over_slide(
+    view: SlideView, stitched: np.ndarray, *, title: str, label: str, percentile: float = 99.5
+) -> Figure:
+    """A slide beside the activation of a feature at every position of its layer.
+
+    stitched : float [H, W] over the same field as the view, NaN where there is no tile.
+    label : of the colour bar. percentile : of |activation|, at full range.
+    """
+    height, width = view.image.shape[:2]
+    aspect = height / width
+    panel_in = min(PAGE_IN * 0.42, 4.5 / aspect)
+    size = (panel_in * 2 + 0.9, panel_in * aspect + 0.55)
+    figure, (plain, active) = plt.subplots(1, 2, figsize=size)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    known = np.abs(stitched[np.isfinite(stitched)])
+    limit = float(np.percentile(known, percentile) or known.max()) if len(known) else 1.0
+    signed = bool(np.nanmin(stitched) < 0) if len(known) else False
+    plain.imshow(view.image)
+    shown = active.imshow(
+        stitched, extent=extent, interpolation="antialiased", cmap=SIGNED_MAP if signed else "magma",
+        vmin=-limit if signed else 0, vmax=limit or 1.0,
+    )  # fmt: skip
+    for ax in (plain, active):
+        outline(ax, view.tissue, view.image.shape)
+        ax.set(xlim=extent[:2], ylim=extent[2:])
+        ax.axis("off")
+    scale_bar(plain, view.mpp, width)
+    bar = figure.colorbar(shown, ax=active, label=label, shrink=0.85, pad=0.02)
+    bar.ax.tick_params(labelsize=CAPTION_PT)
+    figure.suptitle(title, fontsize=8)
+    return figure
+
+
 def _draw_values(ax: Axes, squares: list[Rectangle], values: np.ndarray) -> PatchCollection:
     """Squares in the colour of their value, symmetric about 0 where signs differ; empty where not finite."""
     finite = np.isfinite(values)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lib.figures import network_plots, pictures
 from lib.tiles.stored import read_tiles
-from lib.visualize import attribution, pair_cards, tile_choice
+from lib.visualize import activation_maps, attribution, pair_cards, tile_choice
 from lib.visualize.feature_values import Network
 from lib.visualize.immunostain import nuclei_mask, separate_stains
 from lib.visualize.pair_cards import Cards
@@ -18,6 +18,7 @@ from lib.visualize.randomisation_check import randomisation_check, step_titles
 
 PAIRS_PER_FIGURE = 6
 IMAGES_SHOWN, TILES_SHOWN = 8, 7  # in one strip: synthetic images, tiles
+MAPS_SHOWN = 6  # pairs in the figure of activation maps
 STAIN_PX = 600  # longest side of a stained image in its figure
 
 
@@ -128,6 +129,36 @@ def slide_maps(
         figure = pictures.slide_heatmap(view, tiles_df, values, title=title, label="sum over positions")
         caption = f"{title}, {len(values)} tiles, each {tile_um:.0f} µm wide."
         yield Captioned(f"slide_heatmap_{number}", figure, caption)
+
+
+def activations(rows: Sequence[Mapping[str, Any]], tile_um: float) -> Captioned | None:
+    """Where the features of the first pairs are active in their tiles, beside what raises them there."""
+    shown = [row for row in rows if row["activation"] is not None][:MAPS_SHOWN]
+    if not shown:
+        return None
+    strip, titles = [], []
+    for row in shown:
+        strip += [row["tile"], row["activation"], row["guided"]]
+        titles += [f"{row['symbol']}\n{row['feature']}", "active where", row["method"]]
+    caption = (
+        f"{len(shown)} features on a tile each, {tile_um:.0f} µm wide: where its layer is active (yellow to "
+        "red; blue: below zero), and the gradient. Pictures do not share a scale."
+    )
+    return Captioned("activation_maps", pictures.tile_strip(strip, titles, columns=6), caption)
+
+
+def slide_activation(
+    maps: np.ndarray, tiles_df: pd.DataFrame, view: pictures.SlideView, symbol: str, feature: str
+) -> Captioned:
+    """Activation of a feature over a slide, at the resolution of its layer; maps are those of tiles_df."""
+    l0_shape = tuple(edge * view.mpp / view.l0_mpp for edge in view.image.shape[:2])
+    canvas = activation_maps.stitched(tiles_df, maps, (l0_shape[0], l0_shape[1]))
+    title = f"{symbol}, feature {feature} on {tiles_df['slide_id'].iloc[0]}"
+    caption = (
+        f"{title}: activation at {maps.shape[1]} x {maps.shape[2]} positions of each of {len(maps)} tiles."
+    )
+    figure = pictures.activation_over_slide(view, canvas, title=title, label="activation")
+    return Captioned("activation_slide", figure, caption)
 
 
 def stains(images: Mapping[str, np.ndarray], paths: Mapping[str, Path]) -> Captioned:

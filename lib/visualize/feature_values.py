@@ -71,8 +71,8 @@ class PassRecord(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _FeaturesReached(Exception):
-    """Ends a forward pass once every feature asked for has its value."""
+class FeaturesReached(Exception):
+    """Raised in a callback of `models.layer_outputs` to end a pass once every feature has its value."""
 
 
 def feature_sums(
@@ -112,22 +112,22 @@ def feature_sums(
                 if place[0] == layer:
                     # Summed at once: an in-place ReLU may overwrite the layer as soon as this returns.
                     channel_t = output_t.select(axis[layer], place[1])
-                    sums[place] = _powered(channel_t, p).flatten(1).sum(1)
+                    sums[place] = powered(channel_t, p).flatten(1).sum(1)
         if not waiting:
-            raise _FeaturesReached
+            raise FeaturesReached
 
     layers = sorted(waiting) if record is None else None
     try:
         with models.layer_outputs(model, architecture, reduce, layers=layers), record or nullcontext():
             model(images_t)
-    except _FeaturesReached:
+    except FeaturesReached:
         return torch.stack([sums[place] for place in places], dim=1)
     raise RuntimeError(
         f"the forward pass ended before the layers {sorted(waiting)}: is the model {architecture}?"
     )
 
 
-def _powered(values_t: torch.Tensor, p: float) -> torch.Tensor:
+def powered(values_t: torch.Tensor, p: float) -> torch.Tensor:
     """Y^p for whole p, else sign(Y) |Y|^p, as features are quantified; the gradient at Y = 0 is finite."""
     if p == 1:
         return values_t

@@ -5,6 +5,7 @@ the report reads them.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,14 @@ import pandas as pd
 from PIL import Image
 
 from lib.tiles.stored import read_tiles
-from lib.visualize import attribution, tile_choice
+from lib.visualize import activation_maps, attribution, tile_choice
 from lib.visualize.feature_values import Network
 from lib.visualize.synthetic_images import Ascent, colour_decorrelation, synthesise
 
 # Images optimised at once: a batch of 8 VGG16 passes with gradients at 224 px holds about 2 GB.
 IMAGES_AT_ONCE = 8
 N_STRIP = 5  # tiles of a card from low to high
-KINDS = ("tile", "gradient", "synthetic", "low to high")
+KINDS = ("tile", "activation", "gradient", "synthetic", "low to high")
 SHOWN_COLUMNS = [
     *("card", "kind", "order", "feature", "seed", "tile_id", "sample_id", "slide_id", "donor", "tissue"),
     *("column", "row", "value", "quantile"),
@@ -71,6 +72,10 @@ def make_cards(
             cards_df.loc[card, column] = fact
         pictures += [tile, attribution.to_picture(gradient)]
         shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient")]
+        with suppress(activation_maps.NoPositions):
+            (active,) = activation_maps.activation_maps(network, str(pair.feature), tile[None])
+            pictures.append(activation_maps.overlay(tile, active))
+            shown.append(tile_df.assign(kind="activation"))
         if len(strip_df):
             pictures += [*read_tiles(strip_df)]
             shown.append(strip_df.assign(card=card))
@@ -148,7 +153,7 @@ def tied_note(strip_df: pd.DataFrame, values: pd.Series, where: str) -> str:
 
 
 def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: str) -> list[np.ndarray]:
-    """Pictures of one kind (tile, gradient, synthetic, low to high) of one card, in order."""
+    """Pictures of one kind (of KINDS) of one card, in order."""
     rows = np.flatnonzero((shown_df["card"] == card) & (shown_df["kind"] == kind))
     return [np.array(pictures[row]) for row in rows]
 
@@ -174,6 +179,7 @@ def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[
             "tile": shown["tile"][0],
             # The tissue of this tile's own sample: a tile may come from another than the gene's.
             "tile_label": f"{tile['tile_id']}\n{tile['tissue']}",
+            "activation": next(iter(shown["activation"]), None),
             "guided": shown["gradient"][0],
             "guided_label": "" if guided else pair.method,
             "method": pair.method,

@@ -63,6 +63,18 @@ def test_slide_values_are_those_of_its_tiles_and_kept(run, monkeypatch):
     pd.testing.assert_series_equal(kept, values, check_names=False)
 
 
+def test_maps_of_a_slide_sum_to_its_values_and_are_kept(run, monkeypatch):
+    assert inspection.slide_maps(run, "0_1", "s3", compute=False) is None
+    steps = []
+    maps = inspection.slide_maps(run, "0_1", "s3", on_step=lambda done, n: steps.append((done, n)))
+    assert maps.ndim == 3
+    assert steps[-1] == (len(maps), len(maps))
+    values = inspection.slide_values(run, "0_1", "s3")
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), values, rtol=1e-4)
+    monkeypatch.setattr(inspection.activation_maps, "maps_of_tiles", lambda *_, **__: pytest.fail("twice"))
+    np.testing.assert_array_equal(inspection.slide_maps(run, "0_1", "s3", compute=False), maps)
+
+
 def test_the_exponent_of_the_features_is_that_of_maps_and_views(run, tmp_path):
     network = run.network()._replace(p=2.0)
     squared = run._replace(network=lambda: network, folder=tmp_path)

@@ -198,7 +198,7 @@ def test_an_error_in_the_work_is_shown(shown, monkeypatch):
 def test_late_work_does_not_overwrite_another_feature(shown, monkeypatch):
     ready = threading.Event()
     made = feature_view.FeatureView(
-        np.array(["t"]), np.ones(1), *(np.zeros((1, 8, 8, 3), np.uint8),) * 2,
+        np.array(["t"]), np.ones(1), *(np.zeros((1, 8, 8, 3), np.uint8),) * 3,
         np.array("guided backpropagation"), np.zeros((8, 8, 3), np.uint8), np.array([0.0, 1.0]),
     )  # fmt: skip
     monkeypatch.setattr(

@@ -67,7 +67,7 @@ def made(cohort, chosen_df=None, covers=(0, 6), ascent=ASCENT, **parts):
 def test_every_picture_is_what_its_row_says(cohort):
     net, tiles_df, values_df = cohort
     cards_df, shown_df, _, pictures = made(cohort)
-    assert len(shown_df) == len(pictures) == 2 * (1 + 1 + 3 + 2)
+    assert len(shown_df) == len(pictures) == 2 * (1 + 1 + 1 + 3 + 2)
     assert pictures.dtype == np.uint8
     assert list(cards_df["method"]) == ["guided backpropagation"] * 2
     for row in shown_df.itertuples():
@@ -167,8 +167,8 @@ def test_a_dead_feature_has_reasons_in_place_of_a_strip_and_noise(cohort):
     chosen_df = chosen(feature=["4_5", "4_6"])
     cards = made(cohort, chosen_df, ascent=Ascent(4, (0, 1)), values_df=values_df, network=net)
     cards_df, shown_df, curves_df, pictures = cards
-    assert len(shown_df) == len(pictures) == 2 + (2 + 3 + 2)
-    assert set(shown_df.loc[shown_df["card"] == 0, "kind"]) == {"tile", "gradient"}
+    assert len(shown_df) == len(pictures) == 3 + (3 + 3 + 2)
+    assert set(shown_df.loc[shown_df["card"] == 0, "kind"]) == {"tile", "activation", "gradient"}
     assert cards_df["has_map"].tolist() == [False, True]
     assert cards_df["has_map"].dtype == bool
     assert cards_df["strip_note"].tolist() == ["no strip: the feature is 0 on 9 of 9 tiles of liver", ""]
