@@ -43,8 +43,8 @@ def _cohort(store: Store) -> str:
     by = "section" if stratum == "section" else "a published list" if config.split_file else config.split_by
     said = [
         f"{'Simulated samples' if config.synthetic_data else 'Samples'} ({len(samples_df):,}; "
-        f"{_count(samples_df['slide_id'].nunique(), 'slide')} of {_count(donors, 'donor')}, "
-        f"{_count(samples_df['tissue'].nunique(), 'tissue')}) were divided by {by} ({sizes})."
+        f"{counted(samples_df['slide_id'].nunique(), 'slide')} of {counted(donors, 'donor')}, "
+        f"{counted(samples_df['tissue'].nunique(), 'tissue')}) were divided by {by} ({sizes})."
     ]
     if config.features_file or not store.is_current("tiles"):
         return said[0]
@@ -59,7 +59,7 @@ def _cohort(store: Store) -> str:
     if len(dropped_df):
         reasons = [REASONS[name] for name in config.drop_tiles]
         were = "was" if len(dropped_df) == 1 else "were"
-        further = _count(len(dropped_df), "further tile")
+        further = counted(len(dropped_df), "further tile")
         said.append(f"{further} with {_listed(reasons, 'or')} {were} left out.")
     return " ".join(said)
 
@@ -74,7 +74,7 @@ def _features(store: Store) -> str:
     said = [_network(store)]
     if store.is_current("accuracy"):
         rows = accuracy_on_test(store)
-        reached = [f"{row.accuracy:.1%} of {_count(row.n, row.level)}" for row in rows]
+        reached = [f"{row.accuracy:.1%} of {counted(row.n, row.level)}" for row in rows]
         said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
     power = "" if config.p == 1 else f"^{config.p:g}"
     over_tiles = "averaged" if config.aggregate == "mean" else "summed"
@@ -99,7 +99,7 @@ def _network(store: Store) -> str:
     rate = f"learning rate {recipe.learning_rate:g}{falls}"
     return (
         f"The network {config.network_name} was trained from {start} to classify the tissue of a tile"
-        f"{labels} for {_count(recipe.epochs, 'epoch')} by stochastic gradient descent (batches of "
+        f"{labels} for {counted(recipe.epochs, 'epoch')} by stochastic gradient descent (batches of "
         f"{recipe.batch_size}, {rate}, momentum {recipe.momentum:g}, weight decay "
         f"{recipe.weight_decay:g}); the epoch of best validation accuracy was kept."
     )
@@ -144,7 +144,7 @@ def _tests(store: Store) -> str:
         "1995), and the links of a gene at that rate among its features, averaged over the genes found."
     )
     if config.gene_sets and store.is_current("gene_sets"):
-        n_sets = _count(len(store.load("gene_sets")), "gene set")
+        n_sets = counted(len(store.load("gene_sets")), "gene set")
         said.append(
             f"{n_sets} were tested in the same way, by the mean squared statistic of their genes beside that "
             "of all genes (Efron and Tibshirani 2007)."
@@ -161,8 +161,8 @@ def _results(store: Store) -> str:
     if links_df.empty:
         return f"None of {n_genes:,} genes had a link."
     said = [
-        f"{_count(links_df['gene'].nunique(), 'gene')} of {n_genes:,} had a link; there were "
-        f"{_count(len(links_df), 'link')}, {leads:,} counting near-copies of a feature once."
+        f"{counted(links_df['gene'].nunique(), 'gene')} of {n_genes:,} had a link; there were "
+        f"{counted(len(links_df), 'link')}, {leads:,} counting near-copies of a feature once."
     ]
     shares_df = replication.summarise(links_df, config.q_threshold)
     n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
@@ -173,7 +173,7 @@ def _results(store: Store) -> str:
         )
     if config.gene_sets and store.is_current("gene_sets"):
         found = int((store.load("gene_sets")["q"] <= config.q_threshold).sum())
-        said.append(f"{_count(found, 'gene set')} followed a feature.")
+        said.append(f"{counted(found, 'gene set')} followed a feature.")
     if config.synthetic_data:
         said.append("All of this was simulated.")
     return " ".join(said)
@@ -187,7 +187,8 @@ def _software(store: Store) -> str:
     return f"Software: {names}; seed {store.config.seed}."
 
 
-def _count(n: int, what: str) -> str:
+def counted(n: int, what: str) -> str:
+    """1 gene, 2 genes."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
