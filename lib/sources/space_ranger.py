@@ -171,7 +171,10 @@ def scale_of(factors: Mapping[str, float], positions_df: pd.DataFrame, where: st
     """
     pixels_df = positions_df[["pixel_x", "pixel_y"]]
     if "array_col" in positions_df:
-        steps, *_ = grid_steps(positions_df[["array_col", "array_row"]], pixels_df)
+        try:
+            steps, *_ = grid_steps(positions_df[["array_col", "array_row"]], pixels_df)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
         column_px, row_px = np.hypot(*steps[0]), np.hypot(*steps[1])
         # a hexagonal array: two columns are a pitch, a row is sqrt(3) / 2 of one
         pitch_px, bin_px = (2 * column_px + row_px / (np.sqrt(3) / 2)) / 2, (column_px + row_px) / 2

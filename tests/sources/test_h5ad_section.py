@@ -170,6 +170,10 @@ def test_what_holds_no_counts_is_refused(tmp_path, changes, said):
         ({"xy": section()[1] * 0.25}, r"pixels of the hires image: divide them by 0\.25"),
         ({"xy": section()[1] * 0.25, "array": False}, r"pixels of the hires image: divide them by 0\.25"),
         ({"xy": np.ones((81, 2)), "array": False}, "most spots lie on another one"),
+        (
+            {"obs_columns": {"array_row": np.zeros(81), "array_col": np.zeros(81)}},
+            "on one line: µm/px needs 4",
+        ),
         ({"libraries": ()}, r"no spot_diameter_fullres .*write it again with adata\.uns"),
         ({"factors": {"tissue_hires_scalef": 0.25}}, "no spot_diameter_fullres"),
         ({"libraries": ("A", "B")}, "holds 2 sections, 'A', 'B': write one file for each"),
