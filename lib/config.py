@@ -91,7 +91,7 @@ class Config(BaseModel):
     # -- spots (source = "her2st" or "visium") ----------------------------------------------------------
     # Edge of the square of tissue that stands for a spot; 0: 155 in her2st, of Visium the pitch of the spots.
     spot_region_um: Annotated[float, Field(ge=0)] = 0.0
-    visium_sections: dict[str, Section] = {}  # name -> folder, image, donor, clusters, split
+    visium_sections: dict[str, Section] = {}  # name -> folder or h5ad, image, donor, clusters, split
     spot_splits: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}  # set -> sections
 
     # -- tiles (notebook 01) ----------------------------------------------------------------------------

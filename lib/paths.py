@@ -58,6 +58,10 @@ class Paths:
             return found[1] if found else self.root / "data" / "raw" / "go" / "goa_human.gaf.gz"
         return self.raw / getattr(self.config, field)
 
+    def export_path(self, what: str) -> Path:
+        """File for other tools, such as "features" (`lib.export`): beside the artefacts of the network."""
+        return self.path("network").with_name(f"{what}.h5ad")
+
     def repository_path(self, name: str) -> Path:
         """A path of the configuration that starts at the repository's root, or is absolute."""
         return ROOT / name

@@ -135,7 +135,7 @@ def test_make_targets_exist(page):
 def test_cohorts_and_options_of_the_driver_exist(page):
     cohorts = {path.stem for path in (ROOT / "data" / "cohorts").glob("*.toml")} | {"mine"}
     files = {"run_all": "run_all.py", "-m lib.gtex": "lib/gtex.py", "-m lib.train": "lib/train.py"}
-    files["-m lib.benchmarks"] = "lib/benchmarks/run.py"
+    files |= {"-m lib.benchmarks": "lib/benchmarks/run.py", "-m lib.export": "lib/export.py"}
     joined = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for span in code(joined):
         span = span.partition("#")[0]

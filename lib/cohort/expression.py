@@ -6,15 +6,17 @@ Genes are rows, RNA samples are columns, values are TPM, CPM or counts as float3
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
 
-from lib.cohort import gct, table_checks, table_files
+from lib.cohort import gct, h5ad_reading, table_checks, table_files
 from lib.cohort.gct import GeneValues, table_kind
-from lib.cohort.samples import first, says_missing
+from lib.cohort.samples import first
 from lib.cohort.table_checks import column_role, refuse_duplicates, wanted_samples
 from lib.errors import InputError, MissingInputError
 
@@ -53,8 +55,6 @@ def read_expression(
         Unknown format; truncated or corrupt gzip data; another size than promised; duplicated gene or RNA
         ids; rows of unequal length; unknown `columns`; missing, negative or non-numeric values (the first
         gene and sample, and how many).
-    RuntimeError
-        .h5ad without the anndata package.
     """
     path, kind = _kind(path)
     if kind in TEXT_KINDS:
@@ -80,7 +80,8 @@ def rna_ids(path: str | Path) -> list[str]:
         with table_files.parquet_explained(path):
             return _sample_columns(pq.read_schema(path))
     if kind == "h5ad":
-        return [str(i) for i in _anndata().read_h5ad(path, backed="r").obs_names]
+        with h5ad_reading.opened(path) as file:
+            return h5ad_reading.read_names(file["obs"])
     return gct.read_header(path).samples
 
 
@@ -126,39 +127,31 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues
 
 
 def _read_h5ad(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues, list[str], dict[str, int]]:
-    try:
-        data = _anndata().read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a readable h5ad file ({error}); write it again") from error
-    found = {"genes": data.n_vars, "RNA samples": data.n_obs}
-    samples = wanted_samples([str(i) for i in data.obs_names], columns, str(path))
-    data = data[samples]
-    values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    if "log1p" in data.uns:
-        raise InputError(f"{path}: its values are logarithms (uns['log1p']); save counts, CPM or TPM")
-    columns_of = {
-        str(name): data.var[name].astype(str).mask(says_missing(data.var[name]), "").tolist()
-        for name in data.var.columns
-    }
-    genes = [str(gene) for gene in data.var_names]
-    values = np.asarray(values.T, np.float32)
-    return GeneValues(values, genes, *_described(columns_of, data.n_vars)), samples, found
+    with h5ad_reading.opened(path) as file:
+        names = h5ad_reading.require_unique(file, path)
+        found = {"genes": len(h5ad_reading.read_names(file["var"])), "RNA samples": len(names)}
+        samples = wanted_samples(names, columns, str(path))
+        # logarithms are never taken for values: beside them the layer of counts is read
+        wanted = "X" if h5ad_reading.log_base(file) is None else "layers['counts']"
+        read = next((v for v in h5ad_reading.read_all_values(file) if v.found_in == wanted), None)
+    if read is None and wanted == "X":
+        raise InputError(f"{path}: it has no values (X)")
+    if read is None:
+        raise InputError(
+            f"{path}: its values are logarithms (uns['log1p']); save counts, CPM or TPM, or keep counts as "
+            "layers['counts']"
+        )
+    place = {name: k for k, name in enumerate(names)}
+    part: Any = read.matrix[[place[sample] for sample in samples]]
+    values = (part.toarray() if sparse.issparse(part) else part).T.astype(np.float32)
+    genes = h5ad_reading.genes_of(read.var_df)
+    return GeneValues(values, genes.ids, genes.symbols, genes.biotypes), samples, found
 
 
 def _described(columns: dict[str, list[str]], n_genes: int) -> tuple[list[str], list[str]]:
     """Symbols and biotypes among the columns that describe genes; "" where there are none."""
     by_role = {column_role(name): column for name, column in columns.items()}
     return by_role.get("symbol") or [""] * n_genes, by_role.get("biotype") or [""] * n_genes
-
-
-def _anndata():
-    try:
-        import anndata  # pyright: ignore[reportMissingImports]: optional
-    except ImportError as error:
-        raise RuntimeError(
-            "reading .h5ad needs anndata: pip install anndata, or save the table as parquet"
-        ) from error
-    return anndata
 
 
 def describe_expression(expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ the folder of that name (also raw_...), and spatial/ with scalefactors_json.json
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from scipy import io, sparse
 
 from lib.errors import InputError, MissingInputError
 from lib.sources.spot_regions import grid_steps
+from lib.statistics.spots import pitch
 
 SPOT_PITCH_UM = 100.0  # centre to centre, Visium
 SPOT_DIAMETER_UM = 65.0  # of the spots that spot_diameter_fullres counts (they capture 55 µm)
@@ -132,24 +134,62 @@ class Scale(NamedTuple):
     bin_um: float
 
 
+class Spots(NamedTuple):
+    """What is read of one section: positions_df has columns POSITIONS (array positions only where known);
+    image_px is the size of the full-resolution image as far as it is stated; counts_from says in words which
+    values the counts are.
+    """
+
+    counts: Counts
+    positions_df: pd.DataFrame
+    scale: Scale
+    image_px: tuple[int, int] | None
+    counts_from: str
+
+
+def read_section(folder: Path) -> Spots:
+    """A whole section from a Space Ranger folder; errors as of the readers of its parts."""
+    counts, positions_df = read_counts(folder), read_positions(folder)
+    scale = read_scale(folder, positions_df)
+    return Spots(counts, positions_df, scale, _image_px(folder), "Space Ranger")
+
+
 def read_scale(folder: Path, positions_df: pd.DataFrame) -> Scale:
-    """µm/px from the pitch of the spots (a linear fit of pixels on array positions), held against the scale
-    factors; of Visium HD the one that Space Ranger states.
+    """`scale_of` with the scale factors of a Space Ranger folder; MissingInputError where there are none."""
+    return scale_of(_factors(folder), positions_df, str(folder))
+
+
+def scale_of(factors: Mapping[str, float], positions_df: pd.DataFrame, where: str) -> Scale:
+    """µm/px from the pitch of the spots, held against the scale factors; of Visium HD the one that Space
+    Ranger states. The pitch is a linear fit of pixels on array positions or, where these are unknown, the
+    median distance of the nearest spots.
 
     Raises
     ------
-    MissingInputError : no scale factors. InputError : spots that form no grid; a scale factor that disagrees,
-    as where positions were scaled to the hires or lowres image.
+    InputError : spots that form no grid; a scale factor that disagrees, as where positions were scaled to the
+    hires or lowres image. It names `where` they are from.
     """
-    factors = _factors(folder)
-    steps, *_ = grid_steps(positions_df[["array_col", "array_row"]], positions_df[["pixel_x", "pixel_y"]])
-    column_px, row_px = np.hypot(*steps[0]), np.hypot(*steps[1])
+    pixels_df = positions_df[["pixel_x", "pixel_y"]]
+    if "array_col" in positions_df:
+        try:
+            steps, *_ = grid_steps(positions_df[["array_col", "array_row"]], pixels_df)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        column_px, row_px = np.hypot(*steps[0]), np.hypot(*steps[1])
+        # a hexagonal array: two columns are a pitch, a row is sqrt(3) / 2 of one
+        pitch_px, bin_px = (2 * column_px + row_px / (np.sqrt(3) / 2)) / 2, (column_px + row_px) / 2
+    elif len(pixels_df) < 2:
+        raise InputError(f"{where}: {len(pixels_df)} spots are too few to measure µm/px")
+    else:
+        pitch_px = bin_px = pitch(pixels_df.to_numpy(float))
+    if not pitch_px:
+        raise InputError(f"{where}: most spots lie on another one, so their pitch cannot be measured")
     if bin_um := factors.get("bin_size_um", 0.0):
-        measured, pitch_um = 2 * bin_um / (column_px + row_px), bin_um
+        measured, pitch_um = bin_um / bin_px, bin_um
         stated = factors.get("microns_per_pixel", 0.0)
-    else:  # a hexagonal array: two columns are a pitch, a row is sqrt(3) / 2 of one
-        measured = SPOT_PITCH_UM / ((2 * column_px + row_px / (np.sqrt(3) / 2)) / 2)
-        diameter_px, pitch_um = factors.get("spot_diameter_fullres", 0.0), SPOT_PITCH_UM
+    else:
+        measured, pitch_um = SPOT_PITCH_UM / pitch_px, SPOT_PITCH_UM
+        diameter_px = factors.get("spot_diameter_fullres", 0.0)
         stated = SPOT_DIAMETER_UM / diameter_px if diameter_px else 0.0
     if stated and abs(measured / stated - 1) > SAME_MPP:
         hint = ""
@@ -158,7 +198,7 @@ def read_scale(folder: Path, positions_df: pd.DataFrame) -> Scale:
             if scale and abs(measured * scale / stated - 1) < SAME_MPP:
                 hint = f"; positions seem to be pixels of the {image} image: divide them by {scale:g}"
         raise InputError(
-            f"{folder}: the spots' pitch gives {measured:.3f} µm/px, {FACTORS} {stated:.3f}{hint}. "
+            f"{where}: the spots' pitch gives {measured:.3f} µm/px, the scale factors {stated:.3f}{hint}. "
             "Positions must be pixels of the full-resolution image, as Space Ranger writes them"
         )
     return Scale(float(measured), float(pitch_um), float(bin_um))
@@ -174,17 +214,21 @@ def _factors(folder: Path) -> dict[str, float]:
         raise InputError(f"{path} is not a table of numbers ({error})") from error
 
 
-def check_image(folder: Path, image: Path, width: int, height: int) -> None:
-    """InputError where the image is of another size than the one that Space Ranger was given."""
+def _image_px(folder: Path) -> tuple[int, int] | None:
+    """Size of the image that Space Ranger was given, from the hires image beside the positions."""
     hires, scale = folder / "spatial/tissue_hires_image.png", _factors(folder).get("tissue_hires_scalef")
     if not hires.is_file() or not scale:
-        return
+        return None
     with Image.open(hires) as picture:
-        expected = [round(edge / scale) for edge in picture.size]
-    if any(abs(edge / wanted - 1) > 0.02 for edge, wanted in zip((width, height), expected, strict=True)):
+        return round(picture.size[0] / scale), round(picture.size[1] / scale)
+
+
+def check_image(image: Path, size: tuple[int, int], wanted: tuple[int, int] | None) -> None:
+    """InputError where the image is of another size, in px, than the one that Space Ranger was given."""
+    if wanted and any(abs(edge / of - 1) > 0.02 for edge, of in zip(size, wanted, strict=True)):
         raise InputError(
-            f"{image} is {width} x {height} px, but the image that Space Ranger was given had about "
-            f"{expected[0]} x {expected[1]}: give that one (not the hires image), unturned and uncropped"
+            f"{image} is {size[0]} x {size[1]} px, but the image that Space Ranger was given had about "
+            f"{wanted[0]} x {wanted[1]}: give that one (not the hires image), unturned and uncropped"
         )
 
 

@@ -1,4 +1,4 @@
-"""A cohort of Visium sections: folders of Space Ranger and full-resolution images become samples.
+"""A cohort of Visium sections: folders of Space Ranger, or .h5ad files, and images become samples.
 
 A sample is a spot (or a bin of Visium HD): a square of the image with its own counts. A section is a slide.
 """
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from lib.cohort.expression_units import scale_counts
 from lib.errors import InputError, MissingInputError
-from lib.sources import space_ranger
+from lib.sources import h5ad_section, space_ranger
 from lib.sources.linked_slides import link
 from lib.sources.mirror import Places
 from lib.sources.spot_regions import spot_samples
@@ -78,24 +78,19 @@ class VisiumCohort(NamedTuple):
         if "/" in name or "\\" in name or name.startswith("."):
             raise InputError(f"section {name!r} of visium_sections: give a name without slashes")
         section = self.sections[name]
-        folder, image = raw / section.folder, raw / section.image
-        if not folder.is_dir():
-            raise MissingInputError(
-                f"section {name}: {folder} is no folder; give outs/ of its Space Ranger run"
-            )
+        image = raw / section.image
+        spots = _read(name, section, raw)
         if not image.is_file():
             raise MissingInputError(f"section {name}: there is no image at {image}")
-        counts, positions_df = space_ranger.read_counts(folder), space_ranger.read_positions(folder)
-        scale = space_ranger.read_scale(folder, positions_df)
+        counts, scale = spots.counts, spots.scale
         width, height = _size(image)
-        space_ranger.check_image(folder, image, width, height)
-        used_df, report = self._used(positions_df, counts)
+        space_ranger.check_image(image, (width, height), spots.image_px)
+        used_df, report = self._used(spots.positions_df, counts)
         used_df = used_df.assign(
             sample_id=name + "_" + used_df["barcode"], donor=section.donor or name, tissue="tissue"
         )
         if section.clusters:
-            clusters = space_ranger.read_clusters(raw / section.clusters)
-            used_df["tissue"] = used_df["barcode"].map(clusters)
+            used_df["tissue"] = used_df["barcode"].map(_clusters(section, raw))
             report["dropped_no_cluster"] = int(used_df["tissue"].isna().sum())
             used_df = used_df[used_df["tissue"].notna()]
         edge_um = self.region_um or scale.pitch_um
@@ -103,8 +98,8 @@ class VisiumCohort(NamedTuple):
         rows_df = spot_samples(places_df, name, scale.mpp, edge_um, width, height)
         if rows_df.empty:
             raise InputError(
-                f"section {name}: none of {len(positions_df):,} spots is under tissue, has counts and lies "
-                f"on the image ({width} x {height} px)"
+                f"section {name}: none of {len(spots.positions_df):,} spots is under tissue, has counts and "
+                f"lies on the image ({width} x {height} px)"
             )
         if section.split:
             rows_df.insert(4, "split", section.split)
@@ -114,6 +109,7 @@ class VisiumCohort(NamedTuple):
         counts_df = pd.DataFrame(dense, pd.Index(counts.genes, name="gene"), rows_df["sample_id"].tolist())
         report |= {"dropped_off_image": len(used_df) - len(rows_df), "n_samples": len(rows_df)}
         report |= {"genes": len(counts.genes), "mpp": scale.mpp, "pitch_um": scale.pitch_um}
+        report |= {"counts_from": spots.counts_from}
         symbols = dict(zip(counts.genes, counts.symbols, strict=True))
         return _Made(rows_df, counts_df, symbols, {"section": name, "region_um": edge_um} | report)
 
@@ -133,6 +129,22 @@ class VisiumCohort(NamedTuple):
             report["dropped_over_cap"] = len(used_df) - MOST_SPOTS
             used_df = used_df.sample(MOST_SPOTS, random_state=self.seed).sort_index()
         return used_df.assign(log_counts=np.log10(used_df["n_counts"]).round(4)), report
+
+
+def _read(name: str, section: Section, raw: Path) -> space_ranger.Spots:
+    if section.h5ad:
+        return h5ad_section.read_section(raw / section.h5ad)
+    folder = raw / section.folder
+    if not folder.is_dir():
+        raise MissingInputError(f"section {name}: {folder} is no folder; give outs/ of its Space Ranger run")
+    return space_ranger.read_section(folder)
+
+
+def _clusters(section: Section, raw: Path) -> pd.Series:
+    """Cluster of each barcode: a csv or, of an .h5ad, a column of its obs."""
+    if section.h5ad and not section.clusters.endswith(".csv"):
+        return h5ad_section.read_clusters(raw / section.h5ad, section.clusters)
+    return space_ranger.read_clusters(raw / section.clusters)
 
 
 def _joined(made: list[_Made]) -> tuple[pd.DataFrame, int]:

@@ -1,6 +1,6 @@
 """What a cohort's configuration says of one Visium section."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -8,8 +8,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: str  # outs/ of Space Ranger, or binned_outputs/square_008um
+    folder: str = ""  # outs/ of Space Ranger, or binned_outputs/square_008um; or, in place of it:
+    h5ad: str = ""  # a file of scanpy's or squidpy's with counts, obsm["spatial"] and uns["spatial"]
     image: str  # the full-resolution image that Space Ranger was given
     donor: str = ""  # empty: the section's name, a donor of its own
-    clusters: str = ""  # csv of barcode and cluster, which become tissues; empty: one tissue
+    # csv of barcode and cluster, or a column of the h5ad's obs, which become tissues; empty: one tissue
+    clusters: str = ""
     split: str = Field(default="", pattern="^(train|validation|test|)$")
+
+    @model_validator(mode="after")
+    def _one_input(self) -> "Section":
+        if bool(self.folder) == bool(self.h5ad):
+            raise ValueError("give its folder (of Space Ranger) or its h5ad, one of the two")
+        return self

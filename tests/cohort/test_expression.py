@@ -1,7 +1,4 @@
-"""Expression tables: parquet and h5ad; calculations by hand; gene tables. Text tables: test_gct.py."""
-
-import sys
-from types import SimpleNamespace
+"""Expression tables: parquet; calculations by hand; gene tables. See test_gct.py and test_h5ad_reading.py."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +6,6 @@ import pytest
 from made_gct import GTEX, needs_gtex
 
 from lib.cohort import expression
-from lib.errors import InputError
 
 
 def test_parquet_roundtrip(tmp_path):
@@ -37,13 +33,6 @@ def test_missing_file_and_unknown_format(tmp_path):
         expression.read_expression(tmp_path / "none.gct")
     with pytest.raises(ValueError, match=r"x\.xlsx: not an expression table; give \.gct"):
         expression.read_expression(tmp_path / "x.xlsx")
-
-
-def test_h5ad_without_anndata_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "anndata", None)
-    (tmp_path / "x.h5ad").write_bytes(b"")
-    with pytest.raises(RuntimeError, match="pip install anndata"):
-        expression.read_expression(tmp_path / "x.h5ad")
 
 
 # ------------------------------------------------------------------------------------------ real files
@@ -115,39 +104,3 @@ def test_gene_names(tmp_path):
     path.write_text("gene_id,length\na,1\n")
     with pytest.raises(ValueError, match="needs gene_id and gene_name"):
         expression.read_gene_table(path)
-
-
-class FakeAnnData:
-    """As much of anndata as the reader uses."""
-
-    def __init__(self, values, genes_df, uns=()):
-        self.X, self.var, self.uns = values, genes_df, dict.fromkeys(uns)
-        self.obs_names, self.var_names = pd.Index(["a", "b"]), genes_df.index
-        self.n_obs, self.n_vars = values.shape
-
-    def __getitem__(self, samples):
-        return self
-
-
-def fake_anndata(monkeypatch, data):
-    monkeypatch.setitem(sys.modules, "anndata", SimpleNamespace(read_h5ad=lambda path, **_: data))
-
-
-def test_h5ad_with_missing_symbols_keeps_all_genes(tmp_path, monkeypatch):
-    genes_df = pd.DataFrame({"gene_type": ["protein_coding", np.nan, "lncRNA"]}, index=["g1", "g2", "g3"])
-    genes_df["symbol"] = ["A", np.nan, "nan"]
-    fake_anndata(monkeypatch, FakeAnnData(np.ones((2, 3)), genes_df))
-    (tmp_path / "x.h5ad").touch()
-    _, read_df = expression.read_expression(tmp_path / "x.h5ad")
-    assert read_df["biotype"].tolist() == ["protein_coding", "", "lncRNA"]
-    assert read_df["symbol"].tolist() == ["A", "g2", "g3"]
-    table_df = pd.DataFrame({"symbol": ["A", "B", "C"], "biotype": "protein_coding"}, index=genes_df.index)
-    assert len(expression.protein_coding(expression.annotate_genes(read_df, table_df))) == 2, "g3 says lncRNA"
-
-
-def test_h5ad_of_logarithms_is_refused(tmp_path, monkeypatch):
-    genes_df = pd.DataFrame(index=["g1", "g2"])
-    fake_anndata(monkeypatch, FakeAnnData(np.ones((2, 2)), genes_df, uns=["log1p"]))
-    (tmp_path / "x.h5ad").touch()
-    with pytest.raises(InputError, match=r"logarithms \(uns\['log1p'\]\)"):
-        expression.read_expression(tmp_path / "x.h5ad")

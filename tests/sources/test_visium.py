@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_named(tmp_path):
             cohort(tmp_path, {"A": section})
     with pytest.raises(InputError, match="name without slashes"):
         cohort(tmp_path, {"../x": Section(folder="A", image="A.png")})
-    with pytest.raises(ValueError, match=r"visium_sections\.A.*folder"):
+    with pytest.raises(ValueError, match=r"(?s)visium_sections\.A.*give its folder"):
         Config(cohort="mine", source="visium", visium_sections={"A": {"image": "A.png"}})
 
 
