@@ -141,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for path, (n_obs, n_vars) in made.items():
-        print(f"{path}: {n_obs:,} samples x {n_vars:,} {path.stem}")
+        what = "genes" if path.stem == "expression" else path.stem
+        print(f"{path}: {n_obs:,} samples x {n_vars:,} {what}")
     return 0
 
 

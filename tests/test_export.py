@@ -114,3 +114,14 @@ def test_the_command_says_what_to_run(tmp_path, monkeypatch, capsys):
     assert export.main(["--cohort", str(tmp_path / "mine.toml"), "--set", "epochs=2"]) == 2
     assert "run notebook 00_cohort" in capsys.readouterr().err
     assert export.main(["--cohort", "no_such_cohort"]) == 2
+
+
+def test_the_command_says_what_it_wrote(make_store, monkeypatch, capsys):
+    store = make_store()
+    run(store)
+    monkeypatch.setenv("HISTOCORR_ROOT", str(store.root))
+    (store.root / "mine.toml").write_text("")
+    assert export.main(["--cohort", str(store.root / "mine.toml")]) == 0
+    said = capsys.readouterr().out
+    assert f"{store.export_path('features')}: 3 samples x 3 features" in said
+    assert f"{store.export_path('expression')}: 4 samples x 2 genes" in said
