@@ -51,5 +51,5 @@ clean:
 lock:
 	$(BIN)/python -m pip install --quiet uv
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' > $(VENV)/constraints.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --extra cluster pyproject.toml \
 		--constraint $(VENV)/constraints.txt --custom-compile-command "make lock" --output-file requirements.lock

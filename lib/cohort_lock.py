@@ -81,6 +81,18 @@ def holder(folder: Path) -> str:
     return f"{about['what']} (process {about['process']} on {about['host']}, since {about['since']})"
 
 
+def held_by(folder: Path) -> str:
+    """Who holds the lock now, in words; "" where nobody does."""
+    lock = _lock(str(folder.resolve()))
+    if not lock.is_locked:
+        try:
+            with lock.acquire(timeout=0):
+                return ""
+        except Timeout:
+            pass
+    return holder(folder)
+
+
 def _parent_holds(folder: Path) -> bool:
     """Whether the run that started this process still holds the lock."""
     token, _, where = os.environ.get(TOKEN, "").partition(" ")

@@ -14,6 +14,7 @@ from lib.errors import InputError, MissingInputError
 from lib.features.quantification import Quantification
 from lib.network import encoder_files
 from lib.network.recipe import Recipe
+from lib.slurm import Jobs
 from lib.sources.visium_section import Section
 from lib.tiles.tile_quality import Limits
 from lib.tiles.tiling import Tiling
@@ -52,15 +53,13 @@ class Config(BaseModel):
     genes_file: str = ""  # optional gene table (gene, symbol, biotype)
     expression_unit: Literal["TPM", "CPM", "CP10K", "counts"] = "TPM"  # of the file; counts become CPM
     expression_rows: Literal["error", "report"] = "error"  # rows that differ from the GCT header
-    # How RNA samples find their slide (notebooks/README.md, section 1).
-    id_rule: Literal["exact", "gtex"] = "exact"
+    id_rule: Literal["exact", "gtex"] = "exact"  # how RNA finds its slide (notebooks/README.md, section 1)
     duplicates: Literal["mean", "first", "error"] = "mean"  # several RNA samples of one slide
     protein_coding_only: bool = False
     # Technical covariates: columns of the samples table, or measured on its tiles (n_tiles, focus, eosin).
     covariates: tuple[str, ...] = ()
     categorical_covariates: tuple[str, ...] = ()  # codes (batch, centre) that are names, not numbers
-    # Slopes of the covariates: a tissue's own where it has the samples, or one for all tissues.
-    covariate_slopes: Literal["per group", "common"] = "per group"
+    covariate_slopes: Literal["per group", "common"] = "per group"  # a tissue's own where it has the samples
     split_by: str = "donor"  # or slide (the paper), sample, or a column of whole donors (a centre)
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list (sample id, dataset); takes precedence over split_by
@@ -119,8 +118,7 @@ class Config(BaseModel):
     encoder_digest: str = ""  # of the encoder's file; set by it
     # Mean and sd of the pixels (0 to 1) that the encoder was trained with, where its checkpoint lacks them.
     encoder_normalisation: tuple[Colour, Colour] | None = None
-    # Initial weights: "" random; "imagenet"; or a checkpoint's path, from the repository or absolute.
-    weights: str = ""
+    weights: str = ""  # initial: "" random; "imagenet"; or a checkpoint, from the repository or absolute
     # Of random weights; vgg: as in the VGG paper, for small cohorts.
     initialisation: Literal["torchvision", "vgg"] = "torchvision"
     # untrained: keeps the initial weights; shuffled: trained on permuted labels.
@@ -178,8 +176,7 @@ class Config(BaseModel):
     # -- visualisation (notebook 10) --------------------------------------------------------------------
     show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; empty: the best within tissues
     n_cards: PositiveInt = 24  # pairs chosen if show_pairs is empty, those found within tissues first
-    # Share of tiles that counts as a feature's top tiles.
-    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01
+    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01  # share of tiles that are a feature's top tiles
     tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when choosing tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature
@@ -188,11 +185,14 @@ class Config(BaseModel):
     # -- inspector (notebook 11) ------------------------------------------------------------------------
     inspect_gene: str = ""  # gene (symbol or id) or feature shown first; empty: the most significant
 
-    # -- machine ----------------------------------------------------------------------------------------
+    # -- machines ---------------------------------------------------------------------------------------
     seed: int = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     n_workers: PositiveInt = 2
     inference_batch: PositiveInt = 64  # tiles per forward pass when predicting and quantifying
+    # Where notebooks 01 and 04 work: "local", a dask scheduler ("tcp://host:8786"), or "slurm" with its jobs.
+    cluster: str = "local"
+    slurm: Jobs = Jobs()
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any
 from lib.errors import InputError
 from lib.network import encoder_files
 
+SCHEDULER = r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):\d{1,5}"
 TRAINED_HERE = "trained here"  # the encoder that a cohort trains itself
 
 
@@ -114,6 +115,11 @@ def with_encoder(values: dict[str, Any]) -> dict[str, Any]:
 
 def require_consistent(config: Any) -> None:
     """InputError where parameters of a configuration contradict each other."""
+    if config.cluster not in ("local", "slurm") and not re.fullmatch(SCHEDULER, config.cluster):
+        raise InputError(
+            f'cluster = {config.cluster!r}: give "local", "slurm", or the address of a dask scheduler such '
+            'as "tcp://10.0.0.1:8786"'
+        )
     if unknown := [name for name in config.categorical_covariates if name not in config.covariates]:
         raise InputError(
             f"categorical_covariates {unknown} are not among covariates {list(config.covariates)}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import cohort_lock, config_values, saved_figures, work_records
+from lib import cohort_lock, config_values, saved_figures, slide_parts, work_records
 from lib.artefacts import (
     ARTEFACTS,
     NOTEBOOKS,
@@ -104,7 +104,7 @@ class Store(Staleness):
             why = f"holds other bytes than were written: damaged, or edited ({path})"
             self._sidecar(name).unlink(missing_ok=True)
         if why:
-            raise StaleArtefactError(name, self.artefact(name).notebook, why)
+            raise StaleArtefactError(name, self.artefact(name).notebook, why + self._left_by_shards(name))
         self._seen[name] = self.facts(name)["fingerprint"]
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -113,6 +113,17 @@ class Store(Staleness):
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         return path
+
+    def _left_by_shards(self, name: str) -> str:
+        """Which slides no shard has cut yet, to follow why the tiles cannot be loaded; "" without shards."""
+        of = slide_parts.divided(self.path("stacks")) if self.artefact(name).folder == "stacks" else 0
+        if not of or not self.is_current("samples"):
+            return ""
+        slide_ids = self.load("samples")["slide_id"].tolist()
+        undone_df = slide_parts.by_shard(slide_parts.uncut(slide_ids, self.path("stacks")), slide_ids, of)
+        lines = slide_parts.in_words(undone_df, of, "cut")
+        command = f"python -m lib.shard tiles --cohort {self.config.cohort} --shard I/{of}"
+        return f"; {'; '.join(lines)}: let that shard end, or cut them ({command})" if lines else ""
 
     def cached(self, names: str | tuple[str, ...], make: Callable[[], Any], **facts: Any) -> Any:
         """Load what is current; otherwise call `make`, save what it returns, and return that.

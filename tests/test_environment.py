@@ -24,10 +24,11 @@ def locked() -> dict[str, str]:
 
 
 def wanted() -> list[Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [
-        Requirement(text) for text in project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    ]
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, extras = content["project"], content["project"]["optional-dependencies"]
+    texts = project["dependencies"] + content["dependency-groups"]["dev"]
+    texts += [text for extra in extras.values() for text in extra]
+    return [Requirement(text) for text in texts]
 
 
 def test_lock_satisfies_pyproject():

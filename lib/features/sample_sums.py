@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,18 +52,11 @@ def quantify_samples(
     RuntimeError
         Values that are not finite (names slide and layer), or out of memory.
     """
-    columns = ["slide_id", "file", "stack_index", "sample_id"]
-    rows_df = tiles_df[columns].sort_values(by=columns, ignore_index=True)
-    repeated = int(rows_df.duplicated(columns[1:]).sum())
-    if repeated:
-        raise InputError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
+    rows_df = _in_order(tiles_df)
     tiles = StoredTiles(rows_df)
     out_dir.mkdir(parents=True, exist_ok=True)
-    network = {"architecture": how.architecture, "weights": fingerprint(model)}
-    network["code"] = code_versions.of_work("lib.features.quantify")
-    facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}
     slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in rows_df.groupby("slide_id")}
-    made_for = {path: facts | _inputs(slide_df) for path, slide_df in slides.items()}
+    made_for = _made_for(model, slides, how)
     todo = [path for path in slides if work_records.why_unfinished(path, made_for[path]) is not None]
     n_todo = sum(len(slides[path]) for path in todo)
     bar = tqdm(total=n_todo, unit="tile", desc=f"features {how.architecture}")
@@ -77,6 +71,40 @@ def quantify_samples(
                 np.savez(temporary, sample_ids=ids, n_tiles=n_tiles, sums=sums)
             work_records.write(path, made_for[path])
     return _collected(list(slides), tiles_df["sample_id"].unique(), how)
+
+
+def unfinished(
+    model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: Path, how: Quantification
+) -> list[str]:
+    """The slides that `quantify_samples` with these arguments would run, in the order of their ids."""
+    of_slide = _in_order(tiles_df).groupby("slide_id")
+    slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in of_slide}
+    made_for = _made_for(model, slides, how)
+    return [
+        path.name.removesuffix(".npz")
+        for path in slides
+        if work_records.why_unfinished(path, made_for[path]) is not None
+    ]
+
+
+def _in_order(tiles_df: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are summed, by slide, file and tile; InputError for a tile that counts twice."""
+    columns = ["slide_id", "file", "stack_index", "sample_id"]
+    rows_df = tiles_df[columns].sort_values(by=columns, ignore_index=True)
+    repeated = int(rows_df.duplicated(columns[1:]).sum())
+    if repeated:
+        raise InputError(f"{repeated} rows of the tiles frame name a tile of a sample a second time")
+    return rows_df
+
+
+def _made_for(
+    model: torch.nn.Module, slides: dict[Path, pd.DataFrame], how: Quantification
+) -> dict[Path, dict[str, Any]]:
+    """What the file of each slide depends on: network, parameters, and the slide's tiles."""
+    network = {"architecture": how.architecture, "weights": fingerprint(model)}
+    network["code"] = code_versions.of_work("lib.features.quantify")
+    facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}
+    return {path: facts | _inputs(slide_df) for path, slide_df in slides.items()}
 
 
 def _inputs(slide_df: pd.DataFrame) -> dict[str, str]:

@@ -1,0 +1,389 @@
+"""Other machines: a real dask scheduler, and workers on loopback which die, see nothing, or are not there."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pandas as pd
+import pytest
+import small_cohort
+from conftest import run_command
+
+from lib import cluster, shard, slide_work
+from lib.config import ROOT, Config
+from lib.errors import InputError
+from lib.features import sample_sums
+from lib.network import training
+from lib.slurm import Jobs
+from lib.store import Store
+from lib.tiles import cut_all
+
+distributed = pytest.importorskip("distributed")
+SOON_S = 60
+
+
+def eventually(what, within=SOON_S):
+    """Wait until `what` gives something true, and return that."""
+    deadline = time.monotonic() + within
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"{what} in {within} s"
+        time.sleep(0.02)
+    return found
+
+
+def environment(**others):
+    return (
+        os.environ | {"PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"} | others
+    )
+
+
+@contextmanager
+def process(*arguments, before=(), **others):
+    """A dask command that ends with the context; `before` it the words of another command that runs it."""
+    line = [*before, sys.executable, "-m", "dask", *map(str, arguments)]
+    started = subprocess.Popen(line, env=environment(**others), stderr=subprocess.PIPE, cwd="/")
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@contextmanager
+def running_scheduler(**others):
+    """A scheduler's process and address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
+    with process(*arguments, **others) as started:
+        eventually(lambda: answers(port))
+        yield started, f"tcp://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def scheduler_process():
+    with running_scheduler() as started:
+        yield started
+
+
+@pytest.fixture
+def scheduler(scheduler_process):
+    """Its address."""
+    return scheduler_process[1]
+
+
+@pytest.fixture
+def scheduler_of_one_death():
+    with running_scheduler(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as (_, address):
+        yield address
+
+
+def answers(port):
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def worker(address, name, **others):
+    """One process, one thread, nobody who starts it again."""
+    options = ("--no-nanny", "--nthreads", 1, "--name", name, "--no-dashboard", "--host", "127.0.0.1")
+    return process("worker", address, *options, **others)
+
+
+@contextmanager
+def client_of(address, n_workers):
+    with distributed.Client(address, set_as_default=False) as client:
+        client.wait_for_workers(n_workers, timeout=SOON_S)
+        yield client
+
+
+def finished_tasks(client, prefix):
+    """How often the scheduler saw each task end, and how often one was taken from a dead worker."""
+
+    def look(dask_scheduler):
+        return [(str(entry[0]), entry[1], entry[2]) for entry in dask_scheduler.transition_log]
+
+    log = [entry for entry in client.run_on_scheduler(look) if entry[0].startswith(prefix)]
+    ends = pd.Series([key for key, start, end in log if end == "memory"]).value_counts()
+    return ends, sum(start == "processing" and end == "released" for _, start, end in log)
+
+
+def cohort(root, n, **settings):
+    """A cohort whose samples are read; its store."""
+    path = small_cohort.make(root, n=n, encoder="random", **settings)
+    (root / "data/raw/mine/slides/S03.svs").write_bytes(b"no slide")
+    store = Store(Config.load(str(path)), root=root)
+    samples_df = pd.read_csv(store.raw / "samples.csv")
+    store.save("samples", samples_df.assign(split=["train", "validation", "test"] * (n // 3)))
+    return store
+
+
+def notebooks(store, *arguments):
+    done = run_command(store.root, "--cohort", store.root / "mine.toml", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def with_network(store):
+    """The artefacts of notebooks 01 and 02, made without them."""
+    config, samples_df = store.config, store.load("samples")
+    how = config.tiling, config.tile_limits, config.drop_tiles, 2
+    made = cut_all.cut_and_judged(samples_df, store.slide_paths(samples_df), store.path("stacks"), *how)
+    store.save("tiles", made[0])
+    store.save("slides", made[1])
+    class_names = sorted(small_cohort.COLOURS)
+    model = training.initial_network(config.recipe, len(class_names), config.input_px, None)
+    how = class_names, config.input_px, store.root / "run", config.recipe
+    training.keep_as_it_is(model, *how)
+    store.save("network", store.root / "run/best.pt")
+
+
+def n_cut(store):
+    return len(list(store.path("stacks").glob("*.parquet.json")))
+
+
+def contents(folder, pattern):
+    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
+
+
+def dates(folder, pattern):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+@pytest.mark.slow
+def test_one_of_two_workers_killed(tmp_path, scheduler, capsys):
+    """Notebooks 01 to 04 with a scheduler: nothing lost, nothing twice, the files of one machine."""
+    store = cohort(tmp_path, 24, cluster=scheduler)
+    stacks, finished = store.path("stacks"), {}
+    with worker(scheduler, "one") as first, worker(scheduler, "two"), client_of(scheduler, 2) as client:
+
+        def kill():
+            eventually(lambda: n_cut(store) >= 5)
+            names = [path.name.split(".")[0] for path in stacks.glob("*.parquet.json")]
+            finished.update({name: (stacks / f"{name}.npy").stat().st_mtime_ns for name in names})
+            first.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        cluster.cut(store)
+        killer.join()
+        said = capsys.readouterr()
+        assert "23 of 24 slides are cut" in said.out
+        assert "failed: S03" in said.out
+        assert re.search(r"cutting: 100%.*24/24", said.err), "progress is shown"
+        assert first.wait(SOON_S) == -signal.SIGKILL
+        ends, n_taken_over = finished_tasks(client, "cutting")
+        assert len(ends) == 24
+        assert n_taken_over >= 1, "the killed worker had something to do"
+        cut = dates(stacks, "[!.]*.npy")
+        assert len(cut) == 23
+        assert {name: cut[f"{name}.npy"] for name in finished} == finished, "no slide is cut twice"
+        notebooks(store, "--only", "01")
+        assert dates(stacks, "[!.]*.npy") == cut, "notebook 01 finds the slides cut"
+    assert not list(store.derived.glob(".cluster-*"))
+    alone = cohort(tmp_path / "alone", 24)
+    slide_work.cut(alone, alone.load("samples")["slide_id"])
+    for pattern in ("[!.]*.npy", "[!.]*.parquet"):
+        assert contents(stacks, pattern) == contents(alone.path("stacks"), pattern)
+
+
+@pytest.mark.slow
+def test_features_with_one_of_two_workers_killed(tmp_path, scheduler):
+    """Sums of this machine; the notebook finds them, and status says so."""
+    store = cohort(tmp_path, 12, cluster=scheduler, architecture="torchvision:squeezenet1_1")
+    with_network(store)
+    todo = shard.unfinished(store, "features", 2)
+    assert len(todo) == 11
+    sums, finished = store.path("sums"), {}
+    with worker(scheduler, "one") as first, worker(scheduler, "two"), client_of(scheduler, 2):
+
+        def kill():
+            eventually(lambda: len(list(sums.glob("*.npz.json"))) >= 3)
+            finished.update({name: date for name, date in dates(sums, "*.npz").items() if is_done(name)})
+            first.send_signal(signal.SIGKILL)
+
+        def is_done(name):
+            return (sums / f"{name}.json").is_file()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        cluster.measure(store)
+        killer.join()
+    measured = dates(sums, "*.npz")
+    assert len(measured) == 11
+    assert {name: measured[name] for name in finished} == finished, "no slide is measured twice"
+    assert shard.unfinished(store, "features", 2).empty
+    cluster.measure(store)  # nothing is left, so no worker is needed
+    notebooks(store, "--only", "04")
+    assert dates(sums, "*.npz") == measured, "notebook 04 finds them measured"
+    work, features_df = slide_work.to_measure(store), store.load("features_test")
+    tiles_df, how = work.tiles_df["sums"], store.config.quantification
+    here_df, n_tiles = sample_sums.quantify_samples(work.model, tiles_df, tmp_path / "here", how)
+    here_df = sample_sums.aggregate(here_df, n_tiles)[features_df.columns]
+    pd.testing.assert_frame_equal(features_df, here_df, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_notebook_01_cuts_on_the_workers(tmp_path, scheduler, monkeypatch):
+    """The notebook itself; later without a worker it says what is the matter, and only if there is work."""
+    store = cohort(tmp_path, 6, cluster=scheduler)
+    with worker(scheduler, "one"), client_of(scheduler, 1) as client:
+        notebooks(store, "--only", "01")
+        assert len(finished_tasks(client, "cutting")[0]) == 6
+    assert len(store.load("slides")) == 6
+    monkeypatch.setattr(cluster, "ANSWER_S", 1.0)
+    cluster.cut(store)
+    store.path("tiles").unlink()
+    with pytest.raises(InputError, match=r"at tcp://127.* has no worker: start some, `dask worker"):
+        cluster.cut(store)
+
+
+@pytest.mark.slow
+def test_slides_that_end_their_workers_are_named(tmp_path, scheduler_of_one_death):
+    """A scheduler that tries nothing again after a worker's death: all other slides are cut."""
+    address = scheduler_of_one_death
+    store = cohort(tmp_path, 24, cluster=address)
+    with worker(address, "one") as first, worker(address, "two"), client_of(address, 2):
+
+        def kill():
+            eventually(lambda: n_cut(store) >= 2)
+            first.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(RuntimeError, match=r"every worker that had one of these \d+ slides died: S") as e:
+            cluster.cut(store)
+        killer.join()
+    lost = re.findall(r"S\d\d", str(e.value))
+    assert lost
+    assert n_cut(store) >= 23 - len(lost), "what only waited is cut by the other"
+
+
+@pytest.mark.slow
+def test_interrupted(tmp_path, scheduler):
+    """Ctrl-C takes back what waits; the scheduler forgets it, and what was finished stays."""
+    store = cohort(tmp_path, 48, cluster=scheduler)
+    code = (
+        "import sys; from lib import cluster; from lib.config import Config; from lib.store import Store; "
+        "cluster.cut(Store(Config.load(sys.argv[1]), root=sys.argv[2]))"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "mine.toml"), str(tmp_path)]
+    with worker(scheduler, "one"), client_of(scheduler, 1) as client:
+        started = subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE)
+        eventually(lambda: n_cut(store) >= 2)
+        started.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in started.communicate(timeout=SOON_S)[1]
+        eventually(lambda: not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+        done = n_cut(store)
+        assert 2 <= done < 40
+        time.sleep(1)
+        assert n_cut(store) == done
+        cluster.cut(store)
+    assert n_cut(store) == 47
+
+
+@pytest.mark.slow
+def test_scheduler_that_dies(tmp_path, scheduler_process, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER_S", 2.0)
+    running, address = scheduler_process
+    store = cohort(tmp_path, 48, cluster=address)
+    with worker(address, "one"):
+
+        def kill():
+            eventually(lambda: n_cut(store) >= 2)
+            running.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"the scheduler at tcp://127.* no longer answers"):
+            cluster.cut(store)
+        killer.join()
+        assert time.monotonic() - started < SOON_S
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_take_part_are_named(tmp_path, scheduler):
+    """One has no code, one an empty disk where the cohort lies here; the third is fit, and not named."""
+    elsewhere = ("unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path))
+    store = cohort(tmp_path, 3, cluster=scheduler)
+    with ExitStack() as stack:
+        stack.enter_context(worker(scheduler, "fit"))
+        stack.enter_context(worker(scheduler, "codeless", PYTHONPATH="/nothing"))
+        if mounts := not subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode:
+            stack.enter_context(worker(scheduler, "diskless", before=elsewhere))
+        client = stack.enter_context(client_of(scheduler, 2 + mounts))
+        names = {about["name"]: address for address, about in client.scheduler_info()["workers"].items()}
+        with pytest.raises(InputError) as caught:
+            cluster.cut(store)
+    assert f"{names['codeless']} cannot import this library" in str(caught.value)
+    if mounts:
+        assert f"{names['diskless']} does not see {store.derived} as it is here" in str(caught.value)
+    assert names["fit"] not in str(caught.value)
+    assert not list(store.path("stacks").glob("*.npy"))
+
+
+def test_what_a_worker_lacks(tmp_path):
+    """The checks that a worker makes, each against what it is for."""
+    code = {module: cluster.code_versions.of_work(module) for module in cluster.CODE}
+    token, slide = tmp_path / ".cluster-1", tmp_path / "a.svs"
+    assert "does not see" in cluster.problem(code, str(token), [])
+    token.touch()
+    assert cluster.problem(code, str(token), []) == ""
+    assert f"cannot read {slide}" in cluster.problem(code, str(token), [str(slide)])
+    slide.touch()
+    assert cluster.problem(code, str(token), [str(slide)]) == ""
+    other = code | {"lib.tiles.cut": "lib.tiles.cut:0"}
+    assert "another version of lib.tiles.cut" in cluster.problem(other, str(token), [])
+
+
+def test_unreachable_scheduler_is_an_error_within_seconds(make_store):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    store = make_store(cluster=address)
+    frame = pd.DataFrame({"sample_id": ["a"], "slide_id": ["a"]})
+    store.save("samples", frame)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=rf"no dask scheduler answers at {address}.*set cluster"):
+        cluster.cut(store)
+    assert time.monotonic() - started < 2 * cluster.ANSWER_S
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://h:8786", "tls://10.0.0.1:1", "tcp://[::1]:8786", "slurm", "local"]
+)
+def test_addresses(address):
+    assert Config(cohort="mine", cluster=address).cluster == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", "http://h:1", "tcp://h", "h:8786", "tcp://:8786", "Slurm", "tcp://h:p"]
+)
+def test_what_is_no_cluster_is_refused(address):
+    with pytest.raises(InputError, match=r'give "local", "slurm", or the address of a dask scheduler'):
+        Config.checked({"cohort": "mine", "cluster": address})
+
+
+def test_jobs_of_slurm_say_what_the_cohort_says():
+    """The job's script, as dask-jobqueue would hand it to sbatch."""
+    pytest.importorskip("dask_jobqueue")
+    settings = {"partition": "gpu", "account": "lab", "cpus": 6, "gpus": 1, "memory_gb": 12.5, "minutes": 90}
+    settings |= {"directives": ["--constraint=a100"], "prologue": ["module load cuda"]}
+    jobs = Config.checked({"cohort": "mine", "cluster": "slurm", "slurm": settings}).slurm
+    with cluster.slurm_cluster(jobs, n_processes=6) as made:
+        script = made.job_script()
+    for line in ("-p gpu", "-A lab", "--cpus-per-task=6", "--gres=gpu:1", "--constraint=a100", "-t 01:30:00"):
+        assert f"#SBATCH {line}\n" in script, script
+    assert re.search(r"#SBATCH --mem=1[23]G", script), script
+    assert "\nmodule load cuda\n" in script
+    assert "--nworkers 6" in script
+    with pytest.raises(InputError, match=r"slurm.cpus = 0"):
+        Config.checked({"cohort": "mine", "slurm": {"cpus": 0}})
+    assert Jobs(minutes=1500).walltime == "25:00:00"
