@@ -177,13 +177,13 @@ class Config(BaseModel):
     # -- visualisation (notebook 10) --------------------------------------------------------------------
     show_pairs: tuple[str, ...] = ()  # "GENE:FEATURE", such as "AMY2A:20_139"; empty: the best within tissues
     n_cards: PositiveInt = 24  # pairs chosen if show_pairs is empty, those found within tissues first
-    cover_top: Annotated[float, Field(gt=0, le=1)] = (
-        0.01  # share of tiles that counts as a feature's top tiles
-    )
+    # Share of tiles that counts as a feature's top tiles.
+    cover_top: Annotated[float, Field(gt=0, le=1)] = 0.01
     tiles_per_sample: PositiveInt = 64  # at most, drawn at random, when choosing tiles to show
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature
     ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
+    fetch_ihc: bool = False  # those that are missing are fetched from the Human Protein Atlas
 
     # -- inspector (notebook 11) ------------------------------------------------------------------------
     inspect_gene: str = ""  # gene (symbol or id) or feature shown first; empty: the most significant
