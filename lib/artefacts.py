@@ -181,7 +181,7 @@ NOTEBOOKS: dict[str, Notebook] = {
             *("sections_left_out", "features_test"),
         ),
     ),
-    "10_visualize": Notebook(("cards", "card_pictures", "ihc")),
+    "10_visualize": Notebook(("cards", "card_pictures", "ihc"), fields=("fetch_ihc",)),
     "11_inspect": Notebook(
         ("links", "link_null", "gene_significance", "network", "tiles"),
         fields=("inspect_gene", "synthesis_steps", "alphas"),

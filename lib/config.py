@@ -181,6 +181,7 @@ class Config(BaseModel):
     synthesis_steps: PositiveInt = 96  # of gradient ascent for a synthetic image
     synthesis_seeds: PositiveInt = 2  # synthetic images per feature
     ihc_dir: str = "ihc"  # immunohistochemistry images <gene>.*, relative to data/raw/<cohort>, or absolute
+    fetch_ihc: bool = False  # those that are missing are fetched from the Human Protein Atlas
 
     # -- inspector (notebook 11) ------------------------------------------------------------------------
     inspect_gene: str = ""  # gene (symbol or id) or feature shown first; empty: the most significant

@@ -13,7 +13,7 @@ from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS
 from lib.config import ROOT, Config
 from lib.errors import InputError, MissingInputError
 from lib.network import encoder_files
-from lib.sources import mirror
+from lib.sources import mirror, protein_atlas
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 SLIDE_SUFFIXES = (".svs", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms")
@@ -207,12 +207,30 @@ class Paths:
             slide_id: self.path("stacks") / f"{slide_id}.npy" for slide_id in tiles_df["slide_id"].unique()
         }
 
-    def ihc_path(self, *names: Any) -> Path | None:
+    def ihc_path(self, *names: Any, tissue: str = "") -> Path | None:
         """The immunohistochemistry image of a gene, by any of its names (symbol, id), or None.
 
-        Case is ignored. An Ensembl id matches any version of it, the same version first. Missing names (NaN)
-        are skipped.
+        An image of the user's own (`<gene>.*`), else the one of the Human Protein Atlas in this tissue, if it
+        was fetched. Case is ignored. An Ensembl id matches any version of it, the same version first. Missing
+        names (NaN) are skipped.
         """
+        if own := self._own_ihc(*names):
+            return own
+        image = self.ihc_record(*names, tissue=tissue).get("image", "")
+        path = self.raw_path("ihc_dir") / image
+        return path if image and Path(image).name == image and path.is_file() else None
+
+    def ihc_record(self, *names: Any, tissue: str) -> dict[str, str]:
+        """What is recorded of the Atlas's image of a gene in a tissue (`protein_atlas.COLUMNS`), also why
+        there is none; {} where it was not asked for, or an image of the user's own takes its place.
+        """
+        if self._own_ihc(*names):
+            return {}
+        records_df = protein_atlas.read_records(self.raw_path("ihc_dir"))
+        found = (protein_atlas.record_of(records_df, name, tissue) for name in names if isinstance(name, str))
+        return next(filter(None, found), {})
+
+    def _own_ihc(self, *names: Any) -> Path | None:
         known = [name.casefold() for name in names if isinstance(name, str) and name]
         images = [path for path in self._ihc_files() if path.suffix.lower() in IMAGE_SUFFIXES]
         for form in (str, _without_version):
@@ -224,7 +242,9 @@ class Paths:
 
     def unused_ihc(self, used: Iterable[Path | None]) -> list[str]:
         """Names of the files in `ihc_dir` that are not among those used: of genes not shown, or misspelt."""
-        return [path.name for path in self._ihc_files() if path not in set(used)]
+        fetched = {protein_atlas.RECORDS}
+        fetched.update(protein_atlas.read_records(self.raw_path("ihc_dir"))["image"])
+        return [path.name for path in self._ihc_files() if path not in set(used) and path.name not in fetched]
 
     def _ihc_files(self) -> list[Path]:
         folder = self.raw_path("ihc_dir")

@@ -216,6 +216,40 @@ def test_a_card_says_what_was_found_and_why_pictures_are_missing(browser, open_p
     assert "from the lowest to the highest" not in words
 
 
+def test_a_card_names_the_source_of_its_stained_image_and_leads_elsewhere(browser, open_page):
+    credit, page = (
+        "HPA054, Liver; Human Protein Atlas, CC BY 4.0",
+        "https://v25.proteinatlas.org/ENSG00000163631",
+    )
+    card = {"tile_label": "tile", "tile_sample": "GTEX-1117F-0126"}
+    card |= {"ihc": "data:,", "ihc_credit": credit, "ihc_page": page}
+    open_page(one_pair(symbol="ALB", gene="ENSG00000163631.15", card=card))
+    some(browser, "#pairs button")[0].click()
+    captions = [caption.get_property("textContent") for caption in some(browser, "#card-body figcaption")]
+    assert f"immunohistochemistry: {credit} page" in captions
+    links = some(browser, "#card-body a")
+    assert [link.get_attribute("href") for link in links] == [
+        page,
+        "https://www.proteinatlas.org/ENSG00000163631",
+        "https://www.ensembl.org/Homo_sapiens/Gene/Summary?g=ENSG00000163631",
+        "https://gtexportal.org/home/gene/ENSG00000163631",
+        "https://brd.nci.nih.gov/brd/specimen/GTEX-1117F-0126",
+    ]
+    for link in links:
+        assert (link.get_attribute("rel"), link.get_attribute("target")) == ("noreferrer", "_blank")
+    assert not requests_that_leave(browser)
+
+
+@pytest.mark.parametrize("changes", [{"gene": "ALB"}, {"gene": "ENSMUSG00000163631"}, {"synthetic": True}])
+def test_a_card_leads_nowhere_without_an_id_that_others_know(browser, open_page, changes):
+    card = {"tile_label": "tile", "tile_sample": "S1", "ihc_note": "the Atlas has no counterpart of Lung"}
+    pair = one_pair(**{"symbol": "ALB", "gene": "ENSG00000163631.15"} | changes, card=card)
+    open_page(pair | changes)
+    some(browser, "#pairs button")[0].click()
+    assert not some(browser, "#card-body a")
+    assert "Immunohistochemistry: the Atlas has no counterpart of Lung." in card_text(browser)
+
+
 def test_a_link_shows_its_interval_its_q_and_where_it_holds(browser, open_page):
     numbers = {"r_within": -0.5049, "low": -0.0549, "high": -0.7, "q": 0.000999, "q_without": 0.02, "r": 0.1}
     numbers |= {"replicates": "yes", "r_validation": -0.4, "carried_by": "Liver", "share": 0.61, "i2": 0.3}

@@ -12,6 +12,7 @@ from PIL import Image
 from lib.explore import report_tables
 from lib.explore.report_tables import KEY, MOST_LINKS
 from lib.figures import style
+from lib.sources import protein_atlas
 from lib.statistics import spots
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
@@ -24,9 +25,10 @@ NEEDED = ("links", "link_tissues", "pairs", "pairs_significance", "pairs_conditi
 def payload(store: Store) -> dict[str, Any] | None:
     """One network's links and marker pairs for the page's JSON; None when they are missing or stale.
 
-    Keys: network, unit, aggregate, tile_um (width of a tile), covariates, q_threshold, r_threshold; samples,
-    tissues, tissue_of (index into tissues, per sample), colours; stratum, strata and their colours (what
-    links are tested within: tissues, of spots sections); genes and features (values per sample, by name);
+    Keys: network, synthetic, unit, aggregate, tile_um (width of a tile), covariates, q_threshold,
+    r_threshold; samples, tissues, tissue_of (index into tissues, per sample), colours; stratum, strata and
+    their colours (what links are tested within: tissues, of spots sections); genes and features (values per
+    sample, by name);
     tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
     and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
     strip_note: why there are no synthetic images, no strip, or ""); plain (of a feature's name: the measure
@@ -55,6 +57,7 @@ def payload(store: Store) -> dict[str, Any] | None:
     markers = [report_tables.plain(row) for row in marker_rows_df.to_dict("records")]
     return {
         "network": config.run_name,
+        "synthetic": config.synthetic_data,
         "unit": config.value_unit,
         "aggregate": config.aggregate,
         "covariates": list(config.covariates),
@@ -140,7 +143,6 @@ def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:
     for card, pair in enumerate(cards_df.itertuples()):
         of_card_df = shown_df[shown_df["card"] == card]
         strip_df = of_card_df[of_card_df["kind"] == "low to high"]
-        path = store.ihc_path(pair.symbol, pair.gene)
         images = {
             kind: [
                 _card_picture(picture) for picture in pair_cards.pictures_of(shown_df, pictures, card, kind)
@@ -152,6 +154,7 @@ def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "tile": images["tile"][0],
                 "tile_label": f"{tile['tile_id']}, {tile['tissue']}, {store.config.tile_um:.0f} µm wide",
+                "tile_sample": str(tile["sample_id"]),
                 "finding": str(pair.finding),
                 "synthetic_note": str(pair.synthetic_note),
                 "strip_note": str(pair.strip_note),
@@ -162,10 +165,25 @@ def _cards(store: Store, cards_df: pd.DataFrame) -> list[dict[str, Any]]:
                 "synthetic": images["synthetic"],
                 "strip": images["low to high"],
                 "strip_labels": [f"{t.sample_id}, {t.tissue}: {t.value:.3g}" for t in strip_df.itertuples()],
-                "ihc": _card_picture(immunostain.read_image(path)) if path else None,
+                **_stained(store, pair),
             }
         )
     return made
+
+
+def _stained(store: Store, pair: Any) -> dict[str, str | None]:
+    """The stained image of a card's gene: ihc (a picture or None), ihc_credit, ihc_page, ihc_note (why there
+    is none, where that is known).
+    """
+    names, tissue = (pair.symbol, pair.gene), str(pair.tile_tissue)
+    path, record = store.ihc_path(*names, tissue=tissue), store.ihc_record(*names, tissue=tissue)
+    page = record.get("page_url", "")
+    return {
+        "ihc": _card_picture(immunostain.read_image(path)) if path else None,
+        "ihc_credit": protein_atlas.credit(record).replace("\n", "; ") if path and record else "",
+        "ihc_page": page if page.startswith(("https://", "http://")) else "",
+        "ihc_note": record.get("missing", ""),
+    }
 
 
 def _card_picture(image: np.ndarray, edge_px: int = 224) -> str:

@@ -198,7 +198,7 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ----------
     rows : sequence of mappings
         tile, guided, synthetic : uint8, h x w x 3 (synthetic may be None: a blank with synthetic_label in it)
-        ihc : uint8, h x w x 3, or None
+        ihc : uint8, h x w x 3, or None; ihc_label : optional words below it (antibody, tissue, source)
         symbol, feature, tissue (where the gene is highest), r
         r_within, low, high, q : r within tissues with its interval, and q, NaN where unknown
         finding : what q says, in words
@@ -223,7 +223,8 @@ def attribution_panel(rows: Sequence[Mapping[str, Any]]) -> Figure:
         _picture(panels[0], row["tile"], below=row.get("tile_label", ""))
         _picture(panels[1], row["guided"], below=row.get("guided_label", ""))
         _picture(panels[2], row.get("synthetic"), row.get("synthetic_label") or "not computed")
-        _picture(panels[3], row.get("ihc"), f"no image\nof {row['symbol']}")
+        label = row.get("ihc_label", "")
+        _picture(panels[3], row.get("ihc"), f"no image\nof {row['symbol']}", below=label)
     for ax, heading in zip(axes[0, 1:], headings, strict=True):
         ax.set_title(heading, fontsize=7)
     return figure

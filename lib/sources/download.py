@@ -36,6 +36,11 @@ from lib.sources.http_session import (
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 PROBE_BYTES, N_PROBES, SPARE_BYTES = 1 << 20, 6, 1e9
 
+
+class NowhereError(DownloadError):
+    """None of a file's addresses has it."""
+
+
 Check = Callable[[Path], None]  # raises ValueError for a complete body that is not what it should be
 
 
@@ -257,7 +262,7 @@ def fetch(file: File, check: Check, session: Session) -> dict[str, Any]:
             missing.append(f"{url}: {error}")
             continue
         return row | {"state": "downloaded", "url": url, "n_bytes": _size(file.path)}
-    raise DownloadError("not on the server: " + "; ".join(missing))
+    raise NowhereError("not on the server: " + "; ".join(missing))
 
 
 def _fetch_url(url: str, path: Path, check: Check, session: Session) -> None:

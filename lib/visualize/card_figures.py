@@ -57,6 +57,8 @@ def pair_panels(rows: Sequence[Mapping[str, Any]], n_samples: int, tile_um: floa
             f"Gene-feature pairs {first + 1} to {first + len(some)} of {len(rows)} (Figs 4 to 6), from "
             f"{n_samples} samples; tiles {tile_um:.0f} µm wide. {attribution.COLOURS_IN_WORDS}"
         )
+        if credits := [f"{row['symbol']}: {row['ihc_page']}" for row in some if row.get("ihc_page")]:
+            caption += f" Stained images of the Human Protein Atlas: {'; '.join(credits)}."
         yield Captioned(f"fig4_6_pairs_{number}", pictures.attribution_panel(some), caption)
 
 

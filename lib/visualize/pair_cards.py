@@ -158,17 +158,23 @@ def pictures_of(shown_df: pd.DataFrame, pictures: np.ndarray, card: int, kind: s
     return [np.array(pictures[row]) for row in rows]
 
 
-def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def panel_rows(
+    cards: Cards,
+    ihc_images: Mapping[str, np.ndarray],
+    ihc_credits: Mapping[str, tuple[str, str]] | None = None,
+) -> list[dict[str, Any]]:
     """Rows for `pictures.attribution_panel`, one per card, with each pair's method and has_map.
 
     The table of cards has the columns of `pair_choice.tested_pairs`. ihc_images are uint8 [h, w, 3] by gene,
-    where there are any; their central square is shown.
+    where there are any; their central square is shown. ihc_credits are, by gene, the words below an image and
+    the address of its page.
     """
     cards_df, shown_df, _, pictures = cards
     rows = []
     for card, pair in enumerate(cards_df.itertuples()):
         shown = {kind: pictures_of(shown_df, pictures, card, kind) for kind in KINDS}
         tile = shown_df[(shown_df["card"] == card) & (shown_df["kind"] == "tile")].iloc[0]
+        label, page = (ihc_credits or {}).get(str(pair.gene), ("", ""))
         guided = pair.method == "guided backpropagation"
         row = {
             "symbol": pair.symbol if isinstance(pair.symbol, str) else pair.gene,
@@ -187,6 +193,8 @@ def panel_rows(cards: Cards, ihc_images: Mapping[str, np.ndarray]) -> list[dict[
             "synthetic": next(iter(shown["synthetic"]), None),
             "synthetic_label": pair.synthetic_note,
             "ihc": _central_square(ihc_images.get(str(pair.gene))),
+            "ihc_label": label,
+            "ihc_page": page,
         }
         rows.append(row)
     return rows
