@@ -63,8 +63,7 @@ class Config(BaseModel):
     split_by: str = "donor"  # or slide (the paper), sample, or a column of whole donors (a centre)
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
     split_file: str = ""  # published list (sample id, dataset); takes precedence over split_by
-    # Further groups for the merged accuracy, name -> tissues; the paper's five are built in.
-    merged_tissues: dict[str, tuple[str, ...]] = {}
+    merged_tissues: dict[str, tuple[str, ...]] = {}  # of the merged accuracy, beside the paper's five groups
 
     # -- demo cohort (source = "synthetic") -------------------------------------------------------------
     synthetic_tissues: Annotated[int, Field(ge=1, le=8)] = 8
