@@ -33,7 +33,7 @@ def components(features_df: pd.DataFrame, n: int = N_COMPONENTS) -> tuple[pd.Dat
     if not n:
         return pd.DataFrame(index=features_df.columns, columns=names, dtype=float), np.zeros(0)
     if min(rows.shape) > LARGE:
-        found = svds(rows, k=n, v0=np.ones(min(rows.shape)), tol=1e-9)
+        found = svds(rows, k=n, v0=np.ones(min(rows.shape)))
         loadings, sizes, directions = (np.asarray(part) for part in found)
         loadings, sizes, directions = loadings[:, ::-1], sizes[::-1], directions[::-1]
     else:
