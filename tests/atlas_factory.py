@@ -12,9 +12,11 @@ Attribution-ShareAlike 4.0&nbsp;International License</a> for all copyrightable 
 
 
 def jpeg(colour=(120, 70, 40), edge=48):
-    """The bytes of a JPEG of one colour."""
+    """The bytes of a JPEG of one colour, or of noise."""
     out = io.BytesIO()
-    Image.fromarray(np.full((edge, edge, 3), colour, np.uint8)).save(out, "jpeg")
+    pixels = np.random.default_rng(0).integers(0, 256, (edge, edge, 3))
+    pixels = pixels if colour is None else np.full((edge, edge, 3), colour)
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "jpeg")
     return out.getvalue()
 
 

@@ -1,10 +1,11 @@
 """The report of a finished run in a real browser, opened from disk."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pandas as pd
 import pytest
+from axe import violations
 from chromium import MARKS, chromium
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -143,6 +144,29 @@ def test_table_sorts_by_the_column_chosen(finished, browser):
         some(browser, "#pairs th")[3].click()
         values = [float(text) for text in texts(browser, "#pairs tbody td:nth-child(4)")]
         assert values == sorted(values, reverse=descending)
+
+
+WIDTHS = pytest.mark.parametrize("window", [nullcontext, phone], ids=["1280", "400"])
+
+
+def unfold(browser):
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+
+
+@WIDTHS
+@pytest.mark.parametrize("tab", ["links", "markers"])
+def test_the_report_breaks_no_rule_of_accessibility(finished, browser, tab, window):
+    """Tables and parameters unfolded; with a card where a table has rows: the small run may have no link."""
+    with window(browser):
+        open_report(browser, finished[0])
+        unfold(browser)
+        some(browser, f"#tab-{tab}")[0].click()
+        assert violations(browser) == []
+        for first in some(browser, "#pairs tbody button")[:1]:
+            first.click()
+            assert some(browser, "#card-body svg")
+            assert violations(browser, "#card") == []
+        assert some(browser, "#card-body svg") or tab == "links"
 
 
 def test_executed_notebooks_open_with_equations(finished, browser):
@@ -353,6 +377,35 @@ def test_without_links_the_page_opens_with_the_marker_pairs(browser, open_page):
     assert texts(browser, "#pairs tbody button") == ["A"]
     some(browser, "#tab-links")[0].click()
     assert "0 of 0 rows, from 0 links" in browser.find_element("id", "count").text
+
+
+@WIDTHS
+@pytest.mark.parametrize("tab", ["links", "markers"])
+def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
+    browser, open_page, tab, window
+):
+    card = {
+        "tile_label": "tile",
+        "tile_sample": "GTEX-1117F-0126",
+        "strip": ["data:,"],
+        "strip_labels": ["s"],
+    }
+    card |= {"ihc": "data:,", "ihc_credit": "HPA054, Liver", "ihc_page": "https://v25.proteinatlas.org/ENSG1"}
+    pair = one_pair(symbol="ALB", gene="ENSG00000163631.15", layer=1, clump="1_1", card=card)
+    (first,) = pair["tables"]["links"]["rows"]
+    pair["tables"]["links"]["rows"] += [first | {"feature": f"9_{i}", "r_within": -0.7} for i in range(40)]
+    pair["tables"]["markers"]["rows"][0]["card"] = 0
+    first |= {"low": 0.4, "high": 0.7, "where": [[0, 8, -0.6, 0.45], [1, 9, 0.1, 0.4]]}
+    pair |= {"tissues": ["Liver", "Lung"], "colours": ["#000000", "#ff0000"], "strata": ["Liver", "Lung"]}
+    pair["strata_colours"] = pair["colours"]
+    with window(browser):
+        open_page(pair, one_pair("alexnet"))
+        some(browser, f"#tab-{tab}")[0].click()
+        unfold(browser)
+        assert violations(browser) == []
+        some(browser, "#pairs tbody button")[0].click()
+        assert len(some(browser, "#card-body a")) == 5
+        assert violations(browser, "#card") == []
 
 
 def test_q_is_seen_on_a_phone_without_scrolling(browser, open_page):

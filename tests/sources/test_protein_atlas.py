@@ -1,5 +1,6 @@
 """Stained images from a local server with pages in the form of the Human Protein Atlas, which misbehaves."""
 
+import shutil
 import threading
 from collections import Counter
 
@@ -125,7 +126,7 @@ def test_the_best_validated_antibody_is_chosen_then_the_first_by_id(tmp_path):
     antibodies = [
         of("HPA9", "enhanced", patient(1, "https://a/9.jpg")),
         of("CAB7", "enhanced", *first),
-        of("HPA1", "uncertain", patient(2, "https://a/1.jpg")),
+        of("CAB1", "uncertain", patient(2, "https://a/1.jpg")),
         antibody("HPA0", tissue("Liver", patient(3, "https://a/0.jpg")), validation="enhanced"),
     ]
     for order in (antibodies, antibodies[::-1]):
@@ -198,6 +199,10 @@ def test_an_image_is_kept_with_its_record_and_not_fetched_again(site, tmp_path):
     run(site, tmp_path, (MUSCLE[0], "MYH7", "Liver", GENE, "Liver", ""))
     assert site.seen - asked == {f"/images/{GENE}_Liver.jpg": 1}, "the page and the licence are kept"
     assert len(protein_atlas.read_records(tmp_path)) == 2
+    shutil.rmtree(tmp_path / ".protein_atlas")
+    asked = site.seen.copy()
+    run(site, tmp_path, MUSCLE)
+    assert site.seen == asked, "an image with its record needs no page"
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(site, tmp_path):
@@ -262,7 +267,7 @@ def test_a_damaged_page_is_said_and_the_next_gene_tried(site, tmp_path, body):
     assert not list((tmp_path / ".protein_atlas").glob(f"{GENE}*"))
 
 
-@pytest.mark.parametrize("body", [HTML, b"\xff\xd8\xff no image", jpeg()[:-200], b"GIF89a" + bytes(40)])
+@pytest.mark.parametrize("body", [HTML, b"\xff\xd8\xff no image", jpeg(None, edge=200)[:-2000], b"GIF89a" + bytes(40)])
 def test_an_image_that_is_none_is_refused(site, tmp_path, body):
     put(site, GENE, "Skeletal muscle", picture=body)
     records_df, (line,) = run(site, tmp_path, MUSCLE)
@@ -313,6 +318,14 @@ def test_a_server_that_always_fails_is_left_alone_after_three_genes(site, tmp_pa
     assert len(said) == 4
     assert said[-1].startswith("3 more images")
     assert len(site.seen) == 3
+
+
+def test_failures_between_answers_do_not_end_the_run(site, tmp_path):
+    rows = [(f"ENSG{i:011d}", f"G{i}", "Liver", f"ENSG{i:011d}", "Liver", "") for i in range(7)]
+    site.answers |= {f"/{row[0]}.xml": (503, b"busy") for row in rows[::2]}  # the others are not there
+    records_df, said = run(site, tmp_path, *rows)
+    assert len(said) == 4
+    assert len(records_df) == 3
 
 
 def test_a_licence_that_cannot_be_read_is_asked_for_once(site, tmp_path):

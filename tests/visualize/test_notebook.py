@@ -6,12 +6,20 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from atlas_factory import antibody, page, patient, tissue
 from conftest import SMALL
+from local_server import serving
 from notebook_cells import run_cells
+from PIL import Image
+from stain_factory import painted
 
+from lib import protein_atlas as command
 from lib.config import Config
 from lib.config_values import parse_setting
 from lib.explore import report_pairs
+from lib.sources import protein_atlas
+from lib.sources.http_session import Session
+from lib.sources.protein_atlas_fetch import POLITE, Atlas
 from lib.store import Store
 from lib.visualize import attribution, pair_choice
 
@@ -110,9 +118,9 @@ def run_notebook(store, monkeypatch):
     for save in ("save_figure", "save_table"):
         monkeypatch.setattr(Store, save, lambda self, stem, *rest: saved.append(stem))
 
-    def run() -> list[str]:
+    def run(**overrides) -> list[str]:
         saved.clear()
-        run_cells("10_visualize", OVERRIDES)
+        run_cells("10_visualize", OVERRIDES | overrides)
         return saved
 
     return run
@@ -127,6 +135,34 @@ def test_no_pair_is_reported_and_nothing_fails(run_notebook, monkeypatch, capsys
     printed = capsys.readouterr().out
     assert "there is neither a link nor a marker pair" in printed
     assert "no immunohistochemistry image" in printed
+
+
+def test_stained_images_are_fetched_when_asked_and_without_a_network_there_is_a_message(
+    run_notebook, store, monkeypatch, tmp_path, capsys
+):
+    first = store.load("cards").iloc[0]
+    gene = protein_atlas.ensembl_id(first["gene"])
+    name, _ = protein_atlas.atlas_tissue(first["tile_tissue"], store.reference("protein_atlas_tissues"))
+    captions = []
+    monkeypatch.setattr(Store, "save_figure", lambda self, stem, figure, caption: captions.append(caption))
+    with serving(folder=tmp_path / "site") as site:
+        (tmp_path / "site").mkdir()
+        stained = antibody("HPA1", tissue(name or "Liver", patient(1, f"{site.base}/a.jpg")))
+        (tmp_path / "site" / f"{gene}.xml").write_text(page(gene, stained))
+        Image.fromarray(painted(256, dab_on="nuclei")[0]).save(tmp_path / "site/a.jpg", quality=95)
+        quick = {"session": Session(POLITE._replace(interval_s=0.0, backoff_s=0.01)), "site": site.base}
+        monkeypatch.setattr(command, "Atlas", lambda folder: Atlas(folder, **quick))
+        assert "ihc_stains" not in run_notebook(ihc_dir=str(tmp_path / "unasked"))
+        assert not (tmp_path / "unasked").exists(), "fetched only when asked"
+        captions.clear()
+        run_notebook(ihc_dir=str(tmp_path / "ihc"), fetch_ihc=True)
+        assert f"1 of {len(store.load('cards'))} images of the Human Protein Atlas" in capsys.readouterr().out
+        assert any(f"{first['symbol']}: https://v25.proteinatlas.org/{gene}." in text for text in captions)
+        assert any(text == "1 immunohistochemistry images, by stain." for text in captions)
+    captions.clear()
+    run_notebook(ihc_dir=str(tmp_path / "empty"), fetch_ihc=True)
+    assert "more images were not asked for: try again later" in capsys.readouterr().out
+    assert any("(Figs 4 to 6)" in text for text in captions)
 
 
 def test_maps_are_compared_on_the_first_pair_that_has_one(run_notebook, monkeypatch, capsys):
