@@ -267,7 +267,9 @@ def test_a_damaged_page_is_said_and_the_next_gene_tried(site, tmp_path, body):
     assert not list((tmp_path / ".protein_atlas").glob(f"{GENE}*"))
 
 
-@pytest.mark.parametrize("body", [HTML, b"\xff\xd8\xff no image", jpeg(None, edge=200)[:-2000], b"GIF89a" + bytes(40)])
+@pytest.mark.parametrize(
+    "body", [HTML, b"\xff\xd8\xff no image", jpeg(None, edge=200)[:-2000], b"GIF89a" + bytes(40)]
+)
 def test_an_image_that_is_none_is_refused(site, tmp_path, body):
     put(site, GENE, "Skeletal muscle", picture=body)
     records_df, (line,) = run(site, tmp_path, MUSCLE)
