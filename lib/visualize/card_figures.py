@@ -157,7 +157,8 @@ def slide_activation(
     canvas = activation_maps.stitched(tiles_df, maps, (l0_shape[0], l0_shape[1]))
     title = f"{symbol}, feature {feature} on {tiles_df['slide_id'].iloc[0]}"
     caption = (
-        f"{title}: activation at {maps.shape[1]} x {maps.shape[2]} positions of each of {len(maps)} tiles."
+        f"{title}: activation at {maps.shape[1]} x {maps.shape[2]} positions of each of {len(maps)} tiles "
+        "(a rim around each tile is the padding of the layers)."
     )
     figure = pictures.activation_over_slide(view, canvas, title=title, label="activation")
     return Captioned("activation_slide", figure, caption)

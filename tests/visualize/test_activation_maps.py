@@ -104,7 +104,7 @@ def test_the_figure_of_a_slide(tiles_df):
     view = pictures.SlideView(np.full((40, 80, 3), 230, np.uint8), 2.5, np.ones((4, 8), bool), 0.5)
     maps = np.abs(np.random.default_rng(0).normal(size=(3, 5, 5))).astype(np.float32)
     shown = card_figures.slide_activation(maps, tiles_df, view, "G", "3_7")
-    assert shown.caption == "G, feature 3_7 on s: activation at 5 x 5 positions of each of 3 tiles."
+    assert shown.caption.startswith("G, feature 3_7 on s: activation at 5 x 5 positions of each of 3 tiles")
     image = shown.figure.axes[1].images[0]
     assert list(image.get_extent()) == [-0.5, 79.5, 39.5, -0.5]
     assert np.isfinite(image.get_array().filled(np.nan)).sum() == 3 * 25
