@@ -313,9 +313,12 @@ def test_workers_that_cannot_take_part_are_named(tmp_path, scheduler):
     """One has no code, one an empty disk where the cohort lies here; the third is fit, and not named."""
     elsewhere = ("unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path))
     store = cohort(tmp_path, 3, cluster=scheduler)
+    without = tmp_path / "without"  # the library may be installed: here it cannot be imported
+    without.mkdir()
+    (without / "sitecustomize.py").write_text("import sys\nsys.modules['lib'] = None\n")
     with ExitStack() as stack:
         stack.enter_context(worker(scheduler, "fit"))
-        stack.enter_context(worker(scheduler, "codeless", PYTHONPATH="/nothing"))
+        stack.enter_context(worker(scheduler, "codeless", PYTHONPATH=str(without)))
         if mounts := not subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode:
             stack.enter_context(worker(scheduler, "diskless", before=elsewhere))
         client = stack.enter_context(client_of(scheduler, 2 + mounts))
