@@ -268,7 +268,7 @@ def test_slides_that_end_their_workers_are_named(tmp_path, scheduler_of_one_deat
 @pytest.mark.slow
 def test_interrupted(tmp_path, scheduler):
     """Ctrl-C takes back what waits; the scheduler forgets it, and what was finished stays."""
-    store = cohort(tmp_path, 48, cluster=scheduler)
+    store = cohort(tmp_path, 240, cluster=scheduler)  # many: a busy machine takes seconds to interrupt
     code = (
         "import sys; from lib import cluster; from lib.config import Config; from lib.store import Store; "
         "cluster.cut(Store(Config.load(sys.argv[1]), root=sys.argv[2]))"
@@ -281,11 +281,11 @@ def test_interrupted(tmp_path, scheduler):
         assert b"KeyboardInterrupt" in started.communicate(timeout=SOON_S)[1]
         eventually(lambda: not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
         done = n_cut(store)
-        assert 2 <= done < 40
+        assert 2 <= done < 235
         time.sleep(1)
         assert n_cut(store) == done
         cluster.cut(store)
-    assert n_cut(store) == 47
+    assert n_cut(store) == 239
 
 
 @pytest.mark.slow
