@@ -50,17 +50,17 @@ def _train(store: Store) -> str:
         return f"{words}; there are no validation tiles."
     best = known_df.loc[known_df["validation_accuracy"].idxmax()]
     return (
-        f"{words}; at best, after epoch {best['epoch']:.0f}, it named the tissue of "
-        f"{best['validation_accuracy']:.1%} of the validation tiles."
+        f"{words}; its best accuracy on the validation tiles is {best['validation_accuracy']:.1%} (epoch "
+        f"{best['epoch']:.0f})."
     )
 
 
 def _classify(store: Store) -> str:
     rows = accuracy_on_test(store)
-    said = " and ".join(f"{row.accuracy:.1%} of {counted(row.n, f'test {row.level}')}" for row in rows)
+    said = " and ".join(f"{row.accuracy:.1%} on {counted(row.n, f'test {row.level}')}" for row in rows)
     if not rows:
         return "there are no test samples to classify."
-    return f"the tissue of {said} was named rightly; guessing gives {1 / rows[0].n_classes:.1%}."
+    return f"the accuracy is {said}; chance is {1 / rows[0].n_classes:.1%}."
 
 
 def _features(store: Store) -> str:

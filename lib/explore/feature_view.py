@@ -5,7 +5,6 @@ network.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from lib.errors import InputError
 from lib.tiles.stored import read_tiles
 from lib.visualize import activation_maps, attribution
 from lib.visualize.feature_values import Network, tile_values
-from lib.visualize.synthetic_images import Ascent, colour_decorrelation, synthesise
+from lib.visualize.synthetic_images import Ascent, ColourBasis, colour_decorrelation, synthesise
 from lib.visualize.tile_choice import top_k
 
 N_TILES = 4  # shown
@@ -71,20 +70,16 @@ def view_feature(
     values_df = tile_values(network, [feature], tried_df, progress=False, on_step=report)
     top_df = top_k(values_df, tried_df, samples_df, k=k)
     tiles = read_tiles(top_df)
-    gradients, active = [], []
-    with suppress(activation_maps.NoPositions):
-        maps = activation_maps.activation_maps(network, feature, tiles)
-        active = [activation_maps.overlay(tile, found) for tile, found in zip(tiles, maps, strict=True)]
+    gradients = []
     for i, tile in enumerate(tiles, 1):
         gradient, method = attribution.guided_or_plain(network, feature, tile)
         gradients.append(attribution.to_picture(gradient))
         report(len(tried_df) + i)
-    spread_df = tried_df.iloc[np.linspace(0, len(tried_df) - 1, min(len(tried_df), 48)).astype(int)]
     images, curve_df = synthesise(
         network,
         [feature],
         Ascent(n_steps, n_recorded=2),
-        colour_decorrelation(read_tiles(spread_df), n_pixels=50_000),
+        _colours(tried_df),
         input_px=tiles.shape[1],
         progress=False,
         on_step=lambda done: report(len(tried_df) + k + done),
@@ -93,12 +88,18 @@ def view_feature(
         top_df["tile_id"].to_numpy(dtype="U"),
         top_df["value"].to_numpy(float),
         tiles,
-        np.stack(active) if active else tiles[:0],
+        activation_maps.overlays(network, feature, tiles),
         np.stack(gradients),
         np.array(method),
         images[0],
         curve_df["objective"].to_numpy(float),
     )
+
+
+def _colours(tiles_df: pd.DataFrame) -> ColourBasis:
+    """Of up to 48 tiles, evenly spaced, for a synthetic image."""
+    spread_df = tiles_df.iloc[np.linspace(0, len(tiles_df) - 1, min(len(tiles_df), 48)).astype(int)]
+    return colour_decorrelation(read_tiles(spread_df), n_pixels=50_000)
 
 
 def candidates(feature_values: pd.Series, tiles_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:

@@ -169,8 +169,7 @@ def slide_figure(
     tissues = inspection.samples_df["tissue"].loc[of_slide_df["sample_id"].unique()]
     title = f"Feature {feature} on slide {slide_id}" + (f", {tissues.iloc[0]}" if len(tissues) == 1 else "")
     if maps is not None:
-        l0_shape = tuple(edge * view.mpp / view.l0_mpp for edge in view.image.shape[:2])
-        canvas = activation_maps.stitched(of_slide_df, maps, (l0_shape[0], l0_shape[1]))
+        canvas = activation_maps.stitched(of_slide_df, maps, view.l0_shape)
         title += f" ({len(maps)} tiles, {maps.shape[1]} x {maps.shape[2]} positions each)"
         return pictures.activation_over_slide(view, canvas, title=plain(title), label="activation")
     label = "sum over the tile's positions"

@@ -28,6 +28,12 @@ class SlideView(NamedTuple):
     tissue: np.ndarray  # bool, at any resolution of the same field
     l0_mpp: float  # µm per px of level 0
 
+    @property
+    def l0_shape(self) -> tuple[float, float]:
+        """Height and width, level-0 px."""
+        height, width = self.image.shape[:2]
+        return height * self.mpp / self.l0_mpp, width * self.mpp / self.l0_mpp
+
 
 @themed
 def tile_grid(views: Sequence[SlideView], grids: Sequence[pd.DataFrame], titles: Sequence[str]) -> Figure:

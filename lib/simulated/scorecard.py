@@ -216,7 +216,8 @@ class Run(NamedTuple):
     tests : "within_tissue" and, where the cohort names covariates, "covariates".
     links_df : `link_table.describe`. genes_df : `links.genes_table`.
     marker_pairs_df : gene, feature.
-    sets : (`gene_sets.table`, `planted_sets.read_sets`), where gene sets were planted.
+    sets_df, planted_df : `gene_sets.table`, `planted_sets.read_sets`; None where no sets were tested or
+        planted.
     """
 
     tests: dict[str, LinkTests]
@@ -224,7 +225,8 @@ class Run(NamedTuple):
     genes_df: pd.DataFrame
     marker_pairs_df: pd.DataFrame
     q_threshold: float
-    sets: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    sets_df: pd.DataFrame | None = None
+    planted_df: pd.DataFrame | None = None
 
 
 def tables(run: Run, truth: Truth, accuracy_df: pd.DataFrame | None) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -246,8 +248,8 @@ def tables(run: Run, truth: Truth, accuracy_df: pd.DataFrame | None) -> dict[str
     )
     scores = score_calls(asked_df, len(marker_df), truth, q)
     listed = score_links(run.links_df, run.genes_df, len(sides.features), truth, q)
-    if run.sets:
-        listed |= planted_sets.score_sets(*run.sets, truth.r_df, q)
+    if run.sets_df is not None and run.planted_df is not None:
+        listed |= planted_sets.score_sets(run.sets_df, run.planted_df, truth.r_df, q)
     by_test_df = pd.concat(genes, names=["test"]).reset_index("test")
     what = f"called at q <= {q}, by what they truly are."
     return {

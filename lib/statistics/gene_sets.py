@@ -42,7 +42,6 @@ class SetTests(NamedTuple):
     """What was tested, and the p of sets.
 
     sides : genes, and the lead features of clumps.
-    background : int64, rows of the genes B.
     names : of the sets. members : 0/1 matrix [n_sets, n_genes].
     observed : float64 [n_sets, n_features].
     null : p with the null maxima of every set.
@@ -51,7 +50,6 @@ class SetTests(NamedTuple):
     sides: Sides
     names: pd.Index
     members: sparse.csr_array
-    background: np.ndarray
     observed: np.ndarray
     null: sequential.SequentialP
 
@@ -93,7 +91,7 @@ def run(
     n_needed = max(FEWEST_SHUFFLES, int(2 * len(names) / q_threshold))
     permutations = permutations._replace(order=permutations.order[:n_needed])
     null = _null(sides, members, background, permutations, observed.max(axis=1), plan)
-    return SetTests(sides, names, members, background, observed, null)
+    return SetTests(sides, names, members, observed, null)
 
 
 def _of_features(sides: Sides, at: np.ndarray) -> Sides:

@@ -89,12 +89,6 @@ def maps_of_tiles(
     return np.concatenate(parts)
 
 
-def full_range(maps: np.ndarray) -> tuple[float, bool]:
-    """The activation shown at full range, and whether some are negative."""
-    size = np.abs(maps)
-    return float(np.percentile(size, FULL_RANGE_PERCENTILE) or size.max() or 1.0), bool(maps.min() < 0)
-
-
 def overlay(tile: np.ndarray, activation: np.ndarray) -> np.ndarray:
     """A map over its tile in pale grey, uint8 H x W x 3.
 
@@ -102,7 +96,8 @@ def overlay(tile: np.ndarray, activation: np.ndarray) -> np.ndarray:
     negative. Two pictures do not share a scale.
     """
     height, width = tile.shape[:2]
-    limit, _ = full_range(activation)
+    size = np.abs(activation)
+    limit = np.percentile(size, FULL_RANGE_PERCENTILE) or size.max() or 1.0
     value = np.clip(activation / limit, -1, 1).astype(np.float32)
     smooth = np.asarray(Image.fromarray(value).resize((width, height), Image.Resampling.BILINEAR))
     colour = colormaps["autumn_r"](np.clip(smooth, 0, 1))[..., :3]
@@ -110,6 +105,15 @@ def overlay(tile: np.ndarray, activation: np.ndarray) -> np.ndarray:
     grey = 1 - 0.7 * (1 - tile.mean(axis=2, keepdims=True) / 255)
     share = SHARE * np.abs(smooth)[..., None]
     return np.round(255 * ((1 - share) * grey + share * colour)).astype(np.uint8)
+
+
+def overlays(network: Network, feature: str, tiles: np.ndarray) -> np.ndarray:
+    """`overlay` of each tile, uint8 [n, H, W, 3]; none of a feature without positions."""
+    try:
+        maps = activation_maps(network, feature, tiles)
+    except NoPositions:
+        return tiles[:0]
+    return np.stack([overlay(tile, found) for tile, found in zip(tiles, maps, strict=True)])
 
 
 def stitched(tiles_df: pd.DataFrame, maps: np.ndarray, l0_shape: tuple[float, float]) -> np.ndarray:

@@ -153,8 +153,7 @@ def slide_activation(
     maps: np.ndarray, tiles_df: pd.DataFrame, view: pictures.SlideView, symbol: str, feature: str
 ) -> Captioned:
     """Activation of a feature over a slide, at the resolution of its layer; maps are those of tiles_df."""
-    l0_shape = tuple(edge * view.mpp / view.l0_mpp for edge in view.image.shape[:2])
-    canvas = activation_maps.stitched(tiles_df, maps, (l0_shape[0], l0_shape[1]))
+    canvas = activation_maps.stitched(tiles_df, maps, view.l0_shape)
     title = f"{symbol}, feature {feature} on {tiles_df['slide_id'].iloc[0]}"
     caption = (
         f"{title}: activation at {maps.shape[1]} x {maps.shape[2]} positions of each of {len(maps)} tiles "

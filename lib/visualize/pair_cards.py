@@ -5,7 +5,6 @@ the report reads them.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,12 +69,10 @@ def make_cards(
         strip_df, note = graded_strip(pair, values_df, tiles_df, N_STRIP)
         for column, fact in (("method", method), ("has_map", bool(gradient.any())), ("strip_note", note)):
             cards_df.loc[card, column] = fact
-        pictures += [tile, attribution.to_picture(gradient)]
+        active = activation_maps.overlays(network, str(pair.feature), tile[None])
+        pictures += [tile, attribution.to_picture(gradient), *active]
         shown += [tile_df.assign(kind="tile"), tile_df.assign(kind="gradient")]
-        with suppress(activation_maps.NoPositions):
-            (active,) = activation_maps.activation_maps(network, str(pair.feature), tile[None])
-            pictures.append(activation_maps.overlay(tile, active))
-            shown.append(tile_df.assign(kind="activation"))
+        shown += [tile_df.assign(kind="activation")] * len(active)
         if len(strip_df):
             pictures += [*read_tiles(strip_df)]
             shown.append(strip_df.assign(card=card))

@@ -71,8 +71,7 @@ def test_links_genes_sets_and_replication(monkeypatch, tmp_path):
         (
             "02_train",
             {"history": pd.DataFrame({"epoch": [1, 2, 3], "validation_accuracy": [0.2, 0.6, 0.5]})},
-            "alexnet was trained for 3 epochs; at best, after epoch 2, it named the tissue of 60.0% of the "
-            "validation tiles.",
+            "alexnet was trained for 3 epochs; its best accuracy on the validation tiles is 60.0% (epoch 2).",
         ),
         (
             "02_train",
