@@ -27,7 +27,7 @@ class Field(NamedTuple):
     density: float  # factors around 1 from the hidden quantities
     nucleus: float
     lumen: float
-    wave: float
+    pigment: float
     likeness: float  # tubule (negative) to acinus (positive): makes kidney and pancreas hard to distinguish
 
     @property

@@ -12,13 +12,26 @@ from scipy import ndimage
 from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] (missing in the stub)
 
 from lib.errors import InputError
-from lib.simulated.drawing import COARSE, MPP, Field, enlarge, grain, look_up, noise, soft, stamp, stripes
+from lib.simulated.drawing import (
+    COARSE,
+    MPP,
+    Field,
+    enlarge,
+    grain,
+    look_up,
+    noise,
+    scatter,
+    soft,
+    stamp,
+    stripes,
+)
 from lib.simulated.tissues import TISSUES
 
-QUANTITIES = ("nuclear_density", "nuclear_size", "lumen_size", "fibre_waviness", "eosin_strength")
+QUANTITIES = ("nuclear_density", "nuclear_size", "lumen_size", "pigment", "eosin_strength")
 # Optical density (natural logarithm) per unit of stain in red, green and blue.
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.40], np.float32) * 1.25
 EOSIN = np.array([0.13, 0.90, 0.42], np.float32) * 0.95
+PIGMENT = np.array([0.45, 0.85, 1.50], np.float32)  # brown: lipofuscin, haemosiderin, melanin
 GLASS = np.array([244, 243, 245], np.float32)
 INK = {"blue": (1.9, 1.2, 0.35), "green": (1.7, 0.55, 1.2), "black": (2.2, 2.1, 2.0)}
 
@@ -115,12 +128,13 @@ def draw(spec: SlideSpec, rng: np.random.Generator) -> np.ndarray:
     nuclear = stamp(kept, size_px, rng)
     fine = grain(rng, size_px)
     covered = np.minimum(nuclear, 1)
+    brown = _pigment(f, ground.e) * tissue_map
     e = np.maximum(ground.e * (1 + _crimp(f) + 0.10 * fine), 0) * (1 - 0.55 * covered) + 0.12 * covered
     h = np.maximum(ground.h * (1 + 0.16 * fine), 0) * (1 - 0.5 * covered) + nuclear
     e *= tissue_map * (spec.e_gain * np.exp(0.22 * spec.quantities["eosin_strength"]))
     h *= tissue_map * spec.h_gain
     ink = enlarge(pen_stroke(rng, n, f.size_um), size_px) if spec.pen else None
-    density = [h * HAEMATOXYLIN[c] + e * EOSIN[c] for c in range(3)]
+    density = [h * HAEMATOXYLIN[c] + e * EOSIN[c] + brown * PIGMENT[c] for c in range(3)]
     if ink is not None:
         density = [density[c] + ink * INK[spec.pen][c] for c in range(3)]
     glass = GLASS * rng.uniform(0.985, 1.0, 3).astype(np.float32)
@@ -135,9 +149,8 @@ def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: i
     """The coarse grid with its wavy distortion; quantities as factors (log-normal, sd 0.21 to 0.60)."""
     n = size_px // COARSE
     line = (np.arange(n, dtype=np.float32) + 0.5) * (MPP * COARSE)
-    wave = float(np.exp(0.58 * quantities["fibre_waviness"]))
     pitch = MPP * COARSE
-    warp = [wave * (1.0 * noise(rng, n, 28 / pitch) + 0.25 * noise(rng, n, 13 / pitch)) for _ in range(2)]
+    warp = [noise(rng, n, 28 / pitch) + 0.25 * noise(rng, n, 13 / pitch) for _ in range(2)]
     return Field(
         size_px=size_px,
         x=line[None, :] + warp[0],
@@ -146,7 +159,7 @@ def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: i
         density=float(np.exp(0.50 * quantities["nuclear_density"])),
         nucleus=float(np.exp(0.21 * quantities["nuclear_size"])),
         lumen=float(np.exp(0.34 * quantities["lumen_size"])),
-        wave=wave,
+        pigment=float(np.exp(0.60 * quantities["pigment"])),
         likeness=likeness,
     )
 
@@ -156,4 +169,16 @@ def _crimp(f: Field) -> np.ndarray:
     n = len(f.x)
     along, across = stripes(f, f.rng.uniform(0, np.pi))
     phase = 2 * np.pi * along / 12.5 + 2.2 * noise(f.rng, n, 45) + 0.6 * np.sin(across / 9)
-    return enlarge(0.17 * f.wave * np.sin(phase), f.size_px)
+    return enlarge(0.17 * np.sin(phase), f.size_px)
+
+
+def _pigment(f: Field, e: np.ndarray) -> np.ndarray:
+    """Amount of pigment (size_px, size_px): clusters of brown granules where there is cytoplasm or fibre."""
+    heaps = scatter(f, 38 / np.sqrt(f.pigment), 0.4)
+    points = np.repeat(heaps, f.rng.poisson(7, len(heaps)), axis=0)
+    points = points + f.rng.normal(0, 4.0, points.shape)
+    column, row = np.clip(points.T / MPP, 0, f.size_px - 1).astype(int)
+    points = points[e[row, column] > 0.12]
+    radius = 1.5 * np.exp(f.rng.normal(0, 0.2, len(points)))
+    upright, full = np.zeros(len(points)), np.ones(len(points))
+    return stamp(np.column_stack([points, radius, radius, upright, full]), f.size_px, f.rng)
