@@ -20,7 +20,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         *("cohort_steps", "left_out", "donor_overlap", "tissues_per_donor", "s1_table*", "s1b_*"),
         *("fig2_*", "tile_quality", "flagged_tiles", "slides_failed", "s1a_*", "feature_map*"),
     ),
-    "What was found?": ("links", "gene_significance", "gene_sets", "visible_genes"),
+    "What was found?": ("links", "clumps", "gene_significance", "gene_sets", "visible_genes"),
     "Where does it hold?": (
         *("link_tissues", "links_replicated", "replication", "forest", "replicated_in_*"),
         *("links_combined", "replication_ledger", "sections_left_out"),

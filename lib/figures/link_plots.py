@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from lib.figures.style import COLUMN_IN, PAGE_IN, QUIET, themed
@@ -32,6 +33,35 @@ def where_links_hold(by_tissue_df: pd.DataFrame, leads_df: pd.DataFrame, most: i
     figure.colorbar(image, ax=left, label="r in the tissue", location="left", shrink=0.6, pad=0.02)
     right.barh(np.arange(len(r_df)), 100 * shown_df["i2"].fillna(0), color=QUIET)
     right.set(xlim=(0, 100), xlabel="I² (%)")
+    return figure
+
+
+@themed
+def clumps_by_layer(clumps_df: pd.DataFrame, most: int = 40) -> Figure:
+    """Number of linked features of each clump in each layer, and of genes that follow it, above.
+
+    clumps_df : `link_table.of_clumps`; those with most genes are shown, from first to last layer.
+    """
+    layers = clumps_df.columns[clumps_df.columns.str.startswith("layer_")]
+    shown_df = clumps_df[clumps_df[layers].sum(axis=1) > 0].head(most)
+    counts = shown_df[layers].to_numpy(float)
+    depth = counts @ np.arange(len(layers)) / counts.sum(axis=1)
+    order = np.argsort(depth, kind="stable")
+    shown_df, counts = shown_df.iloc[order], counts[order].T
+    size = (min(PAGE_IN, 1.6 + 0.16 * len(shown_df)), 2.4 + 0.15 * len(layers))
+    rows = {"height_ratios": [1.2, 0.6 + 0.15 * len(layers)], "sharex": True}
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, **rows)
+    places = np.arange(len(shown_df))
+    above.bar(places, shown_df["n_genes"], color=FOUND, width=0.8)
+    above.set(ylabel="genes")
+    largest = max(2.0, counts.max())
+    shown = np.where(counts > 0, counts, np.nan)
+    image = below.imshow(shown, cmap="viridis_r", norm=LogNorm(1, largest), aspect="auto")
+    names = [f"{row.symbol} × {row.Index}" for row in shown_df.itertuples()]
+    below.set_xticks(places, names, rotation=90, fontsize=6)
+    below.set_yticks(np.arange(len(layers)), layers.str.removeprefix("layer_"))
+    below.set(ylabel="layer", xlabel="clump: the gene that follows it best × lead feature")
+    figure.colorbar(image, ax=below, label="features", pad=0.02)
     return figure
 
 

@@ -102,6 +102,24 @@ def of_tissues(df: pd.DataFrame, sides: Sides, tissues: list[str]) -> pd.DataFra
     return names_df.loc[parts_df["link"]].reset_index(drop=True).join(parts_df.drop(columns="link"))
 
 
+def of_clumps(links_df: pd.DataFrame) -> pd.DataFrame:
+    """Each clump with a link: how many genes follow it, the gene that follows it best, and where it lies.
+
+    links_df : `describe`. Returns: index clump (by falling n_genes); n_genes, n_features (of these linked),
+    symbol and r_within of the strongest link, and for each layer the number of linked features,
+    `layer_<number>` (features that lie in no layer are in no column).
+    """
+    by_clump = links_df.groupby("clump", observed=True)
+    strongest_df = links_df.loc[by_clump["statistic"].idxmax()].set_index("clump")
+    df = by_clump.agg(n_genes=("gene", "nunique"), n_features=("feature", "nunique"))
+    df = df.join(strongest_df[["symbol", "r_within"]].astype({"symbol": "str"}))
+    places_df = links_df[["clump", "feature", "layer"]].drop_duplicates().dropna(subset="layer")
+    counts_df = pd.crosstab(places_df["clump"], places_df["layer"]).add_prefix("layer_")
+    df = df.join(counts_df).fillna(dict.fromkeys(counts_df.columns, 0)).astype(dict.fromkeys(counts_df, int))
+    df.index = df.index.astype("str")
+    return df.sort_values(["n_genes", "n_features"], ascending=False, kind="stable")
+
+
 def null_table(tests: LinkTests) -> pd.DataFrame:
     """The null maxima that each gene's p rests on, to place other pairs of the gene among them.
 

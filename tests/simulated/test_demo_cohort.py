@@ -350,9 +350,7 @@ def slide_statistics(image: np.ndarray) -> dict[str, float]:
     clear = tissue & (dark < 0.08)
     blurred = [ndimage.gaussian_filter(h, sigma) for sigma in (1.2, 2.4, 4.0)]
     spots = blurred[0] - blurred[2]
-    brown = (density[..., 2] > 1.1 * density[..., 1]) & (
-        dark > 0.25
-    )  # the stains absorb more green
+    brown = (density[..., 2] > 1.1 * density[..., 1]) & (dark > 0.25)  # the stains absorb more green
     peaks = (ndimage.maximum_filter(spots, 5) == spots) & (spots > 0.35 * np.percentile(spots, 99.5)) & tissue
     peaks &= ~ndimage.binary_dilation(brown, iterations=2)
     return {

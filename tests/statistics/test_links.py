@@ -7,6 +7,7 @@ from linked_cohort import cohort
 from made_cohort import make_frames, make_samples
 from scipy import stats
 
+from lib.figures import link_plots
 from lib.simulated import scorecard
 from lib.statistics import calibration, link_table, link_tests, links, permutations
 from lib.statistics.correlation import r_of_pairs
@@ -155,6 +156,32 @@ def test_false_discovery_rate_of_genes_where_donors_repeat():
             assert len(found & true) >= 73, "power is not below that of two schemes"
     assert np.mean(false["effective"]) <= 0.06
     assert np.mean(false["plain"]) > 0.15
+
+
+def test_clumps_are_counted_by_gene_and_by_layer():
+    rows = [
+        ("a", "A", "1_0", 1, "1_0", 5.0, 0.5),
+        ("a", "A", "2_1", 2, "1_0", 4.0, 0.4),
+        ("b", "B", "1_0", 1, "1_0", 6.0, -0.3),
+        ("b", "B", "2_2", 2, "2_2", 2.0, 0.2),
+        ("c", "C", "embedding_3", None, "embedding_3", 1.0, 0.1),
+    ]
+    names = ["gene", "symbol", "feature", "layer", "clump", "statistic", "r_within"]
+    df = pd.DataFrame(rows, columns=names).astype({"layer": "Int64", "clump": "category"})
+    clumps_df = link_table.of_clumps(df)
+    assert clumps_df.index.tolist() == ["1_0", "2_2", "embedding_3"]
+    assert clumps_df["n_genes"].tolist() == [2, 1, 1]
+    assert clumps_df["n_features"].tolist() == [2, 1, 1]
+    assert clumps_df["symbol"].tolist() == ["B", "B", "C"]  # the strongest link, whatever its sign
+    assert clumps_df["r_within"].tolist() == [-0.3, 0.2, 0.1]
+    assert clumps_df[["layer_1", "layer_2"]].to_numpy().tolist() == [[1, 1], [0, 1], [0, 0]]
+    figure = link_plots.clumps_by_layer(clumps_df)
+    assert figure.axes[1].images[0].get_array().filled(0).tolist() == [
+        [1, 0],
+        [1, 1],
+    ]  # the embedding: in no layer
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 1]
+    assert link_table.of_clumps(df.iloc[:0]).empty
 
 
 @pytest.mark.slow
