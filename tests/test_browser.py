@@ -296,6 +296,40 @@ def test_a_link_shows_its_interval_its_q_and_where_it_holds(browser, open_page):
     assert {"Liver (n = 8)", "Lung (n = 9)", "all tissues"} <= set(drawn)
 
 
+def test_cards_of_many_links_draw_their_own_values(browser, open_page):
+    """Values are read in parts; rows here are ordered otherwise than genes and features."""
+    n = 450
+    pair = one_pair(symbol="g0", gene="g0")
+    (row,) = pair["tables"]["links"]["rows"]
+    names = [(f"g{i}", f"1_{(7 * i) % n}") for i in range(n)]
+    where = [[[0, 8, -0.6, 0.45], [1, i, 0.1, 0.4]] for i in range(n)]
+    rows = [
+        row | {"symbol": gene, "gene": gene, "feature": feature, "where": of, "low": 0.1, "high": 0.6}
+        for (gene, feature), of in zip(names, where, strict=True)
+    ]
+    pair["tables"]["links"] = {"rows": rows, "n": n}
+    pair |= {
+        "genes": {f"g{i}": [float(i)] for i in range(n)},
+        "features": {f"1_{i}": [i / 2] for i in range(n)},
+    }
+    pair |= {"tissues": ["Liver", "Lung"], "colours": ["#000000", "#ff0000"], "strata": ["Liver", "Lung"]}
+    pair["strata_colours"] = pair["colours"]
+    open_page(pair, one_pair("alexnet"))
+    for i in (0, 199, 200, 449):
+        search(browser, f"g{i}")
+        one = next(b for b in some(browser, "#pairs button") if b.text == f"g{i}")
+        one.click()
+        drawn = browser.execute_script(
+            "const [gene, feature] = arguments;"
+            "return [shown.genes.length, valuesOf('genes', gene), valuesOf('features', feature)]",
+            *names[i],
+        )
+        assert drawn == [n, [i], [int(names[i][1][2:]) / 2]]
+        labels = [element.text for element in some(browser, "#card-body svg text")]
+        assert {f"Lung (n = {i})", "all tissues"} <= set(labels)
+        some(browser, "#card .close")[0].click()
+
+
 def test_a_card_leads_to_the_other_links_of_its_gene_and_of_its_feature(browser, open_page):
     pair = one_pair(symbol="A", clump="1_1", layer=1)
     (first,) = pair["tables"]["links"]["rows"]

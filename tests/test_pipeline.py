@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -17,8 +18,11 @@ from conftest import SMALL, run_command, run_small
 from scipy import stats
 
 from lib.artefacts import WORK_FOLDERS
-from lib.config import ROOT
+from lib.config import ROOT, Config
+from lib.config_values import parse_setting
+from lib.explore import inspection, pair_files
 from lib.network.models import feature_table
+from lib.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +84,24 @@ def test_pairs_are_the_correlations_they_say(finished):
         medians = x.groupby(samples_df.set_index("sample_id")["tissue"]).median()
         assert pair.max_median_log2 == pytest.approx(medians.max(), abs=1e-4)
         assert medians[pair.tissue] == pytest.approx(medians.max(), abs=1e-4)
+
+
+def test_the_code_saved_with_a_pair_makes_its_figures_again(finished, tmp_path, monkeypatch):
+    """In another folder, byte for byte (with the time in PDF files held still)."""
+    root, _ = finished
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    config = Config.load("demo", "", dict(map(parse_setting, SMALL)))
+    run = inspection.load(Store(config, "11_inspect", root))
+    gene, feature = run.start
+    slide = str(inspection.slides_by_value(run, feature).index[0])
+    inspection.slide_values(run, feature, slide)
+    inspection.feature_view(run, feature)
+    *pictures, code = pair_files.save(run, gene, feature, slide)
+    saved = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
+    assert len(pictures) == 2 * len(saved) == 6
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(code))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == saved
 
 
 def test_contract_of_samples_and_tiles(finished):

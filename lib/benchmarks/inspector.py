@@ -107,4 +107,6 @@ def simulated_run(size: Size, tiles_per_slide: int, folder: Path) -> inspection.
         network=no_network,
         folder=folder,
         n_steps=64,
+        saved=folder,
+        code="",
     )

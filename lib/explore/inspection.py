@@ -3,6 +3,7 @@
 What the network was asked for is kept in a folder and read from there the next time.
 """
 
+import pprint
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lib import work_records
+from lib.config import ROOT
 from lib.errors import InputError
 from lib.explore import correlates
 from lib.explore.feature_view import FeatureView, view_feature
@@ -46,6 +48,8 @@ class Inspection(NamedTuple):
     network: Callable[[], Network]  # reads it at the first call
     folder: Path  # for what the network was asked for
     n_steps: int  # of synthetic images
+    saved: Path  # folder for the figures that a person saves
+    code: str  # Python that reads this run again
 
 
 def load(store: Store) -> Inspection:
@@ -87,6 +91,17 @@ def load(store: Store) -> Inspection:
         network=network,
         folder=store.work_folder("inspected", "features_test"),
         n_steps=config.synthesis_steps,
+        saved=store.figures / "inspected",
+        code=loading_code(store),
+    )
+
+
+def loading_code(store: Store) -> str:
+    """Python that reads the run again as `run`, with every parameter that is not the default."""
+    parameters = pprint.pformat(store.config.model_dump(mode="json", exclude_defaults=True), width=100)
+    root = "" if store.root == ROOT else f", root={str(store.root)!r}"
+    return (
+        f'config = Config.checked({parameters})\nrun = inspection.load(Store(config, "11_inspect"{root}))\n'
     )
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib.explore import correlates, name_search, pair_figures
+from lib.explore import correlates, name_search, pair_figures, pair_files
 from lib.explore import inspection as runs
 from lib.explore.correlates_table import CorrelatesTable, number
 from lib.explore.feature_view import FeatureView
@@ -78,12 +78,25 @@ class Panel(widgets.VBox):
         self.slide = widgets.Dropdown(options=[], description="slide", layout={"width": "420px"})
         self.slide.observe(self._slide_chosen, "value")
         self.map = self._button("Map this slide", "where on it the feature is active", self._map)
+        tip = "pictures of this pair as PDF and PNG, and the code that makes them"
+        self.save = self._button("Save figures", tip, self._save, icon="download")
+        self.saved = widgets.HTML()
         self.progress = widgets.IntProgress(layout={"width": "220px", "display": "none"})
         self.doing = widgets.Label()
         self.cancel = self._button("Cancel", "", lambda _: self.stop.set(), layout={"display": "none"})
         self.view_image = widgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
         self.map_image = widgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
-        for name in ("search", "back", "words", "view", "map", "pair_image", "view_image", "map_image"):
+        for name in (
+            "search",
+            "back",
+            "words",
+            "view",
+            "map",
+            "save",
+            "pair_image",
+            "view_image",
+            "map_image",
+        ):
             getattr(self, name).add_class(f"inspect-{name.replace('_', '-')}")
 
     @staticmethod
@@ -100,6 +113,7 @@ class Panel(widgets.VBox):
             self.words,
             widgets.HBox(tables, layout={"flex_flow": "row wrap", "grid_gap": "12px"}),
             self.pair_image,
+            widgets.HBox([self.save, self.saved], layout=WRAPPED),
             self.strip,
             widgets.HBox([self.view, self.progress, self.doing, self.cancel], layout=WRAPPED),
             self.view_image,
@@ -117,6 +131,7 @@ class Panel(widgets.VBox):
             self.history.append((self.gene, self.feature))
         new_feature = feature != self.feature
         self.gene, self.feature = gene, feature
+        self.saved.value = ""
         self.back.disabled = not self.history
         facts = self.features.table_df.loc[[feature]].iloc[0]
         self.words.value = pair_in_words(self.inspection, gene, feature, facts)
@@ -195,6 +210,12 @@ class Panel(widgets.VBox):
     def _slide_chosen(self, change: dict) -> None:
         if change["new"] is not None:
             self._show_map(self.feature, change["new"])
+
+    @reported
+    def _save(self, _: Any) -> None:
+        paths = pair_files.save(self.inspection, self.gene, self.feature, self.slide.value)
+        names = ", ".join(html.escape(path.name) for path in paths)
+        self.saved.value = f"Saved in {html.escape(str(paths[0].parent))}: {names}"
 
     @reported
     def _view(self, _: Any) -> None:

@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from lib.artefacts import NOTEBOOKS
-from lib.explore import methods_text, report_pairs, report_sections
+from lib.explore import methods_text, report_pairs, report_sections, report_tables
 from lib.explore.notebook_runs import question
 from lib.explore.reading_notes import reading_notes
 from lib.statistics import replication, spots
@@ -32,6 +32,8 @@ def build(store: Store) -> Path:
     stores |= {name: found for name, (found, _) in store.networks(()).items() if name not in stores}
     template = Path(__file__).with_name("report_page.html.j2")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    payloads = [found for found in map(report_pairs.payload, stores.values()) if found]
+    light = [report_tables.in_chunks(found, number) for number, found in enumerate(payloads)]
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
         cohort=store.config.cohort,
         title=store.config.title or store.config.cohort,
@@ -44,7 +46,9 @@ def build(store: Store) -> Path:
         networks=[
             (name, links_in_numbers(found, stores), network_numbers(found)) for name, found in stores.items()
         ],
-        pairs=[found for found in map(report_pairs.payload, stores.values()) if found],
+        pairs=[payload for payload, _ in light],
+        chunks=[chunk for _, of_network in light for chunk in of_network],
+        per_chunk=report_tables.CHUNK,
         sections=report_sections.sections(store, list(stores)),
         notebooks=_notebook_pages(store),
         methods=[(name, methods_text.paragraphs(found)) for name, found in stores.items()],

@@ -8,8 +8,9 @@ import pandas as pd
 
 from lib.visualize.pair_choice import FINDINGS
 
-MOST_LINKS = 1500  # rows with values to draw; each gene's strongest link has a row beyond that
+MOST_LINKS = 5000  # rows with values to draw; each gene's strongest link has a row beyond that
 MOST_MARKERS = 300  # genes by their highest |r|
+CHUNK = 200  # genes, features or rows whose values the page reads at once
 KEY = ["gene", "feature"]
 LINK_COLUMNS = [
     *("gene", "symbol", "feature", "layer", "tissue", "r_within", "low", "high", "p", "q", "r", "clump"),
@@ -89,6 +90,33 @@ def by_tissue(shown_df: pd.DataFrame, tissues_df: pd.DataFrame, strata: Sequence
         rows = df[["tissue", "n", "r", "se"]].itertuples(index=False, name=None)
         made.append([[place[t], int(n), round(float(r), 3), round(float(se), 3)] for t, n, r, se in rows])
     return made + [[]] * (len(shown_df) - len(made))
+
+
+def in_chunks(payload: Mapping[str, Any], number: int) -> tuple[dict[str, Any], list[tuple[str, list]]]:
+    """What cards draw, in parts that the page reads when a card is opened: many links cost no time before.
+
+    Parameters
+    ----------
+    payload : `report_pairs.payload`. number : of the network on the page.
+
+    Returns
+    -------
+    The payload, with names in place of the values of genes and features, and the row's place in place of
+    `where`; and the parts, (id, values): `genes-<number>-<k>`, `features-...` and `where-...`, CHUNK each.
+    """
+    rows = payload["tables"]["links"]["rows"]
+    parts = {kind: list(payload[kind].values()) for kind in ("genes", "features")}
+    parts["where"] = [row.get("where") or [] for row in rows]
+    placed = [row | {"where": place} for place, row in enumerate(rows)]
+    links = payload["tables"]["links"] | {"rows": placed}
+    light = dict(payload) | {kind: list(payload[kind]) for kind in ("genes", "features")}
+    light |= {"tables": payload["tables"] | {"links": links}}
+    chunks = [
+        (f"{kind}-{number}-{k}", values[k * CHUNK : (k + 1) * CHUNK])
+        for kind, values in parts.items()
+        for k in range(-(-len(values) // CHUNK))
+    ]
+    return light, chunks
 
 
 def plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:

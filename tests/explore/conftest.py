@@ -78,4 +78,6 @@ def run(tmp_path_factory):
         network=lambda: network,
         folder=folder,
         n_steps=3,
+        saved=folder / "saved",
+        code="",
     )

@@ -132,6 +132,7 @@ class FinishedRun:
     def __init__(self, tables, stacks, folder):
         self.tables, self.stacks, self.folder = tables, stacks, folder
         self.config = Config(cohort="mine", q_threshold=0.5)
+        self.root = self.figures = folder
 
     def load(self, name):
         return self.tables[name]

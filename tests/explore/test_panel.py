@@ -159,6 +159,20 @@ def test_view_and_map_on_demand(run, shown):
     assert bytes(shown.map_image.value).startswith(b"\x89PNG")
 
 
+def test_what_is_shown_is_saved_as_figures(run, shown):
+    shown.save.click()
+    assert not shown.message.value
+    names = {path.name for path in run.saved.iterdir()}
+    assert {"ENSG2_1_1_pair.pdf", "ENSG2_1_1_pair.png", "ENSG2_1_1.py"} <= names
+    assert (run.saved / "ENSG2_1_1_pair.pdf").read_bytes().startswith(b"%PDF")
+    assert "ENSG2_1_1_pair.pdf" in shown.saved.value
+    shown._choose_gene(ODD)
+    assert not shown.saved.value
+    shown.save.click()
+    assert not shown.message.value, shown.message.value
+    assert (run.saved / "b-A-b-_1_1.py").is_file(), "no path is made of what an id holds"
+
+
 def test_work_is_cancelled_between_steps(run, shown, monkeypatch):
     began, go_on = threading.Event(), threading.Event()
 

@@ -183,6 +183,23 @@ def test_a_link_replicates_with_its_sign_and_q():
     assert set(report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)["replicates"]) == {""}
 
 
+def test_values_are_parted_and_rows_know_their_part(monkeypatch):
+    monkeypatch.setattr(report_tables, "CHUNK", 2)
+    rows = [{"gene": "a", "where": [[0, 8, 0.1, 0.4]]}, {"gene": "b", "where": []}, {"gene": "c"}]
+    tables = {"links": {"rows": rows, "n": 3}, "markers": {"rows": [{"gene": "b"}], "n": 1}}
+    payload = {"genes": {"a": [1.0], "b": [2.0], "c": [3.0]}, "features": {"1_1": [4.0]}, "tables": tables}
+    light, chunks = report_tables.in_chunks(payload, 1)
+    assert (light["genes"], light["features"]) == (["a", "b", "c"], ["1_1"])
+    assert [row["where"] for row in light["tables"]["links"]["rows"]] == [0, 1, 2]
+    assert light["tables"]["links"]["n"] == 3
+    assert light["tables"]["markers"] == tables["markers"]
+    assert dict(chunks) == {
+        "genes-1-0": [[1.0], [2.0]], "genes-1-1": [[3.0]], "features-1-0": [[4.0]],
+        "where-1-0": [[[0, 8, 0.1, 0.4]], []], "where-1-1": [[]],
+    }  # fmt: skip
+    assert rows[0]["where"] == [[0, 8, 0.1, 0.4]], "the payload itself is as before"
+
+
 def test_r_by_tissue_goes_to_the_row_of_its_pair():
     shown_df = report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)
     tissues_df = pd.DataFrame({"gene": "b", "feature": "1_0", "tissue": ["Lung", "Liver"], "n": [8, 9]})
@@ -259,7 +276,8 @@ def test_accuracy_is_of_samples_where_they_share_slides_and_has_its_interval_or_
 
 
 def test_the_page_says_how_to_read_a_gradient_and_a_pattern(store, monkeypatch):
-    monkeypatch.setattr(report_pairs, "payload", lambda of: {"network": "vgg16"})
+    nothing = {"network": "vgg16", "genes": {}, "features": {}, "tables": {"links": {"rows": []}}}
+    monkeypatch.setattr(report_pairs, "payload", lambda of: nothing)
     page = report.build(store).read_text()
     before_the_table = page[: page.index('<table id="pairs"')]
     for code in ("g-t-f", "f-g-t", "g-f-t"):
