@@ -146,7 +146,7 @@ def draw(spec: SlideSpec, rng: np.random.Generator) -> np.ndarray:
 
 
 def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: int, likeness: float) -> Field:
-    """The coarse grid with its wavy distortion; quantities as factors (log-normal, sd 0.21 to 0.60)."""
+    """The coarse grid with its wavy distortion; quantities as factors (log-normal, sd 0.24 to 0.60)."""
     n = size_px // COARSE
     line = (np.arange(n, dtype=np.float32) + 0.5) * (MPP * COARSE)
     pitch = MPP * COARSE
@@ -157,7 +157,7 @@ def _field(quantities: Mapping[str, float], rng: np.random.Generator, size_px: i
         y=line[:, None] + warp[1],
         rng=rng,
         density=float(np.exp(0.50 * quantities["nuclear_density"])),
-        nucleus=float(np.exp(0.21 * quantities["nuclear_size"])),
+        nucleus=float(np.exp(0.24 * quantities["nuclear_size"])),
         lumen=float(np.exp(0.34 * quantities["lumen_size"])),
         pigment=float(np.exp(0.60 * quantities["pigment"])),
         likeness=likeness,
@@ -174,8 +174,8 @@ def _crimp(f: Field) -> np.ndarray:
 
 def _pigment(f: Field, e: np.ndarray) -> np.ndarray:
     """Amount of pigment (size_px, size_px): clusters of brown granules where there is cytoplasm or fibre."""
-    heaps = scatter(f, 38 / np.sqrt(f.pigment), 0.4)
-    points = np.repeat(heaps, f.rng.poisson(7, len(heaps)), axis=0)
+    heaps = scatter(f, 46 / np.sqrt(f.pigment), 0.4)
+    points = np.repeat(heaps, f.rng.poisson(6, len(heaps)), axis=0)
     points = points + f.rng.normal(0, 4.0, points.shape)
     column, row = np.clip(points.T / MPP, 0, f.size_px - 1).astype(int)
     points = points[e[row, column] > 0.12]
