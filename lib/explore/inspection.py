@@ -46,6 +46,7 @@ class Inspection(NamedTuple):
     network: Callable[[], Network]  # reads it at the first call
     folder: Path  # for what the network was asked for
     n_steps: int  # of synthetic images
+    ledger_df: pd.DataFrame | None = None  # the links in other samples, where notebook 08 has run
 
 
 def load(store: Store) -> Inspection:
@@ -87,6 +88,7 @@ def load(store: Store) -> Inspection:
         network=network,
         folder=store.work_folder("inspected", "features_test"),
         n_steps=config.synthesis_steps,
+        ledger_df=store.load("ledger") if store.is_current("ledger") else None,
     )
 
 

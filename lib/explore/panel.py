@@ -26,6 +26,7 @@ from lib.explore.correlates_table import CorrelatesTable, number
 from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
 from lib.explore.widgets import SearchBox
+from lib.statistics import replication_ledger
 from lib.tiles.stored import read_tiles
 
 N_SUGGESTED = 6  # names offered while one is typed
@@ -300,7 +301,22 @@ def link_in_words(inspection: Inspection, gene: str, feature: str) -> str:
         words += (
             f"; r {link['r_validation']:.2f} on the validation samples (q {number(link['q_validation'])})"
         )
-    return f"A link: {words}."
+    return f"A link: {words}.{elsewhere_in_words(inspection.ledger_df, gene, feature)}"
+
+
+def elsewhere_in_words(ledger_df: pd.DataFrame | None, gene: str, feature: str) -> str:
+    """What samples that had no part in finding a link say of it; "" where there are none."""
+    if ledger_df is None:
+        return ""
+    of_pair = (ledger_df["gene"] == gene) & (ledger_df["feature"] == feature)
+    others_df = ledger_df[of_pair & (ledger_df["role"] != replication_ledger.FOUND)]
+    said = [
+        f"{unit['unit']} r {unit['r']:.2f} ({unit['low']:.2f} to {unit['high']:.2f}; n {unit['n']}, effective "
+        f"{unit['n_effective']:.1f}; p {number(unit['p'])}, q {number(unit['q'])})"
+        for unit in others_df.to_dict("records")
+    ]
+    agree = f"{int(others_df['same_sign'].sum())} of {len(said)} of the same sign, half by chance"
+    return f" In samples that had no part in finding it ({agree}): {'; '.join(said)}." if said else ""
 
 
 def strip_html(inspection: Inspection, feature: str) -> str:
