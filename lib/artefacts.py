@@ -105,7 +105,11 @@ ARTEFACTS: dict[str, Artefact] = {
         f"{_GIVEN} {_LINKS}",
     ),
     **_made(
-        _OF_NETWORK, "08_reproducibility", "ledger", f"links {_BOTH_SETS}", f"{_GIVEN} {_LINKS} replicate_in"
+        _OF_NETWORK,
+        "08_reproducibility",
+        "ledger",
+        f"links gene_medians {_BOTH_SETS}",
+        f"{_GIVEN} {_LINKS} replicate_in",
     ),
     **_made(_OF_NETWORK, "10_visualize", "cards card_shown card_curves", _TESTED, _CARDS),
     **_made("{network}/*.npy", "10_visualize", "card_pictures", _TESTED, _CARDS),

@@ -404,6 +404,75 @@ def test_links_are_filtered_by_tissue_layer_sign_and_replication(browser, open_p
     assert texts(browser, "#pairs tbody button") == ["C"]
 
 
+def in_other_samples(pair):
+    """Three links: the first in validation samples, a section and two cohorts; the third is known nowhere."""
+    (first,) = pair["tables"]["links"]["rows"]
+    first |= {
+        "elsewhere_of": 2,
+        "elsewhere": 1,
+        "same_elsewhere": 1,
+        "r_elsewhere": -0.1,
+        "r_elsewhere_high": 0.5,
+    }
+    first["units"] = [
+        [0, "found", 184, 96.04, 0.6, 0.4, 0.7, 1e-8, 1.0, None],
+        [1, "validation", 179, 88.5, 0.31, 0.1, 0.49, 0.004, 1.0, 0.02],
+        [2, "cohort", 60, 41.2, 0.5, 0.2, 0.7, 0.0012, 1.0, 0.003],
+        [3, "cohort", 50, 30.0, -0.1, -0.4, 0.3, 0.6, 0.0, 0.7],
+    ]
+    second = {"symbol": "B", "gene": "B", "units": [], "elsewhere_of": 2, "elsewhere": 0, "same_elsewhere": 2}
+    second |= {"r_elsewhere": 0.2, "r_elsewhere_high": 0.3}
+    third = dict.fromkeys(("elsewhere_of", "elsewhere", "same_elsewhere", "r_elsewhere", "r_elsewhere_high"))
+    pair["tables"]["links"]["rows"] += [
+        first | second,
+        first | third | {"symbol": "C", "gene": "C", "units": []},
+    ]
+    return pair | {"units": ["test", "validation", "yours", "theirs"]}
+
+
+def test_links_show_what_other_samples_say_and_are_filtered_by_it(browser, open_page):
+    open_page(in_other_samples(one_pair(symbol="A")))
+    heads = texts(browser, "#pairs th")
+    at = heads.index("elsewhere")
+    assert heads[at : at + 3] == ["elsewhere", "same sign", "r elsewhere"]
+    rows = [[cell.text for cell in some(row, "td")] for row in some(browser, "#pairs tbody tr")]
+    assert [row[at : at + 3] for row in rows] == [
+        ["1 of 2", "1 of 2", "-0.10 to 0.50"], ["0 of 2", "2 of 2", "0.20 to 0.30"], ["", "", ""],
+    ]  # fmt: skip
+    assert "half of them by chance" in browser.find_element("id", "about-links").text
+    for order in (["B", "A", "C"], ["A", "B", "C"]):  # from the largest; unknown ones last both times
+        some(browser, "#pairs th")[at + 1].click()
+        assert texts(browser, "#pairs tbody button") == order
+    some(browser, "#elsewhere")[0].click()
+    assert texts(browser, "#pairs tbody button") == ["A"]
+    some(browser, "#tab-markers")[0].click()
+    assert not browser.find_element("id", "elsewhere").is_displayed()
+
+
+def test_a_card_has_a_line_for_each_unit_with_interval_sizes_p_and_sign(browser, open_page):
+    open_page(in_other_samples(one_pair(symbol="A")))
+    some(browser, "#pairs button")[0].click()
+    lines = [[cell.text for cell in some(row, "th, td")] for row in some(browser, ".units tbody tr")]
+    part = "took part in finding the link"
+    assert lines == [
+        [f"test samples ({part})", "0.60", "0.40 to 0.70", "184", "96", "1.0e-8", "same", ""],
+        ["validation samples", "0.31", "0.10 to 0.49", "179", "88.5", "0.0040", "same", "yes (q 0.020)"],
+        ["yours (another cohort)", "0.50", "0.20 to 0.70", "60", "41.2", "0.0012", "same", "yes (q 0.0030)"],
+        ["theirs (another cohort)", "-0.10", "-0.40 to 0.30", "50", "30", "0.60", "other", "no (q 0.70)"],
+    ]
+    assert "in 2 of 3 that had no part in finding it (by chance half)" in card_text(browser)
+    assert_quiet(browser)
+
+
+def test_without_other_cohorts_nothing_is_said_of_them(browser, open_page):
+    open_page(one_pair(symbol="A"))
+    assert "elsewhere" not in texts(browser, "#pairs th")
+    assert not browser.find_element("id", "elsewhere").is_displayed()
+    assert not browser.find_element("id", "about-elsewhere").is_displayed()
+    some(browser, "#pairs button")[0].click()
+    assert not some(browser, ".units")
+
+
 def test_without_links_the_page_opens_with_the_marker_pairs(browser, open_page):
     pair = one_pair(symbol="A")
     pair["tables"]["links"] = {"rows": [], "n": 0}
@@ -426,7 +495,9 @@ def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
     }
     card |= {"ihc": "data:,", "ihc_credit": "HPA054, Liver", "ihc_page": "https://v25.proteinatlas.org/ENSG1"}
     pair = one_pair(symbol="ALB", gene="ENSG00000163631.15", layer=1, clump="1_1", card=card)
-    (first,) = pair["tables"]["links"]["rows"]
+    in_other_samples(pair)
+    pair["units"] = ["test", "validation", "yours", "a cohort of a rather long name"]
+    first, *_ = pair["tables"]["links"]["rows"]
     pair["tables"]["links"]["rows"] += [first | {"feature": f"9_{i}", "r_within": -0.7} for i in range(40)]
     pair["tables"]["markers"]["rows"][0]["card"] = 0
     first |= {"low": 0.4, "high": 0.7, "where": [[0, 8, -0.6, 0.45], [1, 9, 0.1, 0.4]]}
@@ -439,6 +510,9 @@ def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
         assert violations(browser) == []
         some(browser, "#pairs tbody button")[0].click()
         assert len(some(browser, "#card-body a")) == 5
+        assert len(some(browser, "#card-body .units tr")) == (5 if tab == "links" else 0)
+        inside, outside = widths(browser, "#card")
+        assert inside <= outside + 1, "the card scrolls sideways"
         assert violations(browser, "#card") == []
 
 

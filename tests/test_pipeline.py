@@ -269,7 +269,11 @@ def test_her2st_one_epoch(tmp_path):
         assert 0.0002 < rate["pair, effective size", genes, 0.001] < 0.002
     assert rate["pair, spots as if independent", "highest Moran's I", 0.05] > 0.08
     ledger_df = artefact(tmp_path, "ledger.parquet")
-    assert set(ledger_df["unit"]) == {"C3", "C4", "C5"}
+    roles = {unit: set(df["role"]) for unit, df in ledger_df.groupby("unit")}
+    assert roles["C3"] == {"validation"}
+    assert set(roles) == {"C3", "C4", "C5"}
+    assert roles["C4"] | roles["C5"] <= {"found", "left out"}
+    assert (ledger_df["q"].isna() == (ledger_df["role"] == "found")).all()
     left_df = artefact(tmp_path, "sections_left_out.parquet")
     assert left_df["section"].tolist() == ["C3", "C4", "C5"]
     assert (left_df["same_sign"].dropna() > 0.65).all(), "half of them by chance; none where none is found"

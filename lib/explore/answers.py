@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lib.cohort.splits import SPLITS
-from lib.explore.methods_text import accuracy_on_test, counted
+from lib.explore.methods_text import accuracy_on_test, counted, elsewhere
 from lib.statistics import replication, spots
 from lib.statistics.plain_correlates import STRONG
 from lib.store import Store
@@ -123,7 +123,11 @@ def _reproducibility(store: Store) -> str:
     words = f"over all pairs, r on validation and on test samples correlate at {r:.2f}"
     shares_df = replication.summarise(links_df, store.config.q_threshold)
     n, share = shares_df.loc["strongest link of each gene", ["links", "replicated"]].to_numpy(float)
-    return f"{words}; of {n:,.0f} genes' strongest links {share:.0%} replicate." if n else f"{words}."
+    if n:
+        words += f"; of {n:,.0f} genes' strongest links {share:.0%} replicate"
+    for unit, row in elsewhere(store).iterrows():
+        words += f"; in {unit}, {row['replicated']:.0%} of {row['links']:,.0f}"
+    return f"{words}."
 
 
 def _architectures(store: Store) -> str:

@@ -50,6 +50,7 @@ class Inspection(NamedTuple):
     n_steps: int  # of synthetic images
     saved: Path  # folder for the figures that a person saves
     code: str  # Python that reads this run again
+    ledger_df: pd.DataFrame | None = None  # the links in other samples, where notebook 08 has run
 
 
 def load(store: Store) -> Inspection:
@@ -93,6 +94,7 @@ def load(store: Store) -> Inspection:
         n_steps=config.synthesis_steps,
         saved=store.figures / "inspected",
         code=loading_code(store),
+        ledger_df=store.load("ledger") if store.is_current("ledger") else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.statistics import replication, sample_dependence, spots
+from lib.statistics import replication, replication_ledger, sample_dependence, spots
 from lib.store import Store
 from lib.tiles.stored import kept
 
@@ -171,12 +171,24 @@ def _results(store: Store) -> str:
             f"Of the genes' strongest links, {share:.0%} of {n:,.0f} had the same sign and were significant "
             "on the validation samples, which no test had used."
         )
+    for unit, row in elsewhere(store).iterrows():
+        said.append(
+            f"In cohort {unit}, {row['replicated']:.0%} of {row['links']:,.0f} replicated so "
+            f"({row['same_sign']:.0%} had the same sign)."
+        )
     if config.gene_sets and store.is_current("gene_sets"):
         found = int((store.load("gene_sets")["q"] <= config.q_threshold).sum())
         said.append(f"{counted(found, 'gene set')} followed a feature.")
     if config.synthetic_data:
         said.append("All of this was simulated.")
     return " ".join(said)
+
+
+def elsewhere(store: Store) -> pd.DataFrame:
+    """Shares of the genes' strongest links that hold in other cohorts (`replication_ledger.shares`)."""
+    if not store.is_current("ledger"):
+        return pd.DataFrame()
+    return replication_ledger.shares(store.load("ledger"), store.config.q_threshold)
 
 
 def _software(store: Store) -> str:

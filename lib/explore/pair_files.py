@@ -39,7 +39,7 @@ def save(inspection: Inspection, gene: str, feature: str, slide: str | None) -> 
     Writes `<gene>_<feature>_pair`, `_closeup` and `_slide_<slide>`, each .pdf and .png, and the code that
     makes them, .py, to `inspection.saved`. Returns the paths, the code last.
     """
-    facts = correlates.features_of(inspection.lookup, gene).loc[feature]
+    facts = correlates.features_of(inspection.lookup, gene).loc[[feature]].iloc[0]
     made = [("pair", pair_figures.pair_figure(inspection, gene, feature, facts), PAIR)]
     view = runs.feature_view(inspection, feature, compute=False)
     if view is not None:

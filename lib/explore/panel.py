@@ -5,9 +5,7 @@ offer, and an error in one is shown above the tables. What needs the network run
 be cancelled while the rest stays responsive.
 """
 
-import base64
 import html
-import io
 import threading
 import traceback
 from collections.abc import Callable
@@ -15,18 +13,14 @@ from functools import wraps
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
-from lib.explore import correlates, name_search, pair_figures, pair_files
+from lib.explore import correlates, name_search, pair_figures, pair_files, pair_words
 from lib.explore import inspection as runs
-from lib.explore.correlates_table import CorrelatesTable, number
+from lib.explore.correlates_table import CorrelatesTable
 from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
 from lib.explore.widgets import SearchBox
-from lib.tiles.stored import read_tiles
 
 N_SUGGESTED = 6  # names offered while one is typed
 WRAPPED = {"flex_flow": "row wrap", "align_items": "center"}
@@ -134,7 +128,7 @@ class Panel(widgets.VBox):
         self.saved.value = ""
         self.back.disabled = not self.history
         facts = self.features.table_df.loc[[feature]].iloc[0]
-        self.words.value = pair_in_words(self.inspection, gene, feature, facts)
+        self.words.value = pair_words.pair_in_words(self.inspection, gene, feature, facts)
         figure = pair_figures.pair_figure(self.inspection, gene, feature, facts)
         self.pair_image.value = pair_figures.png(figure)
         if new_feature:
@@ -142,7 +136,7 @@ class Panel(widgets.VBox):
 
     def _show_feature(self) -> None:
         try:
-            self.strip.value = strip_html(self.inspection, self.feature)
+            self.strip.value = pair_words.strip_html(self.inspection, self.feature)
         except (FileNotFoundError, ValueError) as error:  # the tables do not need the pictures
             self.strip.value = f"No tiles to show: {html.escape(str(error))}"
         self._show_view(self.feature, runs.feature_view(self.inspection, self.feature, compute=False))
@@ -278,61 +272,3 @@ def show_figure(image: widgets.Image, figure: Figure | None) -> None:
     """Show a figure in an image widget; hide the widget if there is none."""
     image.value = b"" if figure is None else pair_figures.png(figure)
     image.layout.display = "none" if figure is None else ""
-
-
-def pair_in_words(inspection: Inspection, gene: str, feature: str, facts: pd.Series) -> str:
-    """What is known of a pair and of its gene, as HTML; names escaped."""
-    about = inspection.lookup.genes_df.loc[[gene]].iloc[0]
-    symbol = str(about["symbol"])
-    text = f"<b>{html.escape(symbol)}</b>"
-    if symbol != gene:
-        text += f" ({html.escape(gene)})"
-    text += (
-        f", highest in {html.escape(str(about['tissue']))} (median log₂(1 + {inspection.unit}) "
-        f"{about['max_median_log2']:.1f}), and <b>feature {html.escape(feature)}</b>: "
-        f"r = <b>{facts['r']:.3f}</b>, given the tissues <b>{number(facts['r_tissues'], 3)}</b>; "
-        f"pattern {facts['pattern']}. {html.escape(link_in_words(inspection, gene, feature))}"
-    )
-    if gene in inspection.genes_df.index:
-        q = number(float(inspection.genes_df["q"].loc[gene]))
-        text += f" Over all features, the gene has q {q} within tissues."
-    return text
-
-
-def link_in_words(inspection: Inspection, gene: str, feature: str) -> str:
-    """What the test of links says of a pair: as in the table of links where the pair is one."""
-    links = inspection.lookup.links
-    pair_df = pd.DataFrame({"gene": [gene], "feature": [feature]})
-    found = correlates.link_test(inspection.lookup, pair_df).iloc[0]
-    if links is None or np.isnan(found["p"]):
-        return "Not tested within tissues (the gene is below E_T, or nothing varies there)."
-    words = f"p {number(found['p'])}, q {number(found['q'])}"
-    if not np.isnan(found["r_within"]):
-        interval = f"{found['low']:.2f} to {found['high']:.2f}"
-        words = f"r within tissues {found['r_within']:.2f} (95 % interval {interval}), {words}"
-    of_gene_df = links.links_df[links.links_df["gene"] == gene]
-    listed_df = of_gene_df[of_gene_df["feature"] == feature]
-    if listed_df.empty:
-        return f"Not a link: {words}."
-    link = listed_df.iloc[0]
-    n_copies = int((of_gene_df["clump"] == link["clump"]).sum())
-    words += f"; one of {n_copies} links of clump {link['clump']}, most of it in {link['carried_by']}"
-    if "q_validation" in link and not np.isnan(link["r_validation"]):
-        words += (
-            f"; r {link['r_validation']:.2f} on the validation samples (q {number(link['q_validation'])})"
-        )
-    return f"A link: {words}."
-
-
-def strip_html(inspection: Inspection, feature: str) -> str:
-    """`inspection.strip_tiles` as pictures with captions below; names escaped."""
-    strip_df = runs.strip_tiles(inspection, feature)
-    figures = []
-    for tile, caption in zip(read_tiles(strip_df), pair_figures.strip_captions(strip_df), strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(tile).save(buffer, format="jpeg", quality=88)
-        source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-        lines = html.escape(caption).replace("\n", "<br>")
-        figures.append(f'<figure><img src="{source}" alt="tile">{lines}</figure>')
-    heading = html.escape(pair_figures.strip_heading(strip_df, feature))
-    return f'<b>{heading}</b><div class="inspect-strip">{"".join(figures)}</div>'

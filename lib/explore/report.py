@@ -174,7 +174,38 @@ def links_in_numbers(store: Store, stores: Mapping[str, Store]) -> list[tuple[st
         beside = [f"by chance: at most {q:.0%}"]
         beside += [f"{words}: {of.replicated:.0%}" for words, of in nulls.items() if of.strongest]
         numbers.append((label, f"{found.replicated:.0%}", "; ".join(beside)))
+    return numbers + elsewhere_in_numbers(store)
+
+
+def elsewhere_in_numbers(store: Store) -> list[tuple[str, str, str]]:
+    """How many of the genes' strongest links replicate in other cohorts and on sections left out, beside what
+    chance gives; as (label, number, null).
+    """
+    q, numbers = store.config.q_threshold, []
+
+    def beside(same_sign: str, nominal: str) -> str:
+        return (
+            f"by chance: at most {q:.0%}; of the same sign: {same_sign} (by chance 50%); p ≤ {q:g} in the "
+            f"link's direction: {nominal} (by chance {q:.0%})"
+        )
+
+    for unit, row in methods_text.elsewhere(store).iterrows():
+        label = f"of the genes' {row['links']:,.0f} strongest links replicate in cohort {unit}"
+        null = beside(f"{row['same_sign']:.0%}", f"{row['nominal']:.0%}")
+        numbers.append((label, f"{row['replicated']:.0%}", null))
+    left_df = store.load("sections_left_out") if store.is_current("sections_left_out") else pd.DataFrame()
+    left_df = left_df.dropna(subset="replicated") if len(left_df) else left_df
+    if len(left_df):
+        same_sign, nominal, number = (_range(left_df[k]) for k in ("same_sign", "nominal", "replicated"))
+        sections = ", ".join(left_df["section"].astype(str))
+        label = "of the genes' strongest links found without a section replicate on it"
+        numbers.append((f"{label} (left out in turn: {sections})", number, beside(same_sign, nominal)))
     return numbers
+
+
+def _range(shares: pd.Series) -> str:
+    low, high = f"{shares.min():.0%}", f"{shares.max():.0%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _null_networks(store: Store, stores: Mapping[str, Store]) -> dict[str, LinkCounts]:

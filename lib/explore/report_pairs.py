@@ -13,12 +13,13 @@ from lib.explore import report_tables
 from lib.explore.report_tables import KEY, MOST_LINKS
 from lib.figures import style
 from lib.sources import protein_atlas
-from lib.statistics import spots
+from lib.statistics import meta_analysis, replication_ledger, spots
 from lib.statistics.expression_levels import log2_expression
 from lib.store import Store
 from lib.visualize import immunostain, pair_cards
 
 MOST_SETS = 12  # of a clump, by p
+NO_LEDGER = pd.DataFrame(columns=[*meta_analysis.LEDGER, *replication_ledger.ROLES])
 NEEDED = ("links", "link_tissues", "pairs", "pairs_significance", "pairs_conditional")
 
 
@@ -27,7 +28,8 @@ def payload(store: Store) -> dict[str, Any] | None:
 
     Keys: network, synthetic, unit, aggregate, tile_um (width of a tile), covariates, q_threshold,
     r_threshold; samples, tissues, tissue_of (index into tissues, per sample), colours; stratum, strata and
-    their colours (what links are tested within: tissues, of spots sections); genes and features (values per
+    their colours (what links are tested within: tissues, of spots sections); units (of the ledger: sections,
+    other cohorts and the like; of a link's row `report_tables.by_unit`); genes and features (values per
     sample, by name);
     tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
     and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
@@ -52,8 +54,14 @@ def payload(store: Store) -> dict[str, Any] | None:
     log_df = log2_expression(store.load("expression").loc[drawn_df["gene"].unique(), features_df.columns])
     strata = sorted(spots.strata(samples_df.reset_index()).astype(str).unique())
     where = report_tables.by_tissue(links_rows_df, store.load("link_tissues"), strata)
-    rows = [report_tables.plain(row) for row in links_rows_df.to_dict("records")]
-    links = [row | {"where": of_row} for row, of_row in zip(rows, where, strict=True)]
+    ledger_df = store.load("ledger") if store.is_current("ledger") else NO_LEDGER
+    units = [str(name) for name in ledger_df["unit"].unique()]
+    found_there = report_tables.by_unit(links_rows_df, ledger_df, units)
+    counts_df = replication_ledger.counted_elsewhere(ledger_df, config.q_threshold)
+    rows = map(report_tables.plain, links_rows_df.join(counts_df, on=KEY).to_dict("records"))
+    links = [
+        row | {"where": at, "units": there} for row, at, there in zip(rows, where, found_there, strict=True)
+    ]
     markers = [report_tables.plain(row) for row in marker_rows_df.to_dict("records")]
     return {
         "network": config.run_name,
@@ -69,6 +77,7 @@ def payload(store: Store) -> dict[str, Any] | None:
         "one_tissue": one_tissue,
         "stratum": spots.stratum_name(samples_df.reset_index()),
         "strata": strata,
+        "units": units,
         "strata_colours": [to_hex(colours.get(name, "#0072b2")) for name in strata],
         "tissue_of": [tissues.index(t) for t in samples_df.loc[features_df.columns, "tissue"]],
         "colours": [to_hex(colours[tissue]) for tissue in tissues],

@@ -16,6 +16,7 @@ LINK_COLUMNS = [
     *("gene", "symbol", "feature", "layer", "tissue", "r_within", "low", "high", "p", "q", "r", "clump"),
     *("carried_by", "share", "i2", "robustness", "r_validation", "low_validation", "high_validation"),
 ]
+UNIT_NUMBERS = ("n", "n_effective", "r", "low", "high", "p", "same_sign", "q")
 MARKER_COLUMNS = [*KEY, "symbol", "layer", "tissue", "r", "r_within", "q", "finding", "pattern"]
 
 
@@ -117,6 +118,22 @@ def in_chunks(payload: Mapping[str, Any], number: int) -> tuple[dict[str, Any], 
         for k in range(-(-len(values) // CHUNK))
     ]
     return light, chunks
+
+
+def by_unit(shown_df: pd.DataFrame, ledger_df: pd.DataFrame, units: Sequence[str]) -> list[list]:
+    """What each unit of the ledger says of the first MOST_LINKS rows.
+
+    ledger_df : the artefact `ledger`. Returns for each row a list of [place in units, role, n, n_effective,
+    r, low, high, p, same_sign, q or None].
+    """
+    place = {name: i for i, name in enumerate(units)}
+    of_pair = dict(list(ledger_df.astype(dict.fromkeys(KEY, object)).groupby(KEY, sort=False)))
+    made = []
+    for key in shown_df[KEY].head(MOST_LINKS).itertuples(index=False, name=None):
+        rows = of_pair.get(key, ledger_df.head(0)).to_dict("records")
+        numbers = [plain({name: row[name] for name in UNIT_NUMBERS}) for row in rows]
+        made.append([[place[r["unit"]], r["role"], *n.values()] for r, n in zip(rows, numbers, strict=True)])
+    return made + [[]] * (len(shown_df) - len(made))
 
 
 def plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:

@@ -21,6 +21,13 @@ which studentises the statistic (DiCiccio and Romano 2017, J Am Stat Assoc 112:1
 for a correlated pair of equal variances, which is to lose nothing. The null maxima are of z as it is, to err
 on the safe side: studentised under each shuffle they are too small (in a simulation 13 % of genes were called
 at 0.05), because there tau is large only where r is.
+
+A null of random signs of the gene's values keeps tau. With a statistic studentised in both, it calls 5 % of
+genes at 0.05 where spots are independent (plain shuffles 2 to 4 %) and 5.2 % under the wrong-section null of
+her2st (2.7 %), but 16 % (3.7 % at 0.01) of smooth fields whose variances are lognormal (sd 0.7) spot by spot
+and shared by both sides. There plain shuffles call 7 % (0.7 %) of genes and z 9 % of pairs too: rho takes
+spots as equally variable and comes out too small. With equal variances smooth fields give 1 to 2 % either
+way. (361 spots, 40 features, 14,400 genes a design.)
 """
 
 from collections.abc import Mapping

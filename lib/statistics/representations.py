@@ -55,6 +55,7 @@ def of_features(
     both_df = pd.concat([test_df, other_df], ignore_index=True)
     left_out_df = pd.DataFrame()
     if spots.are_spots(both_df):
-        left_out_df = each_left_out(log_df[test + other], features_df[test + other], both_df, how)
+        left_out = each_left_out(log_df[test + other], features_df[test + other], both_df, how)
+        left_out_df = left_out.sections_df
     links_df = replication.held_against(links_df, sides)
     return row(len(features_df), tests.genes_df, links_df, left_out_df, how.q_threshold)

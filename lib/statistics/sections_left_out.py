@@ -11,6 +11,7 @@ from lib.statistics.residuals import covariate_table
 
 LEAST_SECTIONS = 3  # two to find links on, one to hold them against
 MOST_SHUFFLES = 1000  # of each of these tests
+SHARES = ("same_sign", "nominal", "replicated", "pi1")
 
 
 class How(NamedTuple):
@@ -44,23 +45,37 @@ def find(
     return tests, links_df
 
 
+class LeftOut(NamedTuple):
+    """What holds on sections that were left out; empty where there are too few.
+
+    sections_df : a row for each section: section, n (spots), genes_tested, genes_found and links (on the
+        others), and of each gene's strongest link same_sign, nominal, replicated, pi1 on the section
+        (`replication.summarise`).
+    links_df : the links found on the others: section, gene, feature, and q on the section (one-sided, in the
+        direction of the link; Benjamini-Hochberg over these links).
+    """
+
+    sections_df: pd.DataFrame
+    links_df: pd.DataFrame
+
+
+NONE_LEFT_OUT = LeftOut(
+    pd.DataFrame(columns=["section", "n", "genes_tested", "genes_found", "links", *SHARES]),
+    pd.DataFrame(columns=["section", "gene", "feature", "q"]),
+)
+
+
 def each_left_out(
     log_df: pd.DataFrame, features_df: pd.DataFrame, samples_df: pd.DataFrame, how: How
-) -> pd.DataFrame:
+) -> LeftOut:
     """Links found on all sections but one, held against that one; at most MOST_SHUFFLES shuffles each.
 
-    Returns
-    -------
-    DataFrame, a row for each section left out: section, n (spots), genes_tested, genes_found and links (on
-    the others), and of each gene's strongest link same_sign, nominal, replicated, pi1 on the section
-    (`replication.summarise`). Empty with fewer than LEAST_SECTIONS sections of FEW_SPOTS spots.
+    Fewer than LEAST_SECTIONS sections of FEW_SPOTS spots give NONE_LEFT_OUT.
     """
     how = how._replace(link_permutations=min(MOST_SHUFFLES, how.link_permutations))
-    columns = ["section", "n", "genes_tested", "genes_found", "links"]
-    columns += ["same_sign", "nominal", "replicated", "pi1"]
     sizes = samples_df["slide_id"].value_counts().sort_index()
     sections = sizes.index[sizes >= spots.FEW_SPOTS]
-    rows = []
+    rows, links = [], []
     for section in sections if len(sections) >= LEAST_SECTIONS else []:
         here_df = samples_df[samples_df["slide_id"] == section]
         others_df = samples_df[samples_df["slide_id"].isin(sections.drop(section))]
@@ -72,8 +87,14 @@ def each_left_out(
         found, given = links_df["gene"].unique(), (how.covariates, how.covariate_slopes)
         of_found = log_df[here].loc[log_df.index.isin(found)]
         sides, _ = replication.sides_of(of_found, features_df[here], here_df, *given)
-        shares = replication.summarise(replication.held_against(links_df, sides), how.q_threshold)
+        held_df = replication.held_against(links_df, sides)
+        shares = replication.summarise(held_df, how.q_threshold)
         best = shares.loc["strongest link of each gene"].drop("links")
         counts = {"genes_tested": len(tests.genes_df), "genes_found": len(found), "links": len(links_df)}
         rows.append({"section": section, "n": len(here), **counts, **best})
-    return pd.DataFrame(rows, columns=columns)
+        held_df = held_df[["gene", "feature", "q_validation"]].astype({"gene": object, "feature": object})
+        links.append(held_df.rename(columns={"q_validation": "q"}).assign(section=str(section)))
+    if not rows:
+        return NONE_LEFT_OUT
+    sections_df = pd.DataFrame(rows, columns=NONE_LEFT_OUT.sections_df.columns)
+    return LeftOut(sections_df, pd.concat(links, ignore_index=True)[NONE_LEFT_OUT.links_df.columns])

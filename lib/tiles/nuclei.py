@@ -12,7 +12,7 @@ SIGMA_UM = 2.2  # of the Laplacian of Gaussian: spots of about 3 µm radius
 APART_UM = 3.0
 LEAST = 0.01  # contrast of a spot against its surroundings, in units of haematoxylin as `stains` has them
 COARSE_MPP = 2.5  # beyond it a nucleus is less than 3 px wide
-# Haematoxylin's share of each channel's optical density, for every value of a byte (as skimage.color.rgb2hed).
+# What each value of a byte adds to haematoxylin, by channel (as skimage.color.rgb2hed).
 _LOG = np.log(np.maximum(np.arange(256) / 255, 1e-6)) / np.log(1e-6)
 _DENSITY = (_LOG[:, None] * hed_from_rgb[None, :, 0]).astype(np.float32)
 

@@ -137,6 +137,9 @@ class FinishedRun:
     def load(self, name):
         return self.tables[name]
 
+    def is_current(self, name):
+        return name in self.tables
+
     def reference(self, name):
         return pd.DataFrame({"tissue": ["Lung"], "color": ["#123456"]})
 

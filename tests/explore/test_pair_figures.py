@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.explore import inspection, pair_figures, panel
+from lib.explore import inspection, pair_figures, pair_words
 from lib.figures import style
 from lib.tiles.stored import read_tiles
 
@@ -99,7 +99,7 @@ def test_a_strip_of_one_value_claims_no_order(run):
     features_df.loc["0_1"] = 0.0
     flat = run._replace(lookup=run.lookup._replace(features_df=features_df))
     figure = pair_figures.strip_figure(inspection.strip_tiles(flat, "0_1"), "0_1")
-    for words in (figure.get_suptitle(), panel.strip_html(flat, "0_1")):
+    for words in (figure.get_suptitle(), pair_words.strip_html(flat, "0_1")):
         assert "the same value" in words
         assert "lowest" not in words
 

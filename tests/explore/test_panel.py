@@ -5,9 +5,10 @@ import time
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lib.explore import correlates, correlates_table, feature_view, inspection, panel
+from lib.explore import correlates, correlates_table, feature_view, inspection, pair_words, panel
 from lib.figures import style
 
 ODD = "<b>A$b$&"
@@ -34,6 +35,19 @@ def test_the_panel_begins_with_the_pair_it_is_given(run, shown):
     assert f"<b>{r:.3f}</b>" in shown.words.value
     assert shown.strip.value.count("<img") == 7
     assert shown.back.disabled
+
+
+def test_a_link_is_told_in_other_samples():
+    ledger_df = pd.DataFrame({
+        "gene": "ENSG2", "feature": "1_1", "unit": ["test", "yours", "C4"], "n": 40, "n_effective": 31.25,
+        "r": [0.5, 0.4, -0.2], "low": 0.1, "high": 0.6, "p": 0.012, "role": ["found", "cohort", "left out"],
+        "same_sign": [1.0, 1.0, 0.0], "q": [np.nan, 0.02, 0.8],
+    })  # fmt: skip
+    words = pair_words.elsewhere_in_words(ledger_df, "ENSG2", "1_1")
+    assert words.startswith(" In samples that had no part in finding it (1 of 2 of the same sign, half by ")
+    assert "yours r 0.40 (0.10 to 0.60; n 40, effective 31.2; p 0.012, q 0.02); C4 r -0.20" in words
+    assert pair_words.elsewhere_in_words(ledger_df, "ENSG2", "0_0") == ""
+    assert pair_words.elsewhere_in_words(None, "ENSG2", "1_1") == ""
 
 
 def test_a_row_leads_on_and_back_returns(shown):

@@ -208,6 +208,57 @@ def test_r_by_tissue_goes_to_the_row_of_its_pair():
     assert found == [[], [[1, 8, 0.123, 0.447], [0, 9, -0.5, 0.447]], [], []]
 
 
+LEDGER_DF = pd.DataFrame({
+    "gene": list("aaabb"), "feature": "1_0", "unit": ["test", "C", "yours", "test", "yours"],
+    "n": [30, 20, 40, 30, 40],
+    "n_effective": [25.5, 15.25, 31.0, 22.0, 33.0], "r": [0.5, 0.4, -0.1, 0.6, 0.7],
+    "low": 0.0, "high": 0.8, "p": [0.001, 0.04, 0.8, 0.001, 0.00012345],
+    "role": ["found", "left out", "cohort", "found", "cohort"],
+    "same_sign": [1.0, 1.0, 0.0, 1.0, 1.0], "q": [np.nan, 0.03, 0.6, np.nan, 0.0002],
+})  # fmt: skip
+
+
+def test_what_units_say_goes_to_the_row_of_its_link():
+    shown_df = report_tables.links_shown(links_table(LINKS), NO_CARDS, 0.05)
+    found = report_tables.by_unit(shown_df, LEDGER_DF, ["test", "C", "yours"])
+    assert found == [
+        [
+            [0, "found", 30, 25.5, 0.5, 0.0, 0.8, 0.001, 1.0, None],
+            [1, "left out", 20, 15.25, 0.4, 0.0, 0.8, 0.04, 1.0, 0.03],
+            [2, "cohort", 40, 31.0, -0.1, 0.0, 0.8, 0.8, 0.0, 0.6],
+        ],
+        [
+            [0, "found", 30, 22.0, 0.6, 0.0, 0.8, 0.001, 1.0, None],
+            [2, "cohort", 40, 33.0, 0.7, 0.0, 0.8, 0.0001234, 1.0, 0.0002],
+        ],
+        [],
+        [],
+    ]
+    assert report_tables.by_unit(shown_df, report_pairs.NO_LEDGER, []) == [[]] * 4
+
+
+def test_the_page_counts_what_replicates_in_other_cohorts_and_on_sections_left_out(store, monkeypatch):
+    left_df = pd.DataFrame({
+        "section": ["A", "B", "C"], "same_sign": [0.9, 0.8, np.nan], "nominal": [0.6, 0.5, np.nan],
+        "replicated": [0.5, 0.4, np.nan],
+    })  # fmt: skip
+    tables = {"ledger": LEDGER_DF, "sections_left_out": left_df}
+    monkeypatch.setattr(Store, "is_current", lambda self, name: name in tables)
+    monkeypatch.setattr(Store, "load", lambda self, name: tables[name])
+    (cohort, share, null), (sections, both, of_both) = report.elsewhere_in_numbers(store)
+    assert cohort == "of the genes' 2 strongest links replicate in cohort yours"
+    assert (share, both) == ("50%", "40% to 50%")
+    assert null == (
+        "by chance: at most 5%; of the same sign: 50% (by chance 50%); p ≤ 0.05 in the link's direction: 50% "
+        "(by chance 5%)"
+    )
+    assert sections.endswith("found without a section replicate on it (left out in turn: A, B)")
+    assert "of the same sign: 80% to 90% (by chance 50%)" in of_both
+    assert "50% to 60% (by chance 5%)" in of_both
+    tables["sections_left_out"], tables["ledger"] = left_df.head(0), LEDGER_DF[LEDGER_DF["unit"] == "test"]
+    assert report.elsewhere_in_numbers(store) == []
+
+
 def test_marker_pairs_are_each_genes_highest_after_those_with_a_card():
     markers_df = pd.DataFrame({
         "gene": list("aab"), "feature": ["1_0", "1_1", "1_2"], "r": [0.8, 0.9, -0.95], "q_within_tissue": 0.5,

@@ -95,18 +95,24 @@ def test_sections_hold_by_themselves_and_together():
 
 def test_links_found_without_a_section_hold_on_it():
     log_df, features_df, samples_df = cohort(8, "ABC")
-    df = sections_left_out.each_left_out(log_df, features_df, samples_df, How(link_permutations=199))
+    df, links_df = sections_left_out.each_left_out(
+        log_df, features_df, samples_df, How(link_permutations=199)
+    )
     assert df["section"].tolist() == list("ABC")
     assert (df["genes_found"] >= 8).all()
     assert (df["replicated"] >= 0.7).all()
+    assert links_df.groupby("section").size().tolist() == df["links"].tolist()
+    of_found_df = links_df.drop_duplicates(["section", "gene"])
+    shares = (of_found_df["q"] <= 0.05).groupby(of_found_df["section"]).mean()
+    assert shares.tolist() == pytest.approx(df["replicated"].tolist())
     two_df = samples_df[samples_df["slide_id"] != "C"]
     ids = two_df["sample_id"]
-    assert sections_left_out.each_left_out(log_df[ids], features_df[ids], two_df, How()).empty
+    assert sections_left_out.each_left_out(log_df[ids], features_df[ids], two_df, How()).links_df.empty
 
 
 def test_nothing_replicates_where_nothing_is():
     log_df, features_df, samples_df = cohort(0, "ABC", seed=4)
-    df = sections_left_out.each_left_out(
+    df, _ = sections_left_out.each_left_out(
         log_df, features_df, samples_df, How(link_permutations=199, q_threshold=0.5)
     )
     assert (df["links"] == 0).all() or df["replicated"].fillna(0).mean() < 0.4

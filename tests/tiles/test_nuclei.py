@@ -12,7 +12,7 @@ SIZE_PX = 512
 
 
 def drawn(n, seed, dark=1.0, eosin=0.5, radius=3.4):
-    """A field of up to n nuclei that do not touch, on an even ground; (image at 0.4942 µm/px, nuclei per mm²)."""
+    """A field of up to n nuclei that do not touch, on an even ground; and how many per mm²."""
     rng = np.random.default_rng(seed)
     edge = SIZE_PX * drawing.MPP
     points = drawing.thin(rng.uniform(6, edge - 6, (3 * n, 2)), 9)[:n]
