@@ -1,4 +1,6 @@
-"""Notebooks 01 and 04 on other machines: slides spread over the workers of a dask scheduler, or of Slurm.
+"""Work on other machines: spread over the workers of a dask scheduler, or of Slurm.
+
+Here the slides of notebooks 01 and 04; `lib.gene_shards` has the genes of notebook 06.
 
 The workers see the cohort's folders under the same paths and write there what this machine would write, with
 the same records, so that a notebook which calls this finds the work done. A worker that dies costs the slides
@@ -31,10 +33,11 @@ from lib.whole_files import write_text
 
 ANSWER_S = 10.0  # for a scheduler to answer, and to have a worker
 ALONE_S = 60.0  # without any worker, after which the work is given up
-CODE = ("lib.tiles.cut", "lib.features.quantify")  # workers need it as it is here
+# workers need it as it is here
+CODE = ("lib.tiles.cut", "lib.features.quantify", "lib.statistics.null_maxima")
 RETRIES = 2  # of a task that fails, on any worker: a disk may have been away for a moment
+ONE_AT_A_TIME = threading.Lock()  # in a process: networks are read through hooks, products use all cores
 SLIDES_PER_TASK = 8  # at most, of those measured: each task hashes the network's weights
-MEASURING = threading.Lock()  # a network is read through hooks: one thread of a process at a time
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Task:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    slide_ids: list[str]
+    names: list[str]  # of its slides, or genes
     files: list[Path]  # that it reads
 
 
@@ -72,7 +75,7 @@ def cut(store: Store) -> None:
         for i, slide_df in samples_df.groupby("slide_id", sort=False)
         if i in paths
     ]
-    with _workers(config.cluster, config.slurm.without_gpus, config.slurm.cpus) as client:
+    with workers(config.cluster, config.slurm.without_gpus, config.slurm.cpus) as client:
         rows = [row for rows in _spread(client, store, tasks, "cutting") for row in rows]
     failed = [row for row in rows if row["state"] == "failed"]
     print(f"{len(rows) - len(failed)} of {len(rows)} slides are cut")
@@ -92,7 +95,7 @@ def measure(store: Store) -> None:
         return
     network, tasks = store.path("network"), []
     n_processes = 1 if config.slurm.gpus else config.slurm.cpus
-    with _workers(config.cluster, config.slurm, n_processes) as client:
+    with workers(config.cluster, config.slurm, n_processes) as client:
         n_threads = max(1, sum(client.nthreads().values()))
         for name, slide_ids in todo.items():
             n_each = min(SLIDES_PER_TASK, max(1, len(slide_ids) // (4 * n_threads)))
@@ -109,7 +112,7 @@ def _measure(network: Path, fingerprint: str, tiles_df: pd.DataFrame, out_dir: P
     """On a worker: sums of features over the tiles of some slides."""
     from lib.features import sample_sums
 
-    with MEASURING:
+    with ONE_AT_A_TIME:
         model = _network(network, fingerprint, config.architecture)
         sample_sums.quantify_samples(model, tiles_df, out_dir, config.quantification)  # on its own device
 
@@ -160,7 +163,7 @@ def _look_here() -> Callable[..., str]:
 
 
 @contextmanager
-def _workers(cluster: str, jobs: Jobs, n_processes: int) -> Iterator[Any]:
+def workers(cluster: str, jobs: Jobs, n_processes: int) -> Iterator[Any]:
     """A client of the configured scheduler, which has a worker; `n_processes` in a job of Slurm."""
     try:
         from distributed import Client
@@ -212,7 +215,16 @@ def slurm_cluster(jobs: Jobs, n_processes: int) -> Any:
 
 
 def _spread(client: Any, store: Store, tasks: list[Task], what: str) -> list[Any]:
-    """What the tasks return, in the order in which they are done; with a bar of the slides.
+    """What the tasks of slides return, in the order in which they are done."""
+    with announced(store) as share:
+        require_fit(client, share, tasks)
+        return gather(client, share, tasks, what, store.config.cluster, "slide")
+
+
+def gather(
+    client: Any, share: Share, tasks: list[Task], what: str, cluster: str, unit: str, progress: bool = True
+) -> list[Any]:
+    """What tasks return, in the order in which they are done; with a bar of their slides, or genes (`unit`).
 
     An interruption, or a task that fails on every try, takes back what is waiting.
     """
@@ -221,11 +233,10 @@ def _spread(client: Any, store: Store, tasks: list[Task], what: str) -> list[Any
     from distributed.comm.core import CommClosedError
 
     results, fatal, done = [], [], SimpleQueue()
-    bar = tqdm(total=sum(len(task.slide_ids) for task in tasks), unit="slide", desc=what)
-    with bar, _announced(store) as share:
-        _require_fit(client, share, tasks)
+    n_names = sum(len(task.names) for task in tasks)
+    with tqdm(total=n_names, unit=unit, desc=what, disable=not progress) as bar:
         run = secrets.token_hex(4)
-        keys = [f"{what}-{task.slide_ids[0]}-{i}-{run}" for i, task in enumerate(tasks)]
+        keys = [f"{what}-{task.names[0]}-{i}-{run}" for i, task in enumerate(tasks)]
         waiting: dict[Any, Task] = {}
         try:
             for key, task in zip(keys, tasks, strict=True):
@@ -233,23 +244,23 @@ def _spread(client: Any, store: Store, tasks: list[Task], what: str) -> list[Any
                 waiting[future] = task
                 future.add_done_callback(done.put)
             while waiting:
-                future = _next(client, store.config.cluster, done)
+                future = _next(client, cluster, done)
                 task = waiting.pop(future)
                 try:
                     results.append(future.result())
                 except KilledWorker:
-                    fatal += task.slide_ids
+                    fatal += task.names
                 except (CommClosedError, FutureCancelledError) as error:
-                    raise _gone(f"the scheduler at {store.config.cluster} no longer answers") from error
-                bar.update(len(task.slide_ids))
+                    raise _gone(f"the scheduler at {cluster} no longer answers") from error
+                bar.update(len(task.names))
         except BaseException:
             with suppress(Exception):  # the scheduler may be what went wrong
                 client.cancel(list(waiting), force=True)
             raise
     if fatal:
         raise RuntimeError(
-            f"every worker that had one of these {len(fatal)} slides died: {', '.join(fatal[:5])}; most "
-            "likely for lack of memory: give them more (all other slides are done)"
+            f"every worker that had one of these {len(fatal)} {unit}s died: {', '.join(fatal[:5])}; most "
+            f"likely for lack of memory: give them more (all other {unit}s are done)"
         )
     return results
 
@@ -276,7 +287,7 @@ def _gone(what: str) -> InputError:
 
 
 @contextmanager
-def _announced(store: Store) -> Iterator[Share]:
+def announced(store: Store) -> Iterator[Share]:
     """What workers must have, with a new file in the cohort's folder by which they prove to see it."""
     token = store.derived / f".cluster-{secrets.token_hex(8)}"
     token.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +298,7 @@ def _announced(store: Store) -> Iterator[Share]:
         token.unlink(missing_ok=True)
 
 
-def _require_fit(client: Any, share: Share, tasks: list[Task]) -> None:
+def require_fit(client: Any, share: Share, tasks: list[Task]) -> None:
     """InputError naming each worker that cannot do the work, and why; those that join later say it then."""
     needs = share.code, str(share.token), [str(file) for task in tasks[:1] for file in task.files]
     python = ".".join(platform.python_version_tuple()[:2])

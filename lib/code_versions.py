@@ -27,8 +27,12 @@ COMPUTING = (
     "visualize",
 )
 SHOWING = (*COMPUTING, "figures", "explore")  # and those that decide what a page looks like
-# Work that is resumed slide by slide, and the rooms that decide its numbers.
-WORK = {"lib.tiles.cut": ("tiles",), "lib.features.quantify": ("features", "network")}
+# Work that is resumed slide by slide, or done by other machines, and the rooms that decide its numbers.
+WORK = {
+    "lib.tiles.cut": ("tiles",),
+    "lib.features.quantify": ("features", "network"),
+    "lib.statistics.null_maxima": ("statistics",),
+}
 
 
 def of_work(module: str) -> str:

@@ -10,17 +10,20 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 
+import linked_cohort
+import numpy as np
 import pandas as pd
 import pytest
 import small_cohort
 from conftest import run_command
 
-from lib import cluster, shard, slide_work
+from lib import cluster, gene_shards, shard, slide_work
 from lib.config import ROOT, Config
 from lib.errors import InputError
 from lib.features import sample_sums
 from lib.network import training
 from lib.slurm import Jobs
+from lib.statistics import link_tests, permutations
 from lib.store import Store
 from lib.tiles import cut_all
 
@@ -227,6 +230,39 @@ def test_features_with_one_of_two_workers_killed(tmp_path, scheduler):
     here_df, n_tiles = sample_sums.quantify_samples(work.model, tiles_df, tmp_path / "here", how)
     here_df = sample_sums.aggregate(here_df, n_tiles)[features_df.columns]
     pd.testing.assert_frame_equal(features_df, here_df, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_genes_with_one_of_two_workers_killed(tmp_path, scheduler):
+    """The test of links on workers: every p of this machine, with covariates too, and no file left."""
+    store = cohort(tmp_path, 3, cluster=scheduler)
+    log_df, features_df, samples_df = linked_cohort.cohort(n_genes=600, n_features=200, n=90)
+    shuffles = permutations.draw("within_tissue", 2000, samples_df, 0)
+    rng = np.random.default_rng(1)
+    given_df = pd.DataFrame({"depth": rng.standard_normal(len(samples_df))}, samples_df["sample_id"])
+    tables = log_df, features_df, samples_df, shuffles
+    alone = [link_tests.run(*tables, given, link_tests.Plan(progress=False)) for given in (None, given_df)]
+    with worker(scheduler, "one") as first, worker(scheduler, "two"), client_of(scheduler, 2) as client:
+        with gene_shards.elsewhere(store) as elsewhere:
+            calls = []
+
+            def killing(*arguments):
+                calls.append(arguments[-2:])
+                if len(calls) == 3:
+                    threading.Timer(0.05, first.send_signal, [signal.SIGKILL]).start()
+                return elsewhere(*arguments)
+
+            plan = link_tests.Plan(progress=False, elsewhere=killing)
+            spread = [link_tests.run(*tables, given, plan) for given in (None, given_df)]
+            assert len(list(store.derived.glob(".cluster-*.npy"))) >= 3
+        assert first.wait(SOON_S) == -signal.SIGKILL
+        ends, _ = finished_tasks(client, "shuffling")
+        assert len(ends) > len(calls), "more than one task for each part of the shuffles"
+    assert not list(store.derived.glob(".cluster-*"))
+    for one, other in zip(alone, spread, strict=True):
+        exact = ["feature", "statistic", "p", "p_overall", "q", "n_permutations"]
+        pd.testing.assert_frame_equal(one.genes_df[exact], other.genes_df[exact], check_exact=True)
+        np.testing.assert_allclose(one.null.of_all_genes(), other.null.of_all_genes(), rtol=1e-5)
 
 
 @pytest.mark.slow

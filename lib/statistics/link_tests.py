@@ -42,7 +42,7 @@ class Plan:
     exceedances : shuffles that reach a gene's statistic before it stops (Besag and Clifford's h).
     overall : shuffles of the p over all genes and features together; every gene goes through them.
     slopes : of the covariates (`residuals.covariate_basis`).
-    device : torch device of the products; p does not depend on it.
+    device, elsewhere : where the products are computed (`lib.gene_shards`); p does not depend on it.
     """
 
     exceedances: int = 10
@@ -50,6 +50,7 @@ class Plan:
     slopes: str = "per group"
     device: str = "cpu"
     progress: bool = True
+    elsewhere: null_maxima.Elsewhere | None = None
 
     def __post_init__(self) -> None:
         if self.exceedances < 1 or self.overall < 1:
@@ -297,13 +298,16 @@ def _null(
         bar.update(max(len(observed) - len(genes) - bar.n, 0))
         bar.set_postfix(shuffles=stop)
         these = permutations._replace(order=permutations.order[start:stop])
-        null = null_maxima.null_maxima(_rows(sides.values, genes), these, plan.device, False)
+        rows, bound = _rows(sides.values, genes), null_maxima.error_bound(plan.device)
+        if plan.elsewhere:
+            null, bound = plan.elsewhere(rows, permutations, start, stop)
+        else:
+            null = null_maxima.null_maxima(rows, these, plan.device, False)
         if basis.shape[1]:
             scales = covariate_scales(sides.x[genes], these, basis)
             null *= scales.astype(np.float32)
-            doubts[genes] = np.maximum(
-                doubts[genes], null_maxima.error_bound(plan.device) * weight[genes] * scales.max(axis=0)
-            )
+            bound = bound * scales.max(axis=0)
+        doubts[genes] = np.maximum(doubts[genes], bound * weight[genes])
         return null, doubts[genes]
 
     def exact(which: np.ndarray, genes: np.ndarray) -> np.ndarray:

@@ -27,6 +27,9 @@ GPU_BLOCK = (1024, 16)  # it fills a GPU
 HALF_BLOCK = 128  # rearrangements of one launch of the half-precision kernel
 FLOAT32_ERROR = 1e-6  # bound on the error of a float32 product of two unit rows of some thousand slides
 
+# (statistic of some genes, permutations, start, stop) -> `null_maxima` of that part, and its `error_bound`.
+Elsewhere = Callable[["Statistic", Permutations, int, int], tuple[np.ndarray, float]]
+
 
 class Statistic(NamedTuple):
     """Unit residual rows and the weights of their products; the statistic is |x . y| times the weight.
