@@ -479,6 +479,8 @@ def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
         assert len(some(browser, "#card-body .units tr")) == (5 if tab == "links" else 0)
         inside, outside = widths(browser, "#card")
         assert inside <= outside + 1, "the card scrolls sideways"
+        for table in some(browser, "div:has(> .units)"):
+            assert table.get_property("scrollWidth") <= table.get_property("clientWidth") + 1
         assert violations(browser, "#card") == []
 
 

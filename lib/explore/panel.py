@@ -311,8 +311,8 @@ def elsewhere_in_words(ledger_df: pd.DataFrame | None, gene: str, feature: str) 
     of_pair = (ledger_df["gene"] == gene) & (ledger_df["feature"] == feature)
     others_df = ledger_df[of_pair & (ledger_df["role"] != replication_ledger.FOUND)]
     said = [
-        f"{unit['unit']} r {unit['r']:.2f} ({unit['low']:.2f} to {unit['high']:.2f}; n {unit['n']}, effective "
-        f"{unit['n_effective']:.1f}; p {number(unit['p'])}, q {number(unit['q'])})"
+        f"{unit['unit']} r {unit['r']:.2f} ({unit['low']:.2f} to {unit['high']:.2f}; n {unit['n']}, "
+        f"effective {unit['n_effective']:.1f}; p {number(unit['p'])}, q {number(unit['q'])})"
         for unit in others_df.to_dict("records")
     ]
     agree = f"{int(others_df['same_sign'].sum())} of {len(said)} of the same sign, half by chance"
