@@ -419,6 +419,7 @@ def in_other_samples(pair):
         [1, "validation", 179, 88.5, 0.31, 0.1, 0.49, 0.004, 1.0, 0.02],
         [2, "cohort", 60, 41.2, 0.5, 0.2, 0.7, 0.0012, 1.0, 0.003],
         [3, "cohort", 50, 30.0, -0.1, -0.4, 0.3, 0.6, 0.0, 0.7],
+        [4, "left out", 70, 50.0, 0.4, 0.2, 0.6, 0.001, 1.0, 0.004],
     ]
     second = {"symbol": "B", "gene": "B", "units": [], "elsewhere_of": 2, "elsewhere": 0, "same_elsewhere": 2}
     second |= {"r_elsewhere": 0.2, "r_elsewhere_high": 0.3}
@@ -427,7 +428,7 @@ def in_other_samples(pair):
         first | second,
         first | third | {"symbol": "C", "gene": "C", "units": []},
     ]
-    return pair | {"units": ["test", "validation", "yours", "theirs"]}
+    return pair | {"units": ["test", "validation", "yours", "theirs", "C4"]}
 
 
 def test_links_show_what_other_samples_say_and_are_filtered_by_it(browser, open_page):
@@ -459,6 +460,8 @@ def test_a_card_has_a_line_for_each_unit_with_interval_sizes_p_and_sign(browser,
         ["validation samples", "0.31", "0.10 to 0.49", "179", "88.5", "0.0040", "same", "yes (q 0.020)"],
         ["yours (another cohort)", "0.50", "0.20 to 0.70", "60", "41.2", "0.0012", "same", "yes (q 0.0030)"],
         ["theirs (another cohort)", "-0.10", "-0.40 to 0.30", "50", "30", "0.60", "other", "no (q 0.70)"],
+        [f"section C4 ({part}, which is found without it too)", "0.40", "0.20 to 0.60", "70", "50"]
+        + ["0.0010", "same", "yes (q 0.0040)"],
     ]
     assert "in 2 of 3 that had no part in finding it (by chance half)" in card_text(browser)
     assert_quiet(browser)
@@ -496,7 +499,7 @@ def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
     card |= {"ihc": "data:,", "ihc_credit": "HPA054, Liver", "ihc_page": "https://v25.proteinatlas.org/ENSG1"}
     pair = one_pair(symbol="ALB", gene="ENSG00000163631.15", layer=1, clump="1_1", card=card)
     in_other_samples(pair)
-    pair["units"] = ["test", "validation", "yours", "a cohort of a rather long name"]
+    pair["units"] = ["test", "validation", "yours", "a cohort of a rather long name", "C4"]
     first, *_ = pair["tables"]["links"]["rows"]
     pair["tables"]["links"]["rows"] += [first | {"feature": f"9_{i}", "r_within": -0.7} for i in range(40)]
     pair["tables"]["markers"]["rows"][0]["card"] = 0
@@ -510,9 +513,11 @@ def test_a_page_with_all_that_a_card_can_hold_breaks_no_rule_of_accessibility(
         assert violations(browser) == []
         some(browser, "#pairs tbody button")[0].click()
         assert len(some(browser, "#card-body a")) == 5
-        assert len(some(browser, "#card-body .units tr")) == (5 if tab == "links" else 0)
+        assert len(some(browser, "#card-body .units tr")) == (6 if tab == "links" else 0)
         inside, outside = widths(browser, "#card")
         assert inside <= outside + 1, "the card scrolls sideways"
+        for table in some(browser, "div:has(> .units)"):
+            assert table.get_property("scrollWidth") <= table.get_property("clientWidth") + 1
         assert violations(browser, "#card") == []
 
 

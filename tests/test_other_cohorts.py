@@ -1,5 +1,7 @@
 """Cohorts unlike the paper's, from a TOML alone: one tissue, slides without RNA, a folder of JPEGs."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,9 +106,36 @@ def test_links_are_looked_for_in_another_cohort(tmp_path):
     there = df[df["unit"] == "other"].set_index("of").loc["strongest link of each gene"]
     assert there["links"] >= 8
     assert there["replicated"] >= 0.7
+    assert_page_shows_the_ledger(store, there)
     assert (tmp_path / "data/derived/other").is_dir()
     again = run_command(tmp_path, *arguments)
     assert " ran " not in again.stdout, again.stdout
+
+
+def assert_page_shows_the_ledger(store, there):
+    """Cards and the first screen against the csv files; `there`: of each gene's strongest link."""
+    ledger_df = pd.read_csv(
+        store.figures / f"replication_ledger__{store.config.run_name}.csv", dtype={"feature": str}
+    )
+    page = (store.figures / "index.html").read_text()
+    assert f"of the genes&#39; {there['links']:.0f} strongest links replicate in cohort other" in page
+    assert f"<b>{there['replicated']:.0%}</b>" in page
+    assert f"of the same sign: {there['same_sign']:.0%} (by chance 50%)" in page
+    (shown,) = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    n_shown = 0
+    for link in shown["tables"]["links"]["rows"]:
+        own_df = ledger_df[(ledger_df["gene"] == link["gene"]) & (ledger_df["feature"] == link["feature"])]
+        assert [shown["units"][one[0]] for one in link["units"]] == own_df["unit"].tolist()
+        for one, expected in zip(link["units"], own_df.to_dict("records"), strict=True):
+            assert one[1] == expected["role"]
+            columns = ("n", "n_effective", "r", "low", "high", "p", "same_sign")
+            assert one[2:-1] == pytest.approx([expected[name] for name in columns], rel=1e-3)
+            assert (one[-1] is None) == (expected["role"] == "found")
+            n_shown += 1
+        other = own_df[own_df["unit"] == "other"].iloc[0]
+        holds = np.sign(other["r"]) == np.sign(link["r_within"]) and other["q"] <= 0.05
+        assert (link["elsewhere"], link["elsewhere_of"]) == (int(holds), 1)
+    assert n_shown == len(ledger_df)
 
 
 ENCODER = """

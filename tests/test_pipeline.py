@@ -270,7 +270,7 @@ def test_her2st_one_epoch(tmp_path):
     assert rate["pair, spots as if independent", "highest Moran's I", 0.05] > 0.08
     ledger_df = artefact(tmp_path, "ledger.parquet")
     roles = {unit: set(df["role"]) for unit, df in ledger_df.groupby("unit")}
-    assert roles["C3"] == {"validation"}
+    assert roles["C3"] == {"section"}
     assert set(roles) == {"C3", "C4", "C5"}
     assert roles["C4"] | roles["C5"] <= {"found", "left out"}
     assert (ledger_df["q"].isna() == (ledger_df["role"] == "found")).all()

@@ -64,7 +64,7 @@ def elsewhere_in_words(ledger_df: pd.DataFrame | None, gene: str, feature: str) 
     if ledger_df is None:
         return ""
     of_pair = (ledger_df["gene"] == gene) & (ledger_df["feature"] == feature)
-    others_df = ledger_df[of_pair & (ledger_df["role"] != replication_ledger.FOUND)]
+    others_df = ledger_df[of_pair & ledger_df["role"].isin(replication_ledger.UNSEEN)]
     said = [
         f"{unit['unit']} r {unit['r']:.2f} ({unit['low']:.2f} to {unit['high']:.2f}; n {unit['n']}, "
         f"effective {unit['n_effective']:.1f}; p {number(unit['p'])}, q {number(unit['q'])})"

@@ -2,6 +2,10 @@
 
 A unit replicates a link if it had no part in finding it, r has the sign of the link there, and q <= the
 threshold. By chance half of the signs agree, and one link in twenty reaches p <= 0.05 in its direction.
+
+A section that took part in finding a link favours it, even where the link is found without the section too:
+only links that also hold there were found. On her2st over 99 % of such links replicate on section C4, but of
+the genes' strongest links found without it 59 %. These sections are shown and not counted.
 """
 
 from collections.abc import Mapping
@@ -11,10 +15,12 @@ import pandas as pd
 
 from lib.statistics import link_tests, replication
 
-# What a unit is to a link. All but FOUND had no part in finding it.
-FOUND, VALIDATION, LEFT_OUT = "found", "validation", "left out"
-COHORT, COHORT_SECTION = "cohort", "cohort section"
-ELSEWHERE = (LEFT_OUT, COHORT)  # counted beside the validation samples; a cohort's sections are in it already
+# What a unit is to a link: it took part in finding it, or did though the link is found without it too; or had
+# no part, as validation samples, a section of these, another cohort, a section of that.
+FOUND, LEFT_OUT = "found", "left out"
+VALIDATION, SECTION, COHORT, COHORT_SECTION = "validation", "section", "cohort", "cohort section"
+UNSEEN = (VALIDATION, SECTION, COHORT, COHORT_SECTION)
+ELSEWHERE = (SECTION, COHORT)  # counted beside the validation samples; a cohort's sections are in it already
 KEY = ["gene", "feature"]
 ROLES = ["role", "same_sign", "q"]  # columns that `with_roles` adds to LEDGER
 SHARES = ["links", "same_sign", "nominal", "replicated"]
@@ -70,7 +76,11 @@ def unseen(
     found_on_df : the samples that links were found on.
     """
     seen = {"test", *found_on_df["slide_id"].astype(str)}
-    made = {name: (VALIDATION, of) for name, of in units.items() if name not in seen}
+    made = {
+        name: (VALIDATION if name == "validation" else SECTION, of)
+        for name, of in units.items()
+        if name not in seen
+    }
     return made | {n: (COHORT_SECTION if ": " in n else COHORT, of) for n, of in others.items()}
 
 
@@ -80,7 +90,7 @@ def replicated(ledger_df: pd.DataFrame, q_threshold: float) -> pd.Series:
 
 
 def counted_elsewhere(ledger_df: pd.DataFrame, q_threshold: float) -> pd.DataFrame:
-    """In how many sections left out and other cohorts each link replicates.
+    """In how many unseen sections and other cohorts each link replicates.
 
     Returns
     -------

@@ -40,7 +40,7 @@ def test_the_panel_begins_with_the_pair_it_is_given(run, shown):
 def test_a_link_is_told_in_other_samples():
     ledger_df = pd.DataFrame({
         "gene": "ENSG2", "feature": "1_1", "unit": ["test", "yours", "C4"], "n": 40, "n_effective": 31.25,
-        "r": [0.5, 0.4, -0.2], "low": 0.1, "high": 0.6, "p": 0.012, "role": ["found", "cohort", "left out"],
+        "r": [0.5, 0.4, -0.2], "low": 0.1, "high": 0.6, "p": 0.012, "role": ["found", "cohort", "section"],
         "same_sign": [1.0, 1.0, 0.0], "q": [np.nan, 0.02, 0.8],
     })  # fmt: skip
     words = pair_words.elsewhere_in_words(ledger_df, "ENSG2", "1_1")

@@ -80,7 +80,7 @@ def test_units_are_counted_once_and_only_those_without_a_part(made):
     assert replication_ledger.counted_elsewhere(df.head(0), 0.05).empty
 
 
-def test_a_section_counts_where_the_link_is_found_without_it():
+def test_a_section_that_took_part_is_marked_and_not_counted():
     ledger_df = pd.DataFrame({
         "gene": ["a", "a", "b", "b"], "feature": "1_0", "unit": ["A", "B", "A", "B"], "n": 50,
         "r": [0.5, -0.2, -0.4, 0.3], "p": 0.01,
@@ -93,8 +93,9 @@ def test_a_section_counts_where_the_link_is_found_without_it():
     assert df["role"].tolist() == ["left out", "left out", "found", "found"]
     assert df["same_sign"].tolist() == [1, 0, 1, 0]
     assert replication_ledger.replicated(df, 0.05).tolist() == [True, False, False, False]
-    counts_df = replication_ledger.counted_elsewhere(df, 0.05)
+    assert replication_ledger.counted_elsewhere(df, 0.05).empty
+    counts_df = replication_ledger.counted_elsewhere(df.replace({"role": {"left out": "section"}}), 0.05)
     assert counts_df.index.tolist() == [("a", "1_0")]
     assert counts_df[["elsewhere_of", "elsewhere", "same_elsewhere"]].to_numpy().tolist() == [[2, 1, 1]]
-    kept, _ = replication_ledger.unseen({"A": None, "C": None}, {}, found_on_df).popitem()
-    assert kept == "C", "a section of the validation samples alone"
+    kept = replication_ledger.unseen({"A": None, "C": None}, {}, found_on_df)
+    assert kept == {"C": ("section", None)}, "a section of the validation samples alone"
