@@ -30,10 +30,11 @@ _SPLIT = "split_by split_fractions split_file seed"
 _GIVEN = "covariates categorical_covariates"
 _RNA = "id_rule duplicates protein_coding_only expression_rows expression_unit genes_file"
 _TILING = "tile_px tile_mpp input_px min_tissue mask_mpp reader"
-_QUALITY = "drop_tiles max_pen max_fold min_focus"
+_QUALITY = "drop_tiles max_pen max_fold max_bleed min_focus"
 _RECIPE = (
     "architecture weights encoder_digest encoder_normalisation initialisation null_network epochs batch_size "
-    "learning_rate lr_step_epochs lr_gamma momentum weight_decay augment class_weighting mixed_precision seed"
+    "learning_rate lr_step_epochs lr_gamma momentum weight_decay augment stain_jitter class_weighting "
+    "mixed_precision seed"
 )
 _FEATURES = "features p aggregate feature_precision test_on"
 _SETS = "features_train features_validation features_test"  # train only with `quantify_train`

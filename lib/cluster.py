@@ -25,6 +25,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lib import code_versions
+from lib.cohort import sample_slides
 from lib.config import Config
 from lib.errors import InputError
 from lib.slurm import Jobs
@@ -67,7 +68,7 @@ def cut(store: Store) -> None:
         return
     from lib.tiles import cut_all  # late, as others here: a notebook imports this whether or not it is used
 
-    config, samples_df = store.config, store.load("samples")
+    config, samples_df = store.config, sample_slides.by_slide(store.load("samples"))
     paths = {i: path for i, path in store.slide_paths(samples_df).items() if path.is_file()}
     how = store.path("stacks"), config.tiling, 1, config.slide_limit_s
     tasks = [

@@ -100,9 +100,10 @@ class Config(BaseModel):
     mask_mpp: PositiveFloat = 8.0  # µm/px of the tissue mask
     slide_limit_s: Annotated[float, Field(ge=0)] = 3600.0  # longest time to cut one slide; 0: none
     # Tiles left out, by reason; the limits of each (`lib.tiles.tile_quality`).
-    drop_tiles: tuple[Literal["pen", "fold", "blur"], ...] = ("pen", "fold", "blur")
+    drop_tiles: tuple[Literal["pen", "fold", "bleed", "blur"], ...] = ("pen", "fold", "bleed", "blur")
     max_pen: Fraction = 0.05  # share of a tile under ink or glue
     max_fold: Fraction = 0.5  # share of a tile where tissue lies double
+    max_bleed: Fraction = 0.3  # share of a tile where stain lies on glass, without tissue
     min_focus: Annotated[float, Field(ge=0)] = 0.13
     reader: Literal["auto", "openslide", "jpeg"] = "auto"  # jpeg: libjpeg's scaled decoding of Aperio slides
 
@@ -130,11 +131,11 @@ class Config(BaseModel):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     augment: tuple[Literal["flip", "rotate90"], ...] = ()  # none in the paper
+    stain_jitter: Fraction = 0.0  # how far the stains of training tiles are changed at random; 0.05: lightly
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
-    # Threads that read tiles in training; -1: none on a CPU, up to 4 with a GPU.
-    loader_workers: Annotated[int, Field(ge=-1)] = -1
+    loader_workers: Annotated[int, Field(ge=-1)] = -1  # threads that read tiles; -1: 0 on a CPU, else up to 4
 
     # -- features (notebook 04) -------------------------------------------------------------------------
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 are counted
@@ -150,7 +151,6 @@ class Config(BaseModel):
     # -- correlation (notebook 05) ----------------------------------------------------------------------
     r_threshold: Fraction = 0.7  # R_T: pairs with |r| at or above it are kept
     e_threshold: float = 7.0  # E_T: on a gene's highest median over tissues of log2(1 + expression)
-    # The grid of Table 5.
     thresholds: Annotated[tuple[tuple[Fraction, float], ...], Field(min_length=1)] = PAPER_THRESHOLDS
     best_feature_r: Fraction = 0.75  # Table 6 and S2 Table
     correlation: Literal["pearson", "spearman"] = "pearson"

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lib.artefacts import ARTEFACTS, NOTEBOOKS, WORK_FOLDERS
+from lib.cohort import sample_slides
 from lib.config import ROOT, Config
 from lib.errors import InputError, MissingInputError
 from lib.network import encoder_files
@@ -161,6 +162,11 @@ class Paths:
         """The slide's file; the expected .svs path when there is none. Of many slides use `slide_paths`."""
         return self._slide_path(slide_id, claimed, self._slide_files())
 
+    def picture_path(self, slide_id: str) -> Path:
+        """The file of the slide that stands for a sample: of several the first one that has a file."""
+        paths = [self.slide_path(i) for i in sample_slides.slides_of(slide_id)]
+        return next((path for path in paths if path.is_file()), paths[0])
+
     def slide_paths(self, samples_df: pd.DataFrame) -> dict[str, Path]:
         """Slide id -> file, for every slide of the samples table.
 
@@ -170,7 +176,7 @@ class Paths:
         the exact name and its own id is not another slide's. Raises ValueError for an id that is not a file
         name.
         """
-        slide_ids, files = dict.fromkeys(samples_df["slide_id"]), self._slide_files()
+        slide_ids, files = sample_slides.slide_ids(samples_df), self._slide_files()
         return {slide_id: self._slide_path(slide_id, slide_ids, files) for slide_id in slide_ids}
 
     def _slide_path(self, slide_id: str, claimed: Collection[str], files: dict[str, Path]) -> Path:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.cohort import expression, expression_units, gene_set_files, summary
+from lib.cohort import expression, expression_units, gene_set_files, sample_slides, summary
 from lib.cohort.pairing import pair_rna
 from lib.cohort.samples import SPLITS, first, read_samples
 from lib.cohort.splits import assign_splits
@@ -28,7 +28,7 @@ from lib.tiles import cut_all, grid, slides
 SECONDS = 30.0  # for opening slides; of a larger cohort as many are opened as this allows
 FEW_TEST = 3  # test samples of a tissue below which nothing can be tested in it
 TILES_PER_CORE_S = 177  # measured (data/README.md); a scanned slide may take longer
-COUNTED = {"slides": "slide_id", "donors": "donor", "tissues": "tissue"}
+COUNTED = {"donors": "donor", "tissues": "tissue"}
 N_PROBED = 8  # tiles of the network's trial
 
 
@@ -72,8 +72,9 @@ def missing_slides(store: Store) -> str:
     if not store.is_current("samples") or (store.is_current("tiles") and store.is_current("slides")):
         return ""  # the notebook reports the first; in the second case the slides have been cut already
     samples_df = store.load("samples")
-    missing, n_slides = store.missing_slides(samples_df), samples_df["slide_id"].nunique()
-    *others, strangers = summary.slide_files(store.slide_paths(samples_df)).iloc[2:].itertuples()
+    paths = store.slide_paths(samples_df)
+    missing, n_slides = store.missing_slides(samples_df), len(paths)
+    *others, strangers = summary.slide_files(paths).iloc[2:].itertuples()
     for row in others:
         print(f"{row.what}: {row.n} ({row.examples})")
     if strangers.n:
@@ -83,6 +84,8 @@ def missing_slides(store: Store) -> str:
     text = f"{len(missing):,} of {n_slides:,} slide files are missing, first {store.slide_path(missing[0])}"
     if store.config.missing_slides == "go_on" and len(missing) < n_slides:
         print(f"{text}; these slides are skipped")
+        if said := _pools_in_part(samples_df, paths):
+            print(said)
         return ""
     if store.config.source == "gtex":
         from lib import gtex
@@ -102,7 +105,8 @@ def _tables(store: Store, state: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         return
     store.require_inputs()
     listed_df = read_samples(store.raw_path("samples_file"), config.categorical_covariates)
-    n_of = {what: listed_df[column].nunique() for what, column in COUNTED.items()}
+    n_of = {"slides": len(sample_slides.slide_ids(listed_df))}
+    n_of |= {what: listed_df[column].nunique() for what, column in COUNTED.items()}
     counts = ", ".join(f"{n:,} {what}" for what, n in n_of.items())
     yield Finding("ok", f"{len(listed_df):,} samples: {counts}")
     if config.slides_only:
@@ -205,6 +209,8 @@ def _slides(store: Store, state: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         there = sorted(path.name for path in store.raw_path("slides_dir").glob("[!.]*"))
         text += f"; {store.raw_path('slides_dir')} holds {first(there)}" if there else "; the folder is empty"
         yield Finding("note" if go_on else "problem", text)
+    if said := _pools_in_part(samples_df, paths):
+        yield Finding("note", said)
     present = [slide_id for slide_id, path in paths.items() if path.is_file()]
     rows, bad = _looked_at(present, paths, samples_df)
     for text in bad[:20]:
@@ -235,11 +241,20 @@ def _slides(store: Store, state: dict[str, pd.DataFrame]) -> Iterator[Finding]:
         )
 
 
+def _pools_in_part(samples_df: pd.DataFrame, paths: dict[str, Path]) -> str:
+    """Which samples of several slides lack the file of some; "" where none does."""
+    in_part_df = sample_slides.lacking(samples_df, [i for i, path in paths.items() if path.is_file()])
+    shown = "; ".join(f"{i}: {row.lacking}" for i, row in in_part_df.head(3).iterrows())
+    words = f"{len(in_part_df)} samples of several slides lack some, and keep the rest"
+    return f"{words}: {shown}" if shown else ""
+
+
 def _looked_at(
     present: list[str], paths: dict[str, Path], samples_df: pd.DataFrame
 ) -> tuple[list[dict], list[str]]:
     """Resolution and area of slides, in random order as far as the time goes; and what is wrong with some."""
-    of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
+    rows_df = sample_slides.by_slide(samples_df)
+    of_slide = {str(i): df for i, df in rows_df.groupby("slide_id", sort=False)}
     deadline = time.monotonic() + SECONDS
 
     def look(slide_id: str) -> dict:

@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lib import checked_values, shard_jobs, slide_parts
+from lib.cohort import sample_slides
 from lib.config import Config
 from lib.config_values import parse_setting
 from lib.errors import HistocorrError
@@ -36,7 +37,7 @@ def cut(store: Store, shard: Shard) -> int:
     """Cut the shard's slides; how many of them failed."""
     from lib import slide_work  # late: it imports torch and OpenSlide
 
-    slide_ids = shard.slides(store.load("samples")["slide_id"])
+    slide_ids = shard.slides(sample_slides.slide_ids(store.load("samples")))
     if not slide_ids:
         print("no slide is in this shard")
         return 0
@@ -67,7 +68,7 @@ def quantify(store: Store, shard: Shard) -> int:
 def unfinished(store: Store, step: str, of: int) -> pd.DataFrame:
     """Slides that are not cut, or not measured: slide_id, and the shard of `of` that would do it."""
     if step == "tiles":
-        slide_ids = store.load("samples")["slide_id"].tolist()
+        slide_ids = sample_slides.slide_ids(store.load("samples"))
         undone = slide_parts.uncut(slide_ids, store.path("stacks"))
     else:
         from lib import slide_work

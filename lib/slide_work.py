@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from lib.cohort import sample_slides
 from lib.features import sample_sums
 from lib.network import models
 from lib.store import Store
@@ -39,7 +40,7 @@ class Measurement(NamedTuple):
 
 def cut(store: Store, slide_ids: Iterable[str]) -> list[dict[str, Any]]:
     """Cut some slides; their rows of the table of slides. What is cut is not cut again."""
-    samples_df = store.load("samples")
+    samples_df = sample_slides.by_slide(store.load("samples"))
     samples_df = samples_df[samples_df["slide_id"].isin(set(slide_ids))]
     config = store.config
     how = config.tiling, config.n_workers, config.slide_limit_s

@@ -22,6 +22,7 @@ from lib.artefacts import (
     NOTEBOOKS,
     WORK_FOLDERS,
 )
+from lib.cohort import sample_slides
 from lib.config import Config
 from lib.errors import HistocorrError, InputError, StaleArtefactError
 from lib.staleness import Staleness, read_sidecar
@@ -119,7 +120,7 @@ class Store(Staleness):
         of = slide_parts.divided(self.path("stacks")) if self.artefact(name).folder == "stacks" else 0
         if not of or not self.is_current("samples"):
             return ""
-        slide_ids = self.load("samples")["slide_id"].tolist()
+        slide_ids = sample_slides.slide_ids(self.load("samples"))
         undone_df = slide_parts.by_shard(slide_parts.uncut(slide_ids, self.path("stacks")), slide_ids, of)
         lines = slide_parts.in_words(undone_df, of, "cut")
         command = f"python -m lib.shard tiles --cohort {self.config.cohort} --shard I/{of}"

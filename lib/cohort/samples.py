@@ -1,9 +1,9 @@
 """The samples table: reading and checking it.
 
-A row is a sample (a GTEx tissue sample, a spot of a section). Required columns: `sample_id`, `slide_id`,
-`donor`; `tissue` where there are several. Optional: `split`, `mpp` (µm/px) and the region `l0_x, l0_y,
-l0_width, l0_height` (level-0 px). Every other column is a covariate and kept (notebooks/README.md, section
-1).
+A row is a sample (a GTEx tissue sample, a spot of a section). Required columns: `sample_id`, `slide_id` (of
+several slides: `sample_slides`), `donor`; `tissue` where there are several. Optional: `split`, `mpp` (µm/px)
+and the region `l0_x, l0_y, l0_width, l0_height` (level-0 px). Every other column is a covariate and kept
+(notebooks/README.md, section 1).
 """
 
 import difflib
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from lib.cohort import table_files
+from lib.cohort import sample_slides, table_files
 from lib.errors import InputError, MissingInputError
 
 REQUIRED = ("sample_id", "slide_id", "donor", "tissue")
@@ -112,9 +112,10 @@ def check_samples(
     Raises
     ------
     ValueError
-        Missing columns (with the nearest present ones), duplicated `sample_id`, unusable ids, empty tissue or
-        donor, a covariate of numbers with a few other words, incomplete
-        region, region or mpp not positive, unknown set name, set names in some rows only.
+        Missing columns (with the nearest present ones), rows of one `sample_id` that contradict each other,
+        slides that cannot be pooled, unusable ids, empty tissue or donor, a covariate of numbers with a few
+        other words, incomplete region, region or mpp not positive, unknown set name, set names in some rows
+        only.
     """
     if "tissue" not in samples_df and not _nearest("tissue", samples_df.columns):
         samples_df = samples_df.assign(tissue=ONE_TISSUE)
@@ -127,6 +128,7 @@ def check_samples(
             raise InputError(f"{source}: column {column!r} holds decimals ({example}); write its ids as text")
         samples_df[column] = _text(samples_df[column])
     _check_ids(samples_df, source)
+    samples_df = sample_slides.one_row_each(samples_df, source)
     for column in ("tissue", "donor"):
         _refuse_twins(samples_df, column, source)
     for column in samples_df.columns.difference([*REQUIRED, *REGION, "split", "mpp"], sort=False):
@@ -137,7 +139,7 @@ def check_samples(
     if "mpp" in samples_df:
         samples_df["mpp"] = _numbers(samples_df, "mpp", source)
         _refuse(samples_df, samples_df["mpp"] <= 0, "mpp must be positive (µm per level-0 pixel)", source)
-    samples_df = _check_region(samples_df, source)
+    samples_df = sample_slides.check(_check_region(samples_df, source), REGION, source)
     if "split" in samples_df:
         samples_df["split"] = check_split_column(samples_df, source)
     return samples_df
@@ -173,16 +175,15 @@ def _text(column: pd.Series) -> pd.Series:
 
 def _check_ids(samples_df: pd.DataFrame, source: str) -> None:
     for column in ("sample_id", "slide_id"):
-        problems = samples_df[column].drop_duplicates().map(id_problem)
+        ids = samples_df[column]
+        ids = ids.map(sample_slides.slides_of).explode() if column == "slide_id" else ids
+        problems = ids.drop_duplicates().map(id_problem)
         bad = problems[problems != ""]
         if len(bad):
             raise InputError(
                 f"{source}: {column} {samples_df[column][bad.index[0]]!r} (data row {bad.index[0] + 1}) "
                 f"{bad.iloc[0]}; {len(bad)} such id(s); ids become file names: rename them"
             )
-    repeated = samples_df["sample_id"][samples_df["sample_id"].duplicated()].unique()
-    if len(repeated):
-        raise InputError(f"{source}: duplicated sample_id {first(repeated)}; keep one row per sample")
     for column, remedy in (("tissue", "name it or drop the row"), ("donor", "repeat the sample_id there")):
         missing = says_missing(samples_df[column])
         _refuse(samples_df, missing, f"no {column} (empty, NA, ...); {remedy}", source)

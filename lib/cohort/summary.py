@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lib.cohort import sample_slides
 from lib.cohort.samples import SPLITS, first
 from lib.errors import InputError
 
@@ -26,10 +27,9 @@ def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = 
         n_test (samples), and n_tiles, n_tiles_train, n_tiles_validation, n_tiles_test. A slide or donor with
         several tissues counts in each of their rows and once in the total.
     """
-    by_tissue = samples_df.groupby("tissue")
-    table_df = by_tissue.agg(
-        n_samples=("sample_id", "size"), n_slides=("slide_id", "nunique"), n_donors=("donor", "nunique")
-    )
+    by_tissue, slides_df = samples_df.groupby("tissue"), sample_slides.by_slide(samples_df)
+    table_df = by_tissue.agg(n_samples=("sample_id", "size"), n_donors=("donor", "nunique"))
+    table_df.insert(1, "n_slides", slides_df.groupby("tissue")["slide_id"].nunique())
     sets = pd.crosstab(samples_df["tissue"], samples_df["split"]).reindex(columns=list(SPLITS), fill_value=0)
     table_df = table_df.join(sets.add_prefix("n_"))
     if tiles_df is not None:
@@ -40,7 +40,7 @@ def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = 
         tiles = tiles.reindex(columns=list(SPLITS), fill_value=0).add_prefix("n_tiles_")
         table_df = table_df.assign(n_tiles=tiles.sum(axis=1)).join(tiles)
     total = table_df.sum()
-    total[["n_slides", "n_donors"]] = samples_df["slide_id"].nunique(), samples_df["donor"].nunique()
+    total[["n_slides", "n_donors"]] = slides_df["slide_id"].nunique(), samples_df["donor"].nunique()
     table_df.loc["total"] = total
     return table_df.astype(int)
 

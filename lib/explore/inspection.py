@@ -118,9 +118,9 @@ def links_of(store: Store) -> link_lookup.LinkLookup | None:
 
 
 def one_tile_each(tiles_df: pd.DataFrame) -> pd.DataFrame:
-    """The tile with most tissue of each sample that has tiles; rows of tiles_df."""
+    """The tile with most tissue of each sample on each of its slides with tiles; rows of tiles_df."""
     by_tissue_df = tiles_df.sort_values("tissue_fraction", ascending=False, kind="stable")
-    return by_tissue_df.drop_duplicates("sample_id")
+    return by_tissue_df.drop_duplicates(["sample_id", "slide_id"])
 
 
 def feature_view(
@@ -226,7 +226,10 @@ def slide_maps(
 
 
 def slides_by_value(inspection: Inspection, feature: str) -> pd.Series:
-    """Slide id -> mean value of its test samples, highest first; slides without tiles left out."""
+    """Slide id -> mean value of its test samples, highest first; slides without tiles left out.
+
+    Each slide of a sample of several has the value of the sample.
+    """
     one_df = inspection.sample_tiles_df
     values = inspection.lookup.features_df.loc[feature, list(one_df["sample_id"])]
     return values.groupby(one_df["slide_id"].to_numpy()).mean().sort_values(ascending=False, kind="stable")
@@ -238,7 +241,7 @@ def strip_tiles(inspection: Inspection, feature: str) -> pd.DataFrame:
     The tile with most tissue stands for its sample; the network is not needed. Columns tile_id, sample_id,
     slide_id, file, stack_index, value (of the sample, not of the tile), tissue.
     """
-    one_df = inspection.sample_tiles_df
+    one_df = inspection.sample_tiles_df.drop_duplicates("sample_id")  # the first has most tissue
     values = inspection.lookup.features_df.loc[feature, list(one_df["sample_id"])].to_numpy(float)
     values_df = pd.DataFrame({feature: values}, index=pd.Index(one_df["tile_id"], name="tile_id"))
     samples_df = inspection.samples_df.assign(donor=inspection.samples_df["donor"].fillna("unknown"))

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from lib.cohort import sample_slides
 from lib.statistics import replication, replication_ledger, sample_dependence, spots
 from lib.store import Store
 from lib.tiles.stored import kept
 
 CITED = "Badea and Stănescu (2020), PLoS ONE 15:e0242858"
 SETS = {"train": "training", "validation": "validation", "test": "test"}
-REASONS = {"pen": "ink", "fold": "folds", "blur": "blur"}  # of tiles left out
+REASONS = {"pen": "ink", "fold": "folds", "bleed": "bled stain", "blur": "blur"}  # of tiles left out
 
 
 def paragraphs(store: Store) -> list[str]:
@@ -23,12 +24,13 @@ def paragraphs(store: Store) -> list[str]:
 
 
 def accuracy_on_test(store: Store) -> list[Any]:
-    """Rows (level, n, accuracy, low, high) on the test samples; where samples share slides (spots) the level
-    "slide" is "sample".
+    """Rows (level, n, accuracy, low, high) on the test samples; where samples share slides (spots) or have
+    several, the level "slide" is "sample".
     """
     accuracy_df = store.load("accuracy")
     test_df = accuracy_df[accuracy_df["split"] == "test"]
-    if store.load("samples")["slide_id"].duplicated().any():
+    samples_df = store.load("samples")
+    if samples_df["slide_id"].duplicated().any() or sample_slides.pools_slides(samples_df):
         test_df = test_df.assign(level=test_df["level"].replace("slide", "sample"))
     return list(test_df.itertuples())
 
@@ -43,7 +45,7 @@ def _cohort(store: Store) -> str:
     by = "section" if stratum == "section" else "a published list" if config.split_file else config.split_by
     said = [
         f"{'Simulated samples' if config.synthetic_data else 'Samples'} ({len(samples_df):,}; "
-        f"{counted(samples_df['slide_id'].nunique(), 'slide')} of {counted(donors, 'donor')}, "
+        f"{counted(len(sample_slides.slide_ids(samples_df)), 'slide')} of {counted(donors, 'donor')}, "
         f"{counted(samples_df['tissue'].nunique(), 'tissue')}) were divided by {by} ({sizes})."
     ]
     if config.features_file or not store.is_current("tiles"):
@@ -78,9 +80,11 @@ def _features(store: Store) -> str:
         said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
     power = "" if config.p == 1 else f"^{config.p:g}"
     over_tiles = "averaged" if config.aggregate == "mean" else "summed"
+    pools = store.is_current("samples") and sample_slides.pools_slides(store.load("samples"))
+    pooled = ", those of all its slides together" if pools else ""
     said.append(
         f"Each channel of each layer is a feature ({n_features:,} in all): the sum of its activations{power} "
-        f"over all positions of a tile, {over_tiles} over the tiles of a sample ({CITED})."
+        f"over all positions of a tile, {over_tiles} over the tiles of a sample{pooled} ({CITED})."
     )
     return " ".join(said)
 
@@ -96,12 +100,14 @@ def _network(store: Store) -> str:
     falls = ""
     if recipe.epochs > recipe.lr_step_epochs:
         falls = f", multiplied by {recipe.lr_gamma:g} every {recipe.lr_step_epochs} epochs"
+    varied = "the stains of its tiles were varied at random (HED jitter, "
+    varied = f"; {varied}{recipe.stain_jitter:g})" if recipe.stain_jitter else ""
     rate = f"learning rate {recipe.learning_rate:g}{falls}"
     return (
         f"The network {config.network_name} was trained from {start} to classify the tissue of a tile"
         f"{labels} for {counted(recipe.epochs, 'epoch')} by stochastic gradient descent (batches of "
         f"{recipe.batch_size}, {rate}, momentum {recipe.momentum:g}, weight decay "
-        f"{recipe.weight_decay:g}); the epoch of best validation accuracy was kept."
+        f"{recipe.weight_decay:g}){varied}; the epoch of best validation accuracy was kept."
     )
 
 

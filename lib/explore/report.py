@@ -13,6 +13,7 @@ import jinja2
 import pandas as pd
 
 from lib.artefacts import NOTEBOOKS
+from lib.cohort import sample_slides
 from lib.explore import methods_text, report_pairs, report_sections, report_tables
 from lib.explore.notebook_runs import question
 from lib.explore.reading_notes import reading_notes
@@ -85,7 +86,7 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
         numbers += [
             ("samples", f"{len(samples_df):,}"),
             in_sets,
-            ("slides", f"{samples_df['slide_id'].nunique():,}"),
+            ("slides", f"{len(sample_slides.slide_ids(samples_df)):,}"),
             ("donors", f"{samples_df['donor'].nunique():,}"),
             ("tissues", f"{samples_df['tissue'].nunique():,}"),
         ]

@@ -13,7 +13,7 @@ INITIALISATIONS = ("torchvision", "vgg")
 # The weights do not depend on these, except for rounding; more epochs continue a run.
 NOT_RECORDED = ("epochs", "device", "loader_workers", "compile_network")
 _LEAST = {"epochs": 0, "batch_size": 1, "lr_step_epochs": 1, "loader_workers": -1}
-_LEAST |= dict.fromkeys(("learning_rate", "lr_gamma", "momentum", "weight_decay"), 0)
+_LEAST |= dict.fromkeys(("learning_rate", "lr_gamma", "momentum", "weight_decay", "stain_jitter"), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,11 @@ class Recipe:
         0.01, times 0.1 every 30
     momentum, weight_decay : of SGD; the paper: 0.9, 1e-4
     augment : any of "flip", "rotate90", drawn for each tile and epoch; none in the paper
+    stain_jitter : how far the stains of each training tile are changed, 0 to 1 (`lib.network.stain_jitter`);
+        Tellez et al. have 0.05 (light) and 0.2 (strong). 0, as in the paper: not at all
     class_weighting : weight each class by n / (n_classes n_class), so that the mean weight of a tile is 1
     mixed_precision : "" (float32) or "bf16"
-    seed : of the random weights, tile order, orientations and dropout
+    seed : of the random weights, tile order, orientations, stains and dropout
     device : "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
     compile_network : train through torch.compile
     loader_workers : threads that read tiles; -1: none beside a CPU, up to 4 for a GPU
@@ -61,6 +63,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     augment: tuple[str, ...] = ()
+    stain_jitter: float = 0.0
     class_weighting: bool = False
     mixed_precision: str = ""
     seed: int = 0
@@ -72,6 +75,8 @@ class Recipe:
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
+        if self.stain_jitter > 1:
+            raise InputError(f"stain_jitter must be at most 1, not {self.stain_jitter!r}")
         chosen = (
             ("initialisation", [self.initialisation], INITIALISATIONS),
             ("mixed_precision", [self.mixed_precision], ("", "bf16")),
@@ -90,4 +95,6 @@ class Recipe:
         """The parameters that the weights depend on, as JSON values: a run continues only under the same."""
         values = {name: value for name, value in asdict(self).items() if name not in NOT_RECORDED}
         values |= {"weights": self.weights or "none", "augment": sorted(set(self.augment))}
+        if not self.stain_jitter:
+            del values["stain_jitter"]  # runs from before there was one are the same
         return values | {"trained": self.epochs > 0}

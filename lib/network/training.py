@@ -1,8 +1,8 @@
 """Training a tissue classifier: the paper's schedule, the best epoch, continuation, several processes.
 
-All randomness of an epoch (tile order, orientations, dropout) is drawn from (seed, epoch, rank) alone, and
-the learning rate follows from the epoch, so a run continued after its last finished epoch needs only weights
-and momentum to end where an uninterrupted one ends. `lib.train` is the command.
+All randomness of an epoch (tile order, orientations, stains, dropout) is drawn from (seed, epoch, rank)
+alone, and the learning rate follows from the epoch, so a run continued after its last finished epoch needs
+only weights and momentum to end where an uninterrupted one ends. `lib.train` is the command.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from lib.errors import InputError
-from lib.network import batches, devices, models
+from lib.network import batches, devices, models, stain_jitter
 from lib.network.recipe import Recipe
 
 AUXILIARY_WEIGHT = 0.4  # of Inception's auxiliary head in the loss, as torchvision's own recipe has it
@@ -123,11 +123,12 @@ def _loss(
 
 def train_epoch(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: tqdm) -> tuple[float, float]:
     """Mean loss and accuracy of one pass over the training tiles, in the order of this epoch."""
-    augment, seed = trainer.recipe.augment, trainer.recipe.seed
+    augment, sigma, seed = trainer.recipe.augment, trainer.recipe.stain_jitter, trainer.recipe.seed
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, trainer.rank]).generate_state(1)[0]))
     loader.sampler.epoch = epoch
     sizes = loader.sampler.sizes()
     codes = batches.orientations(len(loader.dataset), augment, seed, epoch)
+    stains = stain_jitter.draws(len(loader.dataset), sigma, seed, epoch) if sigma else None
     trainer.stepped.train()
     losses, n_correct_t = [], torch.zeros((), dtype=torch.int64, device=trainer.device)
     check_every = 1 if trainer.device.type == "cpu" else 50  # reading a loss from a GPU waits for it
@@ -135,6 +136,8 @@ def train_epoch(trainer: Trainer, loader: batches.TileLoader, epoch: int, bar: t
     for number, (batch, n_tiles) in enumerate(zip(loader, sizes, strict=True), start=1):
         tiles_t, labels_t = _to_device(trainer, batch)
         tiles_t = batches.orient(tiles_t, codes[batch.rows_t.numpy()])
+        if stains is not None:
+            tiles_t = stain_jitter.jitter(tiles_t, stains[batch.rows_t.numpy()])
         loss_t, batch_correct_t = training_step(trainer, tiles_t, labels_t, n_tiles)
         losses.append(loss_t)
         n_correct_t += batch_correct_t

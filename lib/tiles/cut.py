@@ -14,7 +14,17 @@ import pandas as pd
 from isal import isal_zlib
 from PIL import Image
 
-from lib.tiles import grid, scaled_jpeg, slide_artefacts, slides, stored, tile_quality, tissue_mask
+from lib.cohort.sample_slides import TILES_NAMED
+from lib.tiles import (
+    bled_stain,
+    grid,
+    scaled_jpeg,
+    slide_artefacts,
+    slides,
+    stored,
+    tile_quality,
+    tissue_mask,
+)
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
 from lib.whole_files import whole_file
@@ -50,7 +60,8 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
     ----------
     path : the slide
     samples_df : the samples on this slide, checked by `cohort.samples`: sample_id, slide_id, optional region
-        columns (level-0 px; missing = whole slide) and mpp (µm/px of level 0, wins over the slide's own)
+        columns (level-0 px; missing = whole slide), mpp (µm/px of level 0, wins over the slide's own) and
+        what their tiles are called (`sample_slides.by_slide`)
     stack_path : the .npy to write (`stored`); appears complete or not at all
 
     Raises
@@ -68,8 +79,9 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
             grid_df = grid.lay_grid(samples_df, tiling.l0_size(mpp), slide.dimensions)
             grid_df = _judged(grid_df.assign(l0_size=tiling.l0_size(mpp)), mask, l0_per_mask_px, tiling)
             folded = slide_artefacts.fold_mask(picture, tiling.mask_mpp, mask)
-            pen, fold = (_share(of, grid_df, l0_per_mask_px) for of in (ink, folded))
-            grid_df = grid_df.assign(pen=pen, fold=fold)
+            bled = bled_stain.bled_mask(picture, tiling.mask_mpp, mask)
+            for name, found in {"pen": ink, "fold": folded, "bleed": bled}.items():
+                grid_df[name] = _share(found, grid_df, l0_per_mask_px)
             tiles_df = _tiles_table(grid_df, samples_df)
             if len(tiles_df):
                 read, reader = _tile_reader(path, slide, tiles_df, tiling)
@@ -112,7 +124,9 @@ def _share(mask: np.ndarray, grid_df: pd.DataFrame, l0_per_px: float) -> np.ndar
 def _tiles_table(grid_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFrame:
     """The kept tiles, in the order of the file, so that neighbours share decoded pixels."""
     kept_df = grid_df.loc[grid_df["dropped"] == ""].sort_values(by=["l0_y", "l0_x"], kind="stable")
-    names = kept_df["sample_id"] + "_" + kept_df["column"].astype(str) + "_" + kept_df["row"].astype(str)
+    named = samples_df.get(TILES_NAMED, samples_df["sample_id"]).to_numpy()
+    called = kept_df["sample_id"].map(dict(zip(samples_df["sample_id"], named, strict=True)))
+    names = called + "_" + kept_df["column"].astype(str) + "_" + kept_df["row"].astype(str)
     tiles_df = kept_df.assign(
         tile_id=names.astype(str),
         slide_id=str(samples_df["slide_id"].iloc[0]),

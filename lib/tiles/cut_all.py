@@ -22,6 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lib import code_versions, work_records
+from lib.cohort.sample_slides import TILES_NAMED, by_slide
 from lib.cohort.samples import REGION
 from lib.errors import InputError, MissingInputError
 from lib.tiles import cut, slides, tile_quality
@@ -97,7 +98,7 @@ def cut_slides(
     RuntimeError
         No slide gave a tile (with the first reasons), or a worker process died.
     """
-    in_order = cut_each(samples_df, slide_paths, stacks_dir, tiling, n_workers, limit_s)
+    in_order = cut_each(by_slide(samples_df), slide_paths, stacks_dir, tiling, n_workers, limit_s)
     rows = {row["slide_id"]: row for row in in_order}
     refuse_odd_resolutions(in_order, tiling)
     if not any(row["n_tiles"] for row in in_order):
@@ -116,7 +117,10 @@ def cut_each(
     n_workers: int = 1,
     limit_s: float = 0,
 ) -> list[dict[str, Any]]:
-    """`cut_slides` without the tables: the slides' files, and the row of each in slides_df."""
+    """`cut_slides` without the tables: the slides' files, and the row of each in slides_df.
+
+    samples_df : `sample_slides.by_slide` of the samples table
+    """
     stacks_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(stacks_dir)
     of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
@@ -285,6 +289,6 @@ def _made_for(path: Path, samples_df: pd.DataFrame, tiling: Tiling) -> dict[str,
     """Everything a stack depends on."""
     if not path.is_file():
         slides.open_slide(path)  # raises, saying what is wrong
-    used_df = samples_df.reindex(columns=["sample_id", "slide_id", "mpp", *REGION])
+    used_df = samples_df.reindex(columns=["sample_id", "slide_id", "mpp", *REGION, TILES_NAMED])
     inputs = {"slide": ends_fingerprint(path), "samples": text_fingerprint(used_df.to_csv(index=False))}
     return {"code": code_versions.of_work("lib.tiles.cut"), **asdict(tiling), **inputs}

@@ -1,4 +1,4 @@
-"""Which tiles deserve to be measured: focus, ink, folds and stain of each, and the reason to leave one out.
+"""Which tiles deserve to be measured: ink, folds, bled stain, focus of each, and why one is left out.
 
 Cutting measures every tile; whether a tile counts is decided afterwards, over the whole cohort, by `judged`.
 """
@@ -13,8 +13,8 @@ from skimage.color import rgb2hed
 from lib.errors import InputError
 from lib.tiles.stored import kept
 
-REASONS = ("pen", "fold", "blur")  # a tile with several has the first
-MEASURES = ("focus", "pen", "fold", "haematoxylin", "eosin")
+REASONS = ("pen", "fold", "bleed", "blur")  # a tile with several has the first
+MEASURES = ("focus", "pen", "fold", "bleed", "haematoxylin", "eosin")
 SAMPLE_MEASURES = ("focus", "haematoxylin", "eosin", "tissue_fraction")  # means over tiles; may be covariates
 NEAR_PX, FAR_PX = 1, 4  # lags of `focus`
 SOFT = 0.6  # of the cohort's median focus: below it a tile is blurred against its own scanner
@@ -26,12 +26,13 @@ class Limits:
 
     Attributes
     ----------
-    max_pen, max_fold : share of the tile's area under ink, or folded
+    max_pen, max_fold, max_bleed : share of the tile's area under ink, folded, or of stain on glass
     min_focus : of `focus`; tiles of a cohort that is soft throughout may be softer (`SOFT`)
     """
 
     max_pen: float = 0.05
     max_fold: float = 0.5
+    max_bleed: float = 0.3
     min_focus: float = 0.13
 
 
@@ -84,16 +85,17 @@ def judged(tiles_df: pd.DataFrame, limits: Limits, drop: Collection[str] = REASO
         raise InputError(f"drop_tiles takes {', '.join(REASONS)}, not {unknown[0]!r}")
     inked = tiles_df["pen"] > limits.max_pen
     folded = tiles_df["fold"] > limits.max_fold
-    sharp = tiles_df.loc[~inked & ~folded, "focus"].median()
+    bled = tiles_df["bleed"] > limits.max_bleed
+    sharp = tiles_df.loc[~inked & ~folded & ~bled, "focus"].median()
     blurred = tiles_df["focus"] < np.nanmin([limits.min_focus, SOFT * sharp])
-    flag = np.select([inked, folded, blurred], REASONS, default="")
+    flag = np.select([inked, folded, bled, blurred], REASONS, default="")
     dropped = pd.Series(flag, tiles_df.index, dtype="str")
     dropped_for = dropped.where(dropped.isin(list(drop)), "")
     if len(tiles_df) and (dropped_for != "").all():
         counts = ", ".join(f"{n:,} for {why}" for why, n in dropped_for.value_counts().items())
         raise InputError(
             f"every tile would be dropped ({counts}): look at the slides, then set drop_tiles, or the limits "
-            "max_pen, max_fold and min_focus"
+            "max_pen, max_fold, max_bleed and min_focus"
         )
     return tiles_df.assign(flag=dropped, dropped_for=dropped_for)
 

@@ -41,7 +41,7 @@ def tissue_mask(rgb: np.ndarray, mask_mpp: float, ink: np.ndarray | None = None)
     """
     px_um2 = mask_mpp**2
     pen = grow(ink_mask(rgb, mask_mpp) if ink is None else ink, PEN_MARGIN_UM / mask_mpp)
-    spread = _stain_spread(rgb)
+    spread = stain_spread(rgb)
     texture = local_sd(optical_density(rgb[..., 1]), TEXTURE_UM, mask_mpp)
     clean = spread[~pen]
     if clean.size == 0:
@@ -58,7 +58,7 @@ def tissue_mask(rgb: np.ndarray, mask_mpp: float, ink: np.ndarray | None = None)
     return drop_small(mask, PIECE_UM2 / px_um2)
 
 
-def _stain_spread(rgb: np.ndarray) -> np.ndarray:
+def stain_spread(rgb: np.ndarray) -> np.ndarray:
     """Largest minus smallest optical density of the channels, relative to glass; float32 (height, width)."""
     lit = np.maximum(rgb.astype(np.float32), 1)
     density = np.log10(_glass_colour(rgb) / lit).clip(min=0)

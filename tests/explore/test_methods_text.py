@@ -61,7 +61,10 @@ def test_every_number_is_the_runs_own(monkeypatch, tmp_path):
     assert "Samples (12; 12 slides of 6 donors, 2 tissues) were divided by donor" in cohort
     assert "(6 training, 2 validation, 4 test)" in cohort
     assert "tiles 506 µm wide (512 px at 0.9884 µm per pixel)" in cohort
-    assert "3 tiles with at least 50% tissue were used. 2 further tiles with ink, folds or blur" in cohort
+    assert (
+        "3 tiles with at least 50% tissue were used. 2 further tiles with ink, folds, bled stain or blur"
+        in cohort
+    )
     assert "The network alexnet was trained from random weights" in network
     assert (
         "for 40 epochs by stochastic gradient descent (batches of 256, learning rate 0.01, multiplied"

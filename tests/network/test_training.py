@@ -179,7 +179,7 @@ class Interrupted(nn.Module):
 
 @pytest.mark.parametrize("stop_at", [2, 9, 16])  # in epochs 1, 2 and 3 of 6 steps each
 def test_an_interrupted_run_ends_with_the_same_weights(splits, tmp_path, stop_at):
-    settings = {"augment": ("flip", "rotate90"), "epochs": 4}
+    settings = {"augment": ("flip", "rotate90"), "stain_jitter": 0.2, "epochs": 4}
     whole = small_model(dropout=0.5, norm=True)
     whole_df = fit(whole, splits, tmp_path / "whole", **settings)
     stopped = Interrupted(small_model(dropout=0.5, norm=True), stop_at, KeyboardInterrupt())
@@ -292,6 +292,7 @@ def test_a_finished_run_is_not_done_again(splits, tmp_path):
         ({"learning_rate": 0.04}, "last.pt was made with learning_rate = 0.05, now 0.04"),
         ({"seed": 1}, "seed = 0, now 1"),
         ({"augment": ("flip",)}, "augment"),
+        ({"stain_jitter": 0.05}, "stain_jitter = None, now 0.05"),
         ({"class_names": ["Colon", "Liver", "Skin"]}, "class_names"),
         ({"mixed_precision": "bf16"}, "mixed_precision"),
         ({"architecture": "vgg16"}, "architecture"),
@@ -487,6 +488,8 @@ def test_empty_splits_and_bad_options_are_refused(splits, tmp_path):
         ({"epochs": -1}, "epochs must be at least 0, not -1"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0, not nan"),
         ({"mixed_precision": "fp8"}, r"mixed_precision 'fp8' is unknown: choose from \('', 'bf16'\)"),
+        ({"stain_jitter": 1.5}, "stain_jitter must be at most 1, not 1.5"),
+        ({"stain_jitter": -0.1}, "stain_jitter must be at least 0, not -0.1"),
         ({"augment": ("flip", "colour")}, "augment 'colour' is unknown: choose from .*rotate90"),
         ({"batch_size": 0}, "batch_size"),
         ({"architecture": "vgg61"}, "vgg16"),
