@@ -22,12 +22,11 @@ from lib.errors import BusyError, HistocorrError, InputError
 from lib.explore import notebook_runs
 from lib.network import architectures
 from lib.store import Store
+from lib.whole_files import folders_looked_at_once
 
 # Seconds on a 2-core machine for the demo cohort, shown until this cohort has a measured time of its own.
 FIRST_GUESS_S = {"00": 120, "01": 60, "02": 240, "03": 20, "04": 40, "05": 30, "06": 60, "07": 30, "08": 30}
 FIRST_GUESS_S |= {"09": 20, "10": 120, "11": 60, "12": 30}
-
-
 INTERRUPTED = "interrupted; run the same command again to continue"
 SHOWN_SLIDES = 20  # failed ones, at the end of a run
 
@@ -279,6 +278,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+@folders_looked_at_once()
 def _print_plan(steps: list[Step]) -> None:
     width = max(len(step.label) for step in steps)
     for step in steps:

@@ -30,6 +30,7 @@ from lib.config import Config
 from lib.errors import InputError
 from lib.slurm import Jobs
 from lib.store import Store
+from lib.tiles.stored import files_read
 from lib.whole_files import write_text
 
 ANSWER_S = 10.0  # for a scheduler to answer, and to have a worker
@@ -71,8 +72,14 @@ def cut(store: Store) -> None:
     config, samples_df = store.config, sample_slides.by_slide(store.load("samples"))
     paths = {i: path for i, path in store.slide_paths(samples_df).items() if path.is_file()}
     how = store.path("stacks"), config.tiling, 1, config.slide_limit_s
+    stored = store.stored_slides(samples_df)
     tasks = [
-        Task(cut_all.cut_each, (slide_df, {str(i): paths[str(i)]}, *how), [str(i)], [paths[str(i)]])
+        Task(
+            cut_all.cut_each,
+            (slide_df, {str(i): paths[str(i)]}, *how, stored & {str(i)}),
+            [str(i)],
+            [paths[str(i)]],
+        )
         for i, slide_df in samples_df.groupby("slide_id", sort=False)
         if i in paths
     ]
@@ -104,7 +111,7 @@ def measure(store: Store) -> None:
                 ids = slide_ids[start : start + n_each]
                 tiles_df = work.of(ids).tiles_df[name]
                 arguments = network, store.fingerprint("network"), tiles_df, store.path(name), config
-                files = [network, *map(Path, tiles_df["file"].unique())]
+                files = [network, *(path for i in tiles_df["file"].unique() for path in files_read(i))]
                 tasks.append(Task(_measure, arguments, ids, files))
         _spread(client, store, tasks, "measuring")
 

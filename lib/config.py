@@ -99,9 +99,9 @@ class Config(BaseModel):
     min_tissue: Fraction = 0.5  # tiles with less tissue are dropped
     mask_mpp: PositiveFloat = 8.0  # µm/px of the tissue mask
     slide_limit_s: Annotated[float, Field(ge=0)] = 3600.0  # longest time to cut one slide; 0: none
-    # Tiles left out, by reason; the limits of each (`lib.tiles.tile_quality`).
+    store_tiles: bool = True  # false: only those trained on; others are read from the slides again
     drop_tiles: tuple[Literal["pen", "fold", "bleed", "blur"], ...] = ("pen", "fold", "bleed", "blur")
-    max_pen: Fraction = 0.05  # share of a tile under ink or glue
+    max_pen: Fraction = 0.05  # limits of drop_tiles: share of a tile under ink or glue
     max_fold: Fraction = 0.5  # share of a tile where tissue lies double
     max_bleed: Fraction = 0.3  # share of a tile where stain lies on glass, without tissue
     min_focus: Annotated[float, Field(ge=0)] = 0.13

@@ -207,11 +207,12 @@ class Paths:
         """Slides of the samples table that have no file."""
         return [slide_id for slide_id, path in self.slide_paths(samples_df).items() if not path.is_file()]
 
-    def stack_files(self, tiles_df: pd.DataFrame) -> dict[str, Path]:
-        """Slide id -> file of its tile stack, for every slide that has tiles."""
-        return {
-            slide_id: self.path("stacks") / f"{slide_id}.npy" for slide_id in tiles_df["slide_id"].unique()
-        }
+    def stored_slides(self, samples_df: pd.DataFrame) -> set[str]:
+        """Slides whose tiles are kept in stacks: with `store_tiles` all, without it those trained on."""
+        if self.config.store_tiles:
+            return set(sample_slides.slide_ids(samples_df))
+        trained_on = ("train", "validation") if self.config.classifies else ()
+        return set(sample_slides.slide_ids(samples_df[samples_df["split"].isin(trained_on)]))
 
     def ihc_path(self, *names: Any, tissue: str = "") -> Path | None:
         """The immunohistochemistry image of a gene, by any of its names (symbol, id), or None.

@@ -232,7 +232,8 @@ def _slides(store: Store, state: dict[str, pd.DataFrame]) -> Iterator[Finding]:
     n_tiles = max(1, round(area / (config.tile_um / 1000) ** 2))
     state["tiles"] = pd.DataFrame({"n": [n_tiles]})
     seconds = n_tiles / TILES_PER_CORE_S / config.n_workers
-    size = n_tiles * config.input_px**2 * 3
+    stored = len(store.stored_slides(samples_df)) / max(1, len(sample_slides.slide_ids(samples_df)))
+    size = n_tiles * config.input_px**2 * 3 * stored
     yield Finding("ok", f"01 tiles: at most about {n_tiles:,} tiles, {_size(size)}, {_time(seconds)}")
     free = shutil.disk_usage(_existing(store.derived)).free
     if size > free:

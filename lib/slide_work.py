@@ -43,7 +43,7 @@ def cut(store: Store, slide_ids: Iterable[str]) -> list[dict[str, Any]]:
     samples_df = sample_slides.by_slide(store.load("samples"))
     samples_df = samples_df[samples_df["slide_id"].isin(set(slide_ids))]
     config = store.config
-    how = config.tiling, config.n_workers, config.slide_limit_s
+    how = config.tiling, config.n_workers, config.slide_limit_s, store.stored_slides(samples_df)
     return cut_all.cut_each(samples_df, store.slide_paths(samples_df), store.path("stacks"), *how)
 
 
@@ -51,7 +51,7 @@ def to_measure(store: Store) -> Measurement:
     """The tiles that notebook 04 measures: of its sets, and of the test samples also those left out."""
     config, samples_df, tiles_df = store.config, store.load("samples"), store.load("tiles")
     model, class_names = models.load(store.load("network"), config.architecture)
-    files = store.stack_files(tiles_df)
+    files = store.tile_files(tiles_df)
     kept_df = labelled_tiles(tiles_df, samples_df, files, class_names)
     kept_df = kept_df[kept_df["split"].isin(list(config.measured_sets))]
     dropped_df = labelled_tiles(tiles_df, samples_df, files, class_names, dropped=True)

@@ -20,7 +20,7 @@ from lib.artefacts import (
 )
 from lib.config import ROOT
 from lib.paths import Paths
-from lib.whole_files import fingerprint, folder_fingerprint, read_record
+from lib.whole_files import fingerprint, folder_fingerprint, folders_looked_at_once, read_record
 
 _RECORDED = {"config", "inputs", "fingerprint", "bytes", "modified_ns", "folder", "code", "made_by"}
 
@@ -57,6 +57,7 @@ class Staleness(Paths):
         """Whether the artefact exists and its record still holds, all the way up its inputs."""
         return self.why_stale(name) is None
 
+    @folders_looked_at_once()
     def why_stale(self, name: str) -> str | None:
         """None when current, else the reason in words."""
         path, record = self.path(name), self.facts(name)

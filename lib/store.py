@@ -26,6 +26,7 @@ from lib.cohort import sample_slides
 from lib.config import Config
 from lib.errors import HistocorrError, InputError, StaleArtefactError
 from lib.staleness import Staleness, read_sidecar
+from lib.tiles import stored
 from lib.whole_files import fingerprint, whole_file, write_record
 
 TRIES = 3  # of work whose inputs change meanwhile
@@ -187,6 +188,15 @@ class Store(Staleness):
             samples_df = samples_df.join(measured_df.drop(columns=samples_df.columns, errors="ignore"))
         return samples_df.reset_index()
 
+    def tile_files(self, tiles_df: pd.DataFrame) -> dict[str, str]:
+        """Slide id -> where its tiles are (`stored.place`), for every slide that has tiles."""
+        folder, slide_ids = self.path("stacks"), tiles_df["slide_id"].unique()
+        stacks = {slide_id: folder / f"{slide_id}.npy" for slide_id in slide_ids}
+        if all(path.is_file() for path in stacks.values()):
+            return {slide_id: str(path) for slide_id, path in stacks.items()}
+        slides = self.slide_paths(self.load("samples"))
+        return {slide_id: stored.place(path, slides[slide_id]) for slide_id, path in stacks.items()}
+
     def work_folder(self, name: str, artefact: str) -> Path:
         """Folder of resumable work towards `artefact`, emptied (and this printed) if it was started for other
         inputs or parameters. The number of epochs does not count: training continues from a shorter run.
@@ -297,7 +307,9 @@ class Store(Staleness):
 
 def _write(path: Path, value: Any) -> None:
     if path.suffix == ".parquet":
-        value.to_parquet(path, compression="zstd")
+        # Measured values hardly repeat: without a dictionary a wide table is written in half the time.
+        texts = [str(name) for name, kind in value.dtypes.items() if getattr(kind, "kind", "O") != "f"]
+        value.to_parquet(path, compression="zstd", use_dictionary=texts or False)
     elif path.suffix == ".npy":
         np.save(path, value, allow_pickle=False)
     elif path.suffix == ".json":

@@ -42,7 +42,7 @@ def train(config: Config, restart: bool = False) -> None:
     with devices.process_group() as rank:
         samples_df, tiles_df = store.load("samples"), store.load("tiles")
         class_names = sorted(samples_df.loc[samples_df["split"] == "train", "tissue"].unique())
-        labelled_df = labelled_tiles(tiles_df, samples_df, store.stack_files(tiles_df), class_names)
+        labelled_df = labelled_tiles(tiles_df, samples_df, store.tile_files(tiles_df), class_names)
         train_df, validation_df = training.training_sets(labelled_df, config.null_network, config.seed)
         run_dir = store.path("training")
         lock = cohort_lock.holding(store.derived, "lib.train") if rank == 0 else nullcontext()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import linked_cohort
 import numpy as np
@@ -25,7 +26,7 @@ from lib.network import training
 from lib.slurm import Jobs
 from lib.statistics import link_tests, permutations
 from lib.store import Store
-from lib.tiles import cut_all
+from lib.tiles import cut_all, tile_quality
 
 distributed = pytest.importorskip("distributed")
 SOON_S = 60
@@ -136,7 +137,8 @@ def notebooks(store, *arguments):
 def with_network(store):
     """The artefacts of notebooks 01 and 02, made without them."""
     config, samples_df = store.config, store.load("samples")
-    how = config.tiling, config.tile_limits, config.drop_tiles, 2
+    judged = partial(tile_quality.judged, limits=config.tile_limits, drop=config.drop_tiles)
+    how = config.tiling, judged, 2
     made = cut_all.cut_and_judged(samples_df, store.slide_paths(samples_df), store.path("stacks"), *how)
     store.save("tiles", made[0])
     store.save("slides", made[1])

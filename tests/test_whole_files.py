@@ -18,6 +18,7 @@ from lib.whole_files import (
     ends_fingerprint,
     fingerprint,
     folder_fingerprint,
+    folders_looked_at_once,
     remove_leftovers,
     text_fingerprint,
     whole_file,
@@ -167,3 +168,17 @@ def test_folder_fingerprint_is_of_names_sizes_and_dates(tmp_path):
     assert folder_fingerprint(tmp_path, dates=False) == undated
     (tmp_path / "a").write_bytes(b"xy")
     assert folder_fingerprint(tmp_path, dates=False) != undated
+
+
+def test_folders_are_looked_at_once_within_a_question(tmp_path):
+    """A new file is seen by the next question, not by the one that is being answered."""
+    (tmp_path / "a").write_text("a")
+    before = folder_fingerprint(tmp_path)
+    with folders_looked_at_once():
+        assert folder_fingerprint(tmp_path) == before
+        (tmp_path / "b").write_text("b")
+        with folders_looked_at_once():
+            assert folder_fingerprint(tmp_path) == before
+        assert folder_fingerprint(tmp_path) == before
+        assert folder_fingerprint(tmp_path, dates=False) != before
+    assert folder_fingerprint(tmp_path) != before

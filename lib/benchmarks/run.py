@@ -2,7 +2,8 @@
 
 `python -m lib.benchmarks` prints one row per comparison and saves them to data/reference/benchmark.csv, which
 notebook 12 shows; `--quick` runs a small size, to check that everything works. `--gpu --minutes 6` measures
-the first GPU instead (`lib.benchmarks.gpu`), for data/reference/performance.csv. Both sides of a row are
+the first GPU instead (`lib.benchmarks.gpu`), for data/reference/performance.csv; `--growth` how stages grow
+with the number of slides (`lib.benchmarks.growth`), for growth.csv. Both sides of a row are
 timed alternately in one process, so their ratio holds on a busy machine; a peer too slow to run in full is
 timed on a part and scaled, and its name says so. A row is a plain dict made by `timing.row`.
 """
@@ -20,6 +21,7 @@ from lib.benchmarks.timing import save, table
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 BENCHMARK_FILE, PERFORMANCE_FILE = REFERENCE / "benchmark.csv", REFERENCE / "performance.csv"
+GROWTH_FILE = REFERENCE / "growth.csv"
 
 
 def run(quick: bool = False) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def run(quick: bool = False) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> pd.DataFrame:
-    """Command line: --out file.csv, --quick (a small size, as a check), --gpu with --minutes."""
+    """Command line: --out file.csv, --quick (a small size, as a check), --gpu with --minutes, --growth."""
     parser = argparse.ArgumentParser(
         prog="python -m lib.benchmarks", description=(__doc__ or "").splitlines()[0]
     )
@@ -46,11 +48,17 @@ def main(arguments: list[str] | None = None) -> pd.DataFrame:
     )
     parser.add_argument("--gpu", action="store_true", help=f"of the first GPU ({PERFORMANCE_FILE.name})")
     parser.add_argument("--minutes", type=float, default=6, help="of the GPU's rows (default: 6)")
+    growth = f"how time, memory and files grow with the number of slides ({GROWTH_FILE.name})"
+    parser.add_argument("--growth", action="store_true", help=growth)
     options = parser.parse_args(arguments)
     if options.gpu and not torch.cuda.is_available():
         parser.error("--gpu needs a CUDA device, and torch finds none")
     if options.gpu:
         table_df, default = gpu.gpu_table(options.minutes), PERFORMANCE_FILE
+    elif options.growth:
+        from lib.benchmarks.growth import QUICK, growth_table  # late, as above: it draws slides
+
+        table_df, default = growth_table(QUICK) if options.quick else growth_table(), GROWTH_FILE
     else:
         table_df, default = run(options.quick), BENCHMARK_FILE
     out = options.out or (None if options.quick else default)

@@ -74,6 +74,11 @@ def _met(work: str, target: str | float, ours: float, ratio: float) -> str:
     raise ValueError(f"target {target!r} of {work!r} is none of '<= 1.3', '< 1', '20 s', '1.5 GB'")
 
 
+def here() -> dict[str, str]:
+    """Where, with what and when something is measured: device, versions, measured_on."""
+    return {"device": _device("cpu"), "versions": _versions(), "measured_on": time.strftime("%Y-%m-%d")}
+
+
 def _device(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)

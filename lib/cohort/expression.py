@@ -22,7 +22,7 @@ from lib.errors import InputError, MissingInputError
 
 TEXT_KINDS = ("gct", "csv", "tsv", "txt")
 GENE_COLUMNS = ("gene", "__index_level_0__")  # of a parquet file; the second is an index without a name
-BATCH_ROWS = 8192
+BATCH_ROWS, BLOCK_COLUMNS = 8192, 1024  # of a parquet file, read at a time
 
 # -------------------------------------------------------------------------------------------- reading
 
@@ -115,13 +115,16 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[GeneValues
         if gene_column is None:
             raise InputError(f"{path}: no gene ids; give them as the index or as a column called 'gene'")
         names: dict[str, list[str]] = {name: [] for name in described}
-        values, start = np.empty((n_genes, len(samples)), np.float32), 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=[*described, *samples]):  # not twice in memory
+        for batch in file.iter_batches(BATCH_ROWS, columns=described):
             for name in described:
                 names[name] += ["" if v is None else str(v) for v in batch.column(name).to_pylist()]
-            for i, name in enumerate(samples):
-                values[start : start + len(batch), i] = batch.column(name).to_numpy(zero_copy_only=False)
-            start += len(batch)
+        values = np.empty((n_genes, len(samples)), np.float32)
+        for left in range(0, len(samples), BLOCK_COLUMNS):  # each open column holds a page
+            block, start = samples[left : left + BLOCK_COLUMNS], 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=block):  # not twice in memory
+                for i, name in enumerate(block, start=left):
+                    values[start : start + len(batch), i] = batch.column(name).to_numpy(zero_copy_only=False)
+                start += len(batch)
     found = {"genes": n_genes, "RNA samples": len(in_file)}
     return GeneValues(values, names[gene_column], *_described(names, n_genes)), samples, found
 

@@ -7,7 +7,7 @@ from lib.explore.methods_text import accuracy_on_test, counted, elsewhere
 from lib.statistics import replication, spots
 from lib.statistics.plain_correlates import STRONG
 from lib.store import Store
-from lib.tiles.stored import kept
+from lib.tiles.tile_quality import kept
 
 
 def answer(store: Store) -> str:

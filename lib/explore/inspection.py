@@ -69,7 +69,7 @@ def load(store: Store) -> Inspection:
     )
     tiles_df = store.load("tiles")
     tiles_df = tiles_df[tiles_df["sample_id"].isin(samples_df.index)]
-    tiles_df = with_files(tiles_df, store.stack_files(tiles_df))
+    tiles_df = with_files(tiles_df, store.tile_files(tiles_df))
     network_file = store.load("network")
 
     @cache

@@ -10,7 +10,7 @@ import pandas as pd
 from lib.cohort import sample_slides
 from lib.statistics import replication, replication_ledger, sample_dependence, spots
 from lib.store import Store
-from lib.tiles.stored import kept
+from lib.tiles.tile_quality import kept
 
 CITED = "Badea and Stănescu (2020), PLoS ONE 15:e0242858"
 SETS = {"train": "training", "validation": "validation", "test": "test"}

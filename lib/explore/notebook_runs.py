@@ -13,7 +13,14 @@ from lib import code_versions, cohort_lock, saved_figures
 from lib.artefacts import NOTEBOOKS
 from lib.config import ROOT
 from lib.store import Store
-from lib.whole_files import fingerprint, read_json, read_record, write_json, write_record
+from lib.whole_files import (
+    fingerprint,
+    folders_looked_at_once,
+    read_json,
+    read_record,
+    write_json,
+    write_record,
+)
 
 
 def execute(store: Store, notebook: str, parameters: dict[str, Any]) -> str:
@@ -88,6 +95,7 @@ def seconds_taken(store: Store) -> dict[str, float]:
     return {name: value for name, value in seconds.items() if isinstance(value, (int, float))}
 
 
+@folders_looked_at_once()
 def why_rerun(store: Store, notebook: str) -> str | None:
     """None when a notebook's artefacts and executed copy are up to date, else the reason in words."""
     for name in store.made_by(notebook):

@@ -19,7 +19,7 @@ from lib.explore.notebook_runs import question
 from lib.explore.reading_notes import reading_notes
 from lib.statistics import replication, spots
 from lib.store import Store
-from lib.tiles.stored import kept
+from lib.tiles.tile_quality import kept
 from lib.whole_files import write_text
 
 NULL_KINDS = {"untrained": "random weights", "shuffled": "permuted labels"}  # of null networks, in words

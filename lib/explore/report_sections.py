@@ -45,7 +45,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
     "How was it made?": (
         *("training", "tab2_tab3_accuracy", "recall", "merged_accuracy", "s4_table_confusion"),
-        *("most_wrong*", "networks", "benchmark"),
+        *("most_wrong*", "networks", "benchmark", "growth"),
     ),
 }
 FURTHER = "Further files"

@@ -34,7 +34,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
     ValueError
         Bad tiles, tiles smaller than the network takes, a model of another architecture.
     RuntimeError
-        Training mode, or out of memory.
+        Training mode; out of memory with a single tile (with several, fewer are taken at a time).
     """
     layers = models.feature_layers(how.architecture, how.features)
     ends = np.cumsum([layer.call.n_channels for layer in layers])
@@ -63,16 +63,20 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
             )
         sums_t[:, columns[layer]] = values_t
 
-    def quantify_batch(tiles: np.ndarray) -> torch.Tensor:
+    def forward(tiles_t: torch.Tensor) -> torch.Tensor:
         nonlocal sums_t
-        _check_tiles(tiles, how.architecture)
-        tiles_t = torch.from_numpy(np.ascontiguousarray(tiles))
-        remedy = f"try inference_batch = {max(1, len(tiles) // 2)} or feature_precision = 'bfloat16'"
-        explained = devices.out_of_memory_explained(len(tiles), tiles.shape[1], how.device, remedy)
-        with explained, torch.inference_mode(), at_precision(how.device, how.precision):
-            sums_t = torch.empty((len(tiles), int(ends[-1])), device=how.device)
-            model(models.normalise(devices.uploaded(tiles_t, device), mean, sd))
+        sums_t = torch.empty((len(tiles_t), int(ends[-1])), device=how.device)
+        model(models.normalise(devices.uploaded(tiles_t, device), mean, sd))
         return sums_t
+
+    passes = devices.FittingPasses(forward, device)
+
+    def quantify_batch(tiles: np.ndarray) -> torch.Tensor:
+        _check_tiles(tiles, how.architecture)
+        remedy = "a single tile is too much: try feature_precision = 'bfloat16', or another device"
+        explained = devices.out_of_memory_explained(1, tiles.shape[1], how.device, remedy)
+        with explained, torch.inference_mode(), at_precision(how.device, how.precision):
+            return passes(torch.from_numpy(np.ascontiguousarray(tiles)))
 
     with models.layer_outputs(model, how.architecture, reduce, features=how.features):
         yield quantify_batch

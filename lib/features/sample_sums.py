@@ -4,8 +4,6 @@ Each finished slide leaves `<slide_id>.npz` (sample_ids [n], n_tiles int64 [n], 
 and a work record of what it was made for. The numbers do not depend on the order of slides or tiles.
 """
 
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ def quantify_samples(
 
     The tiles of a slide run in full batches regardless of sample (spots of one tile each, regions, whole
     slides) and are added to their samples' rows in float64. A slide whose record holds the same
-    parameters, weights, tiles, and size and date of the stacks is not run again.
+    parameters, weights and tiles, with these pixels, is not run again, wherever its tiles are.
 
     Parameters
     ----------
@@ -56,8 +54,10 @@ def quantify_samples(
     tiles = StoredTiles(rows_df)
     out_dir.mkdir(parents=True, exist_ok=True)
     slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in rows_df.groupby("slide_id")}
-    made_for = _made_for(model, slides, how)
+    made_for = _made_for(model, slides, tiles, how)
     todo = [path for path in slides if work_records.why_unfinished(path, made_for[path]) is not None]
+    if todo:
+        tiles.require_slides(np.concatenate([slides[path].index for path in todo]))
     n_todo = sum(len(slides[path]) for path in todo)
     bar = tqdm(total=n_todo, unit="tile", desc=f"features {how.architecture}")
     with tile_quantifier(model, how) as quantify_batch, bar:
@@ -77,9 +77,11 @@ def unfinished(
     model: torch.nn.Module, tiles_df: pd.DataFrame, out_dir: Path, how: Quantification
 ) -> list[str]:
     """The slides that `quantify_samples` with these arguments would run, in the order of their ids."""
-    of_slide = _in_order(tiles_df).groupby("slide_id")
-    slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in of_slide}
-    made_for = _made_for(model, slides, how)
+    if tiles_df.empty:
+        return []
+    rows_df = _in_order(tiles_df)
+    slides = {out_dir / f"{slide_id}.npz": slide_df for slide_id, slide_df in rows_df.groupby("slide_id")}
+    made_for = _made_for(model, slides, StoredTiles(rows_df), how)
     return [
         path.name.removesuffix(".npz")
         for path in slides
@@ -98,24 +100,19 @@ def _in_order(tiles_df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _made_for(
-    model: torch.nn.Module, slides: dict[Path, pd.DataFrame], how: Quantification
+    model: torch.nn.Module, slides: dict[Path, pd.DataFrame], tiles: StoredTiles, how: Quantification
 ) -> dict[Path, dict[str, Any]]:
     """What the file of each slide depends on: network, parameters, and the slide's tiles."""
     network = {"architecture": how.architecture, "weights": fingerprint(model)}
     network["code"] = code_versions.of_work("lib.features.quantify")
     facts = network | {"features": how.features, "p": float(how.p), "precision": how.precision}
-    return {path: facts | _inputs(slide_df) for path, slide_df in slides.items()}
+    return {path: facts | {"tiles": _tiles(tiles, slide_df)} for path, slide_df in slides.items()}
 
 
-def _inputs(slide_df: pd.DataFrame) -> dict[str, str]:
-    """Fingerprints of one slide's tiles and of the names, sizes and dates of its stacks."""
-    status = {file: os.stat(file) for file in slide_df["file"].unique()}
-    stacks = [[Path(file).name, s.st_size, s.st_mtime_ns] for file, s in status.items()]
-    tiles_df = slide_df[["stack_index", "sample_id"]].assign(file=slide_df["file"].map(os.path.basename))
-    return {
-        "tiles": text_fingerprint(tiles_df.to_csv(index=False)),
-        "stacks": text_fingerprint(json.dumps(sorted(stacks))),
-    }
+def _tiles(tiles: StoredTiles, slide_df: pd.DataFrame) -> str:
+    """Fingerprint of one slide's tiles: whose they are, and their pixels."""
+    of_row = slide_df[["stack_index", "sample_id"]].assign(content=tiles.contents(slide_df.index.to_numpy()))
+    return text_fingerprint(of_row.to_csv(index=False))
 
 
 def _slide_sums(

@@ -1,4 +1,4 @@
-"""The figure of the benchmark: our time over that of the limit or the alternative."""
+"""Figures of the benchmark: our time over that of a limit or alternative, and its growth with the slides."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,4 +31,23 @@ def timings(table_df: pd.DataFrame) -> Figure:
     for word, colour in (("target met", colours["yes"]), ("missed", ACCENT), ("no target", QUIET)):
         axes.plot([], [], "o-", color=colour, markersize=4, linewidth=1, label=word)
     figure.legend(loc="outside lower right", ncols=3)
+    return figure
+
+
+@themed
+def growth(table_df: pd.DataFrame) -> Figure:
+    """Seconds and peak memory of each stage by the number of slides; dotted: in proportion to the slides.
+
+    table_df : `benchmarks.growth` (stage, n_slides, seconds, gb).
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 3.0))
+    for axes, column, label in zip(panels, ("seconds", "gb"), ("seconds", "GB, peak"), strict=True):
+        for number, (stage, of_stage_df) in enumerate(table_df.groupby("stage", sort=False)):
+            n_slides, values = (of_stage_df[name].to_numpy(float) for name in ("n_slides", column))
+            axes.plot(n_slides, values, "o-", color=f"C{number}", markersize=4, linewidth=1, label=stage)
+            slope = values[-1] / n_slides[-1]
+            axes.plot(n_slides, slope * n_slides, ":", color=f"C{number}", linewidth=0.8)
+        low = table_df[column].min() / 2
+        axes.set(xscale="log", yscale="log", xlabel="slides", ylabel=label, ylim=(low, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -31,6 +31,7 @@ class LabelledTiles(StoredTiles):
 
     def __init__(self, tiles_df: pd.DataFrame) -> None:
         super().__init__(tiles_df)
+        self.require_slides(np.arange(len(tiles_df)))
         labels = tiles_df["label"].to_numpy(np.int64) if "label" in tiles_df else np.full(len(tiles_df), -1)
         self.labels = labels.astype(np.int64)
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from lib import work_records
 from lib.errors import InputError
+from lib.tiles.stored import slide_name
 from lib.whole_files import checksum, whole_file
 
 EVERY_S = 60.0
@@ -27,9 +28,9 @@ History = list[dict[str, Any]]  # one per epoch: epoch (from 1), validation_accu
 
 
 def fingerprint(tiles_df: pd.DataFrame) -> str:
-    """sha256 of which tiles carry which label, in order; the folder of the tile stacks does not matter."""
-    names = [Path(str(file)).name for file in tiles_df["file"]]
-    rows_df = tiles_df[["stack_index", "label"]].assign(file=names)
+    """sha256 of which tiles carry which label, in order; where the tiles lie does not matter."""
+    names = {file: slide_name(str(file)) for file in tiles_df["file"].unique()}
+    rows_df = tiles_df[["stack_index", "label"]].assign(file=tiles_df["file"].map(names))
     return hashlib.sha256(hash_pandas_object(rows_df, index=False).to_numpy().tobytes()).hexdigest()
 
 

@@ -2,8 +2,9 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,50 @@ def move(model: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the CPU, could not give the memory that was asked for."""
+    on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+
+
+class FittingPasses:
+    """A forward pass over as many tiles at a time as memory holds: halved, for good, where it does not.
+
+    For evaluation alone, where a tile's result does not depend on the others of its batch.
+    """
+
+    def __init__(self, forward: Callable[..., torch.Tensor], device: torch.device) -> None:
+        self.forward, self.device = forward, device
+        self.most = 0  # tiles at a time; 0: as many as come
+
+    def __call__(self, tiles: Any) -> torch.Tensor:
+        """What `forward` gives for an array or tensor of tiles, whose first axis it keeps.
+
+        Raises the error of exhausted memory where a single tile is too much.
+        """
+        parts: list[torch.Tensor] = []
+        start = 0
+        while start < len(tiles):
+            part = tiles[start : start + (self.most or len(tiles))]
+            try:
+                parts.append(self.forward(part))
+                start += len(part)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+            # Outside the handler: its error keeps the tensors of the pass that failed.
+            self.most = len(part) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            print(
+                f"out of memory on {self.device} with {len(part)} tiles at a time: going on with {self.most} "
+                f"(inference_batch = {self.most} does so from the start)",
+                flush=True,
+            )
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 @contextmanager
 def out_of_memory_explained(
     batch_size: int, input_px: int, device: str | torch.device, remedy: str
@@ -39,8 +84,7 @@ def out_of_memory_explained(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+        if not is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RuntimeError(

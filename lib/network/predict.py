@@ -45,16 +45,16 @@ def predict_tiles(
     ValueError
         Another number of outputs than classes; a class named like one of the tile columns.
     RuntimeError
-        A probability that is not finite (the tile is named); memory exhausted.
+        A probability that is not finite (the tile is named); memory exhausted by a single tile (with several,
+        fewer are taken at a time).
     """
     reserved = sorted(set(class_names) & set(_TILE_COLUMNS))
     if reserved or len(set(class_names)) != len(class_names):
         raise InputError(f"class names must differ from each other and from {_TILE_COLUMNS}: {reserved}")
     torch_device = devices.choose_device(device)
     loader = TileLoader(tiles_df, batch_size, torch_device, n_workers=n_workers)
-    remedy = f"try {max(1, batch_size // 2)} (inference_batch of a run, batch_size of predict_tiles)"
-    sizes, was_training = (batch_size, loader.dataset.input_px), model.training
-    explained = devices.out_of_memory_explained(*sizes, torch_device, remedy)
+    remedy, was_training = "a single tile is too much: try another device", model.training
+    explained = devices.out_of_memory_explained(1, loader.dataset.input_px, torch_device, remedy)
     devices.move(model, torch_device).eval()
     try:
         with explained, torch.inference_mode():
@@ -85,10 +85,14 @@ def _softmax(
     device: torch.device,
 ) -> np.ndarray:
     parts, normalisation = [], models.normalisation_of(model, architecture)
+
+    def forward(tiles_t: torch.Tensor) -> torch.Tensor:
+        images_t = models.normalise(tiles_t.to(device, non_blocking=True), *normalisation)
+        return F.softmax(model(images_t).float(), dim=1)
+
+    passes = devices.FittingPasses(forward, device)
     with tqdm(total=len(loader.dataset), unit="tile") as bar:
         for batch in loader:
-            tiles_t = batch.tiles_t.to(device, non_blocking=True)
-            images_t = models.normalise(tiles_t, *normalisation)
-            parts.append(F.softmax(model(images_t).float(), dim=1))
-            bar.update(len(tiles_t))
+            parts.append(passes(batch.tiles_t))
+            bar.update(len(batch.tiles_t))
     return torch.cat(parts).cpu().numpy()

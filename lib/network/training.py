@@ -25,6 +25,7 @@ from lib.network import checkpoints, construction, devices, models, training_ste
 from lib.network.batches import TileLoader
 from lib.network.recipe import Recipe
 from lib.network.weights import Normalisation, require_normalisation
+from lib.tiles.stored import require_stored
 
 
 def initial_network(recipe: Recipe, n_classes: int, input_px: int, weights: str | None) -> nn.Module:
@@ -87,6 +88,8 @@ def fit(
     run_dir = Path(run_dir)
     n_of_class = _count_classes(train_df, validation_df, class_names, recipe.epochs)
     class_weights = n_of_class.sum() / (len(class_names) * n_of_class) if recipe.class_weighting else None
+    if recipe.epochs:
+        require_stored(pd.concat([train_df, validation_df]))
     loaders = _loaders(train_df, validation_df, recipe)
     tiles = {"train_tiles": train_df, "validation_tiles": validation_df}
     made_for = _made_for(model, recipe, class_names, loaders[0].dataset.input_px, tiles)

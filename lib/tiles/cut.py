@@ -4,7 +4,8 @@ Resolution is decided by µm/px alone. Coordinates `l0_` are level-0 pixels. Not
 colour profiles are ignored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from lib.tiles import (
     scaled_jpeg,
     slide_artefacts,
     slides,
-    stored,
+    stack_files,
     tile_quality,
     tissue_mask,
 )
@@ -51,9 +52,12 @@ class SlideTiles(NamedTuple):
     l0_height: int
     tissue_area_mm2: float  # of the whole slide, also where samples are regions of it
     reader: str  # "openslide", or "jpeg 1/2" and so on
+    checksums: list[int]  # CRC-32 of the pixels of each kept tile
 
 
-def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tiling: Tiling) -> SlideTiles:
+def cut_slide(
+    path: str | Path, samples_df: pd.DataFrame, stack_path: Path | None, tiling: Tiling
+) -> SlideTiles:
     """Cut one slide and write its stack of tiles; no stack is written when no tile is kept.
 
     Parameters
@@ -62,7 +66,7 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
     samples_df : the samples on this slide, checked by `cohort.samples`: sample_id, slide_id, optional region
         columns (level-0 px; missing = whole slide), mpp (µm/px of level 0, wins over the slide's own) and
         what their tiles are called (`sample_slides.by_slide`)
-    stack_path : the .npy to write (`stored`); appears complete or not at all
+    stack_path : the .npy to write (`stack_files`), which appears complete or not at all; None: all but that
 
     Raises
     ------
@@ -85,11 +89,12 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
             tiles_df = _tiles_table(grid_df, samples_df)
             if len(tiles_df):
                 read, reader = _tile_reader(path, slide, tiles_df, tiling)
-                measured = _write_stack(stack_path, tiles_df, read, tiling.input_px)
+                measured, checksums = _read_tiles(stack_path, tiles_df, read, tiling.input_px)
                 tiles_df = tiles_df.assign(**measured)
             else:
-                reader = "openslide"
-                stack_path.unlink(missing_ok=True)
+                reader, checksums = "openslide", []
+                if stack_path is not None:
+                    stack_path.unlink(missing_ok=True)
         except SlideError as error:
             raise SlideError(f"slide {path}: {error}") from error
         l0_width, l0_height = slide.dimensions
@@ -104,7 +109,19 @@ def cut_slide(path: str | Path, samples_df: pd.DataFrame, stack_path: Path, tili
         l0_height=l0_height,
         tissue_area_mm2=float(mask.sum()) * tiling.mask_mpp**2 / 1e6,
         reader=reader,
+        checksums=checksums,
     )
+
+
+@contextmanager
+def tile_reader(path: str | Path, tiles_df: pd.DataFrame, tiling: Tiling) -> Iterator[tuple[ReadTile, str]]:
+    """How the tiles of a slide that was cut are read: a function (l0_x, l0_y) -> tile, and its name.
+
+    tiles_df : all tiles of the slide, as `cut_slide` gave them (l0_x, l0_y, l0_size): the way of reading is
+        chosen by one of them, and so is that of before
+    """
+    with slides.open_slide(path) as slide:
+        yield _tile_reader(path, slide, tiles_df, tiling)
 
 
 def _judged(grid_df: pd.DataFrame, mask: np.ndarray, l0_per_px: float, tiling: Tiling) -> pd.DataFrame:
@@ -198,17 +215,22 @@ def _openslide_reader(slide: slides.Slide, l0_size: int, tiling: Tiling) -> Read
     return read_plain
 
 
-def _write_stack(
-    stack_path: Path, tiles_df: pd.DataFrame, read: ReadTile, input_px: int
-) -> dict[str, list[float]]:
-    """Write tile after tile, then their checksums; what is measured on each. No memory map: on a full disk
-    that crashes.
+def _read_tiles(
+    stack_path: Path | None, tiles_df: pd.DataFrame, read: ReadTile, input_px: int
+) -> tuple[dict[str, list[float]], list[int]]:
+    """Read tile after tile, into a stack if there is to be one; what is measured on each, and its CRC-32.
+
+    No memory map: on a full disk that crashes.
     """
     measured: dict[str, list[float]] = {"focus": [], "haematoxylin": [], "eosin": []}
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), input_px, input_px, 3)}
     checksums: list[int] = []
-    with whole_file(stack_path) as temporary, open(temporary, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+    with ExitStack() as context:
+        write = lambda content: None  # noqa: E731
+        if stack_path is not None:
+            file = context.enter_context(open(context.enter_context(whole_file(stack_path)), "wb"))
+            np.lib.format.write_array_header_1_0(file, header)
+            write = file.write
         for l0_x, l0_y in tiles_df[["l0_x", "l0_y"]].to_numpy().tolist():
             pixels = read(l0_x, l0_y)
             measures = (tile_quality.focus(pixels), *tile_quality.stains(pixels))
@@ -216,6 +238,6 @@ def _write_stack(
                 values.append(value)
             tile = pixels.tobytes()
             checksums.append(isal_zlib.crc32(tile))
-            file.write(tile)
-        file.write(stored.checksum_block(checksums))
-    return measured
+            write(tile)
+        write(stack_files.checksum_block(checksums))
+    return measured, checksums

@@ -1,14 +1,15 @@
 """Tiles of many slides: several processes, bad slides recorded, and an interrupted run that resumes.
 
-Each slide leaves `<slide_id>.npy` (its stack, module `stored`), `<slide_id>.parquet` (its tiles) and, written
-last, `<slide_id>.parquet.json` (a work record: what they were made for, and the slide's row of the summary).
+Each slide leaves `<slide_id>.npy` (its stack, `stack_files`) if it is among those to store,
+`<slide_id>.parquet` (its tiles, with the CRC-32 of each) and, written last, `<slide_id>.parquet.json` (a work
+record: what they were made for, and the slide's row of the summary).
 """
 
 import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from lib import code_versions, work_records
 from lib.cohort.sample_slides import TILES_NAMED, by_slide
 from lib.cohort.samples import REGION
 from lib.errors import InputError, MissingInputError
-from lib.tiles import cut, slides, tile_quality
+from lib.tiles import cut, slides
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
 from lib.whole_files import (
@@ -53,6 +54,7 @@ class _Job(NamedTuple):
     stacks_dir: Path
     tiling: Tiling
     limit_s: float
+    stored: bool  # whether its tiles are kept in a stack
 
 
 class _TookTooLong(BaseException):
@@ -66,6 +68,7 @@ def cut_slides(
     tiling: Tiling,
     n_workers: int = 1,
     limit_s: float = 0,
+    stored: Collection[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cut many slides, several at a time; a bad slide is recorded and the others go on.
 
@@ -80,6 +83,8 @@ def cut_slides(
     n_workers : processes
     limit_s : seconds after which a slide is given up and recorded as failed; 0: none (nor where the system
         has no timers, as Windows)
+    stored : slides whose tiles are kept in a stack (None: all). Those of others are read from the slide again
+        (`cut_again`). A stack that is there and right stays.
 
     Returns
     -------
@@ -98,14 +103,15 @@ def cut_slides(
     RuntimeError
         No slide gave a tile (with the first reasons), or a worker process died.
     """
-    in_order = cut_each(by_slide(samples_df), slide_paths, stacks_dir, tiling, n_workers, limit_s)
+    in_order = cut_each(by_slide(samples_df), slide_paths, stacks_dir, tiling, n_workers, limit_s, stored)
     rows = {row["slide_id"]: row for row in in_order}
     refuse_odd_resolutions(in_order, tiling)
     if not any(row["n_tiles"] for row in in_order):
         first = "\n".join(f"  {row['slide_id']} ({row['state']}): {row['reason']}" for row in in_order[:5])
         raise RuntimeError(f"none of {len(in_order)} slides gave a tile; the first reasons:\n{first}")
     tables = [pd.read_parquet(stacks_dir / f"{i}.parquet") for i in rows if rows[i]["state"] == "ok"]
-    tiles_df = pd.concat(tables, ignore_index=True).astype(cut.TILE_COLUMNS)
+    tiles_df = pd.concat(tables, ignore_index=True)[list(cut.TILE_COLUMNS)]
+    tiles_df = tiles_df.astype(cut.TILE_COLUMNS)
     return tiles_df, pd.DataFrame(in_order, columns=list(SLIDE_COLUMNS)).astype(SLIDE_COLUMNS)
 
 
@@ -116,6 +122,7 @@ def cut_each(
     tiling: Tiling,
     n_workers: int = 1,
     limit_s: float = 0,
+    stored: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """`cut_slides` without the tables: the slides' files, and the row of each in slides_df.
 
@@ -124,7 +131,10 @@ def cut_each(
     stacks_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(stacks_dir)
     of_slide = {str(i): df for i, df in samples_df.groupby("slide_id", sort=False)}
-    jobs = [_Job(i, slide_paths.get(i), df, stacks_dir, tiling, limit_s) for i, df in of_slide.items()]
+    jobs = [
+        _Job(i, slide_paths.get(i), df, stacks_dir, tiling, limit_s, stored is None or i in stored)
+        for i, df in of_slide.items()
+    ]
     rows: dict[str, dict[str, Any]] = {}
     bar = tqdm(total=len(jobs), unit="slide", desc="cutting")
     with bar, closing(_run(jobs, min(n_workers, len(jobs)))) as done:
@@ -140,14 +150,15 @@ def cut_and_judged(
     slide_paths: Mapping[str, str | Path],
     stacks_dir: Path,
     tiling: Tiling,
-    limits: tile_quality.Limits,
-    drop: Collection[str],
+    judged: Callable[[pd.DataFrame], pd.DataFrame],
     n_workers: int = 1,
     limit_s: float = 0,
+    stored: Collection[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`cut_slides`, and which of the tiles count (`tile_quality.judged`)."""
-    tiles_df, slides_df = cut_slides(samples_df, slide_paths, stacks_dir, tiling, n_workers, limit_s)
-    return tile_quality.judged(tiles_df, limits, drop), slides_df
+    """`cut_slides`, and which of the tiles count, as `judged` says (`tile_quality.judged`)."""
+    how = tiling, n_workers, limit_s, stored
+    tiles_df, slides_df = cut_slides(samples_df, slide_paths, stacks_dir, *how)
+    return judged(tiles_df), slides_df
 
 
 def _run(jobs: list[_Job], n_workers: int) -> Generator[dict[str, Any], None, None]:
@@ -196,7 +207,7 @@ def _end_with_parent() -> None:
 
 def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     """One slide: its row of slides_df, from its record when that still fits, else by cutting it."""
-    slide_id, path, samples_df, stacks_dir, tiling, limit_s = job
+    slide_id, path, samples_df, stacks_dir, tiling, limit_s, stored = job
     table_path, stack_path = stacks_dir / f"{slide_id}.parquet", stacks_dir / f"{slide_id}.npy"
     row = dict.fromkeys(SLIDE_COLUMNS, 0) | {"slide_id": slide_id, "reason": "", "note": ""}
     row |= {"mpp": np.nan, "n_samples": len(samples_df), "n_samples_without_tiles": len(samples_df)}
@@ -207,13 +218,16 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     except (SlideError, OSError) as error:
         return row | {"state": "failed", "reason": str(error)}
     if work_records.why_unfinished(table_path, made_for) is None:
-        known = work_records.read(table_path)["outcome"]
-        if _size(stack_path) == known["stack_bytes"]:
+        known, n_bytes = work_records.read(table_path)["outcome"], _size(stack_path)
+        dispensable = not n_bytes and not (stored and known["slide"]["n_tiles"])
+        if dispensable or n_bytes == known["stack_bytes"] > 0:
             return known["slide"]
     work_records.remove(table_path)
+    if not stored:
+        stack_path.unlink(missing_ok=True)  # of another file or tiling: whoever finds it would read it
     try:
         with _at_most(limit_s):
-            found = cut.cut_slide(path, samples_df, stack_path, tiling)
+            found = cut.cut_slide(path, samples_df, stack_path if stored else None, tiling)
     except (SlideError, MissingInputError) as error:
         return row | {"state": "failed", "reason": str(error)}
     except _TookTooLong:
@@ -227,7 +241,7 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
     }
     row |= {name: value for name, value in found._asdict().items() if name in SLIDE_COLUMNS}
     with whole_file(table_path) as temporary:
-        found.tiles_df.to_parquet(temporary, index=False)
+        found.tiles_df.assign(crc32=np.array(found.checksums, np.uint32)).to_parquet(temporary, index=False)
     work_records.write(table_path, made_for, slide=row, reader=found.reader, stack_bytes=_size(stack_path))
     return row
 

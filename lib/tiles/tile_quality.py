@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from skimage.color import rgb2hed
 
 from lib.errors import InputError
-from lib.tiles.stored import kept
 
 REASONS = ("pen", "fold", "bleed", "blur")  # a tile with several has the first
 MEASURES = ("focus", "pen", "fold", "bleed", "haematoxylin", "eosin")
@@ -64,8 +62,19 @@ def _roughness(values: np.ndarray, lag: int) -> float:
 
 def stains(tile: np.ndarray) -> tuple[float, float]:
     """Mean amount of haematoxylin and of eosin (Ruifrok and Johnston 2001), from every fourth pixel."""
+    from skimage.color import rgb2hed  # late: whoever asks which tiles count needs no scikit-image
+
     amounts = rgb2hed(np.ascontiguousarray(tile[::4, ::4]))[..., :2].mean(axis=(0, 1))
     return float(amounts[0]), float(amounts[1])
+
+
+def kept(tiles_df: pd.DataFrame, dropped: bool | None = False) -> pd.DataFrame:
+    """The tiles that count; with `dropped` the others (None: all). Without `dropped_for` all count."""
+    if dropped is None:
+        return tiles_df
+    if "dropped_for" not in tiles_df:
+        return tiles_df.iloc[:0] if dropped else tiles_df
+    return tiles_df.loc[(tiles_df["dropped_for"] != "") == dropped]
 
 
 def judged(tiles_df: pd.DataFrame, limits: Limits, drop: Collection[str] = REASONS) -> pd.DataFrame:

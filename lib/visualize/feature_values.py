@@ -201,6 +201,7 @@ def tile_values(
     if not len(features):
         return pd.DataFrame(index=index)
     tiles = StoredTiles(tiles_df)
+    tiles.require_slides(np.arange(len(tiles)))
     values = np.empty((len(tiles_df), len(features)))
     n_done = 0
     with tqdm(total=len(tiles_df), unit="tile", disable=not progress) as bar:

@@ -125,7 +125,7 @@ def read_everything(root):
             problems.append(str(error))
     try:
         tiles_df = store.load("tiles")
-        tiles = StoredTiles(with_files(tiles_df, store.stack_files(tiles_df)))
+        tiles = StoredTiles(with_files(tiles_df, store.tile_files(tiles_df)))
         tiles.read(np.arange(len(tiles)))
     except HistocorrError as error:
         problems.append(str(error))

@@ -146,7 +146,7 @@ class FinishedRun:
     def samples_of(self, sample_ids):
         return self.tables["samples"].set_index("sample_id", drop=False).loc[list(sample_ids)]
 
-    def stack_files(self, tiles_df):
+    def tile_files(self, tiles_df):
         return self.stacks
 
     def slide_paths(self, samples_df):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from small_network import SMALL, quantified, random_tiles, small_network
 
 from lib.features.quantification import Quantification
+from lib.features.quantify import tile_quantifier
 from lib.network import models
 
 MEAN, SD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -335,9 +336,49 @@ def test_out_of_memory_says_what_to_try(small, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(small.classifier[1], "forward", full)
-    said = r"with 2 tiles of 64 px at a time .*: try inference_batch = 1 or feature_precision = 'bfloat16'"
+    said = r"with 1 tiles of 64 px at a time .*: .* try feature_precision = 'bfloat16'"
     with pytest.raises(RuntimeError, match=said):
         quantified(small, SMALL, [random_tiles(2, 64)])
     monkeypatch.setattr(small.classifier[1], "forward", lambda *args: torch.empty(1 << 50))
     with pytest.raises(RuntimeError, match=f"out of memory on cpu {said}"):
         quantified(small, SMALL, [random_tiles(2, 64)])
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_batches_are_halved_until_they_fit_and_this_is_said(small, monkeypatch, capsys, error):
+    """A network whose tenth layer takes four tiles at most; the values are those of batches of four."""
+    tiles, layer, sizes = random_tiles(21, 64), small.features[10], []
+    how = Quantification(architecture=SMALL, batch_size=16)
+    with tile_quantifier(small, how) as quantify_batch:
+        expected_t = torch.cat([quantify_batch(tiles[i : i + 4]) for i in range(0, 21, 4)])
+    forward = layer.forward
+
+    def limited(images_t):
+        sizes.append(len(images_t))
+        if len(images_t) > 4:
+            raise error
+        return forward(images_t)
+
+    monkeypatch.setattr(layer, "forward", limited)
+    with tile_quantifier(small, how) as quantify_batch:
+        values_t = torch.cat([quantify_batch(tiles[:16]), quantify_batch(tiles[16:])])
+    assert sizes == [16, 8, 4, 4, 4, 4, 4, 1], "halved twice, and never tried larger again"
+    assert torch.equal(values_t, expected_t)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0] for line in said] == [
+        "out of memory on cpu with 16 tiles at a time: going on with 8",
+        "out of memory on cpu with 8 tiles at a time: going on with 4",
+    ]
+
+
+def test_other_errors_do_not_make_batches_smaller(small, monkeypatch):
+    sizes = []
+
+    def broken(images_t):
+        sizes.append(len(images_t))
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(small.features[10], "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        quantified(small, SMALL, [random_tiles(6, 64)])
+    assert sizes == [6]

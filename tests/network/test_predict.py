@@ -101,8 +101,19 @@ def test_predictions_are_those_of_training_where_the_input_is_not_imagenets(tile
     np.testing.assert_allclose(torch.softmax(logits_t, 1).numpy(), scores, rtol=1e-3, atol=1e-5)
 
 
-def test_out_of_memory_names_the_parameter_of_a_run(tile_files, monkeypatch):
-    model = small_model()
+def test_out_of_memory_takes_fewer_tiles_at_a_time(tile_files, monkeypatch, capsys):
+    model, sizes = small_model(), []
+    expected_df = predicted(model, tile_files, batch_size=3)
+    forward = model[0].forward
+
+    def limited(images_t):
+        sizes.append(len(images_t))
+        return forward(images_t) if len(images_t) <= 3 else torch.empty(1 << 50)
+
+    monkeypatch.setattr(model[0], "forward", limited)
+    pd.testing.assert_frame_equal(predicted(model, tile_files, batch_size=8), expected_df, atol=1e-6)
+    assert sizes == [6, 3, 3, 3, 3, 3, 3], "18 tiles in batches of at most 8 are three of 6"
+    assert "with 6 tiles at a time: going on with 3 (inference_batch = 3" in capsys.readouterr().out
     monkeypatch.setattr(model[0], "forward", lambda images_t: torch.empty(1 << 50))
-    with pytest.raises(RuntimeError, match=r"with 8 tiles of 8 px at a time .*: try 4 \(inference_batch of"):
+    with pytest.raises(RuntimeError, match=r"out of memory on cpu with 1 tiles of 8 px"):
         predicted(model, tile_files, batch_size=8)

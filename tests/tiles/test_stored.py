@@ -8,7 +8,7 @@ import pytest
 from stack_factory import PX, expected_tiles, write_stacks
 
 from lib.errors import DamagedFileError
-from lib.tiles import stored
+from lib.tiles import stack_files, stored
 
 
 @pytest.fixture
@@ -130,12 +130,12 @@ def test_a_flipped_bit_of_a_stack_is_noticed_and_the_stack_removed(tmp_path):
     pixels = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.save(path, pixels)
     with path.open("ab") as file:
-        file.write(stored.checksum_block([zlib.crc32(tile.tobytes()) for tile in pixels]))
+        file.write(stack_files.checksum_block([zlib.crc32(tile.tobytes()) for tile in pixels]))
     content = path.read_bytes()
     assert np.array_equal(np.load(path), pixels), "NumPy reads the stack as before"
     tiles_df = pd.DataFrame({"file": str(path), "stack_index": [0, 1, 2]})
     assert np.array_equal(stored.StoredTiles(tiles_df).read(np.arange(3)), pixels)
-    start = len(content) - pixels.nbytes - len(stored.checksum_block([0] * 3))
+    start = len(content) - pixels.nbytes - len(stack_files.checksum_block([0] * 3))
     for byte in rng.integers(start, start + pixels.nbytes, 60):
         damaged = bytearray(content)
         damaged[byte] ^= 1 << int(byte) % 8

@@ -189,8 +189,8 @@ def test_a_tile_is_left_out_for_the_first_reason():
     assert judged_df["dropped_for"].equals(judged_df["flag"])
     some_df = tile_quality.judged(tiles_df, Limits(), drop=["pen"])
     assert some_df["dropped_for"].tolist()[:5] == ["pen", "pen", "", "", ""]
-    assert len(stored.kept(some_df)) == 18
-    assert len(stored.kept(some_df, dropped=None)) == 20
+    assert len(tile_quality.kept(some_df)) == 18
+    assert len(tile_quality.kept(some_df, dropped=None)) == 20
     table_df = tile_quality.counts(some_df).set_index("flag")
     assert table_df["tiles"].to_dict() == {"none": 15, "pen": 2, "fold": 1, "bleed": 1, "blur": 1}
     assert table_df["dropped"].sum() == 2

@@ -57,7 +57,7 @@ def test_cards_are_links_and_marker_pairs_with_their_numbers(store):
     tiles_df = store.load("tiles").set_index("tile_id")
     for row in shown_df[shown_df["kind"] == "tile"].itertuples():
         tile = tiles_df.loc[row.tile_id]
-        stack = np.load(store.stack_files(tiles_df)[tile["slide_id"]], mmap_mode="r")
+        stack = np.load(store.tile_files(tiles_df)[tile["slide_id"]], mmap_mode="r")
         np.testing.assert_array_equal(pictures[row.Index], stack[tile["stack_index"]])
 
 
