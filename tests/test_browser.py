@@ -341,7 +341,8 @@ def test_a_card_leads_to_the_other_links_of_its_gene_and_of_its_feature(browser,
     pair["plain"] = {"1_1": ["eosin", 0.81], "9_9": ["focus", -0.2]}
     open_page(pair)
     some(browser, "#pairs button")[0].click()
-    assert "may be no more than stain or sharpness: within tissues its r with the eosin" in card_text(browser)
+    words = "may be no more than stain, sharpness or number of nuclei: within tissues its r with the eosin"
+    assert words in card_text(browser)
     assert texts(browser, ".siblings button") == ["9_9 (layer 9) -0.70", "B 0.55"]
     some(browser, ".siblings button")[0].click()
     assert browser.find_element("id", "card-title").text == "A and feature 9_9"

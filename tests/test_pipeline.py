@@ -23,6 +23,7 @@ from lib.config_values import parse_setting
 from lib.explore import inspection, pair_files
 from lib.network.models import feature_table
 from lib.store import Store
+from lib.tiles import tile_quality
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def test_every_notebook_ran_and_left_its_pages(finished):
     assert f"({n_features:,} in all)" in index[index.index("Methods, in words") :]
     plain_df = artefact(root, "plain_correlates.parquet")
     assert plain_df.index.tolist() == artefact(root, "features_test.parquet").index.tolist()
-    assert set(plain_df["most_like"]) <= {"", "focus", "haematoxylin", "eosin", "tissue_fraction"}
+    assert set(plain_df["most_like"]) <= {"", *tile_quality.SAMPLE_MEASURES}
     for page in [index, *[p.read_text() for p in (root / "figures/demo/notebooks").glob("*.html")]]:
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css)', page), "pages must not fetch anything"
 

@@ -37,7 +37,8 @@ def test_all_faults_are_found_at_once(tmp_path):
     problems = findings(tmp_path, path, "problem")
     assert [text.split(":")[0] for text in problems] == [
         "covariates 'rin' are not columns of the samples table; add them, or choose from sample_id, "
-        "slide_id, donor, tissue, split, n_tiles, focus, haematoxylin, eosin, tissue_fraction",
+        "slide_id, donor, tissue, split, n_tiles, focus, haematoxylin, eosin, nuclear_density, "
+        "tissue_fraction",
         problems[1].split(":")[0],
         "1 slides state a resolution that cannot be right",
     ]

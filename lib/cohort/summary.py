@@ -14,7 +14,7 @@ from lib.errors import InputError
 NO_RNA = "no RNA in the expression table"
 FEW_VALUES = 12  # distinct whole numbers that may be the codes of a category
 # Covariates that notebook 04 measures on a sample's tiles, so the samples table need not have them.
-OF_TILES = ("n_tiles", "focus", "haematoxylin", "eosin", "tissue_fraction")
+OF_TILES = ("n_tiles", "focus", "haematoxylin", "eosin", "nuclear_density", "tissue_fraction")
 
 
 def slides_per_tissue(samples_df: pd.DataFrame, tiles_df: pd.DataFrame | None = None) -> pd.DataFrame:

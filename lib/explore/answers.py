@@ -67,7 +67,8 @@ def _features(store: Store) -> str:
     features_df = store.load("features_test")
     words = f"{counted(len(features_df), 'feature')} of {counted(features_df.shape[1], 'test sample')}"
     strong = (store.load("plain_correlates")["r_most_like"].abs() >= STRONG).sum()
-    return f"{words}; {strong:,} of them may be no more than stain or sharpness (|r| >= {STRONG})."
+    plain = "stain, sharpness or number of nuclei"
+    return f"{words}; {strong:,} of them may be no more than {plain} (|r| >= {STRONG})."
 
 
 def _correlate(store: Store) -> str:

@@ -1,4 +1,4 @@
-"""What a feature may be without any structure: its correlation with the stain and sharpness of the tiles."""
+"""What a feature may be without any structure: its r with stain, sharpness and nuclei of the tiles."""
 
 import numpy as np
 import pandas as pd

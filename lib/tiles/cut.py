@@ -19,6 +19,7 @@ from lib.cohort.sample_slides import TILES_NAMED
 from lib.tiles import (
     bled_stain,
     grid,
+    nuclei,
     scaled_jpeg,
     slide_artefacts,
     slides,
@@ -34,6 +35,7 @@ TILE_COLUMNS = dict.fromkeys(["tile_id", "sample_id", "slide_id"], "str")
 TILE_COLUMNS |= dict.fromkeys(["column", "row", "l0_x", "l0_y", "l0_size"], "int64")
 TILE_COLUMNS |= {"tissue_fraction": "float64", "stack_index": "int64"}
 TILE_COLUMNS |= dict.fromkeys(tile_quality.MEASURES, "float64")
+OF_PIXELS = ("focus", "haematoxylin", "eosin", "nuclear_density")  # measured when a tile is read
 MAX_DIFFERENCE = 2.0  # mean difference in grey levels up to which scaled JPEG decoding passes for OpenSlide's
 
 ReadTile = Callable[[int, int], np.ndarray]
@@ -89,7 +91,7 @@ def cut_slide(
             tiles_df = _tiles_table(grid_df, samples_df)
             if len(tiles_df):
                 read, reader = _tile_reader(path, slide, tiles_df, tiling)
-                measured, checksums = _read_tiles(stack_path, tiles_df, read, tiling.input_px)
+                measured, checksums = _read_tiles(stack_path, tiles_df, read, tiling)
                 tiles_df = tiles_df.assign(**measured)
             else:
                 reader, checksums = "openslide", []
@@ -148,7 +150,7 @@ def _tiles_table(grid_df: pd.DataFrame, samples_df: pd.DataFrame) -> pd.DataFram
         tile_id=names.astype(str),
         slide_id=str(samples_df["slide_id"].iloc[0]),
         stack_index=np.arange(len(kept_df)),
-        **dict.fromkeys(("focus", "haematoxylin", "eosin"), np.nan),  # of the pixels, when they are read
+        **dict.fromkeys(OF_PIXELS, np.nan),
     )
     return tiles_df.reset_index(drop=True).loc[:, list(TILE_COLUMNS)].astype(TILE_COLUMNS)
 
@@ -216,14 +218,15 @@ def _openslide_reader(slide: slides.Slide, l0_size: int, tiling: Tiling) -> Read
 
 
 def _read_tiles(
-    stack_path: Path | None, tiles_df: pd.DataFrame, read: ReadTile, input_px: int
+    stack_path: Path | None, tiles_df: pd.DataFrame, read: ReadTile, tiling: Tiling
 ) -> tuple[dict[str, list[float]], list[int]]:
     """Read tile after tile, into a stack if there is to be one; what is measured on each, and its CRC-32.
 
     No memory map: on a full disk that crashes.
     """
-    measured: dict[str, list[float]] = {"focus": [], "haematoxylin": [], "eosin": []}
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), input_px, input_px, 3)}
+    measured: dict[str, list[float]] = {name: [] for name in OF_PIXELS}
+    edge_px, mpp = tiling.input_px, tiling.tile_px * tiling.tile_mpp / tiling.input_px
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), edge_px, edge_px, 3)}
     checksums: list[int] = []
     with ExitStack() as context:
         write = lambda content: None  # noqa: E731
@@ -233,7 +236,8 @@ def _read_tiles(
             write = file.write
         for l0_x, l0_y in tiles_df[["l0_x", "l0_y"]].to_numpy().tolist():
             pixels = read(l0_x, l0_y)
-            measures = (tile_quality.focus(pixels), *tile_quality.stains(pixels))
+            measures = tile_quality.focus(pixels), *tile_quality.stains(pixels)
+            measures = *measures, nuclei.nuclear_density(pixels, mpp)
             for values, value in zip(measured.values(), measures, strict=True):
                 values.append(value)
             tile = pixels.tobytes()

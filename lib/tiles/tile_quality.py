@@ -12,8 +12,9 @@ import pandas as pd
 from lib.errors import InputError
 
 REASONS = ("pen", "fold", "bleed", "blur")  # a tile with several has the first
-MEASURES = ("focus", "pen", "fold", "bleed", "haematoxylin", "eosin")
-SAMPLE_MEASURES = ("focus", "haematoxylin", "eosin", "tissue_fraction")  # means over tiles; may be covariates
+MEASURES = ("focus", "pen", "fold", "bleed", "haematoxylin", "eosin", "nuclear_density")
+# Means over tiles; they may be covariates.
+SAMPLE_MEASURES = ("focus", "haematoxylin", "eosin", "nuclear_density", "tissue_fraction")
 NEAR_PX, FAR_PX = 1, 4  # lags of `focus`
 SOFT = 0.6  # of the cohort's median focus: below it a tile is blurred against its own scanner
 

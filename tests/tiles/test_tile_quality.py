@@ -171,6 +171,7 @@ def measured(n=20, **changed):
         "bleed": 0.0,
         "haematoxylin": 0.1,
         "eosin": 0.05,
+        "nuclear_density": 2000.0,
         "tissue_fraction": 1.0,
     }
     frame = pd.DataFrame({"tile_id": [f"t{i}" for i in range(n)]})
