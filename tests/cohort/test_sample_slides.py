@@ -101,5 +101,5 @@ def test_slides_of_a_sample_are_in_one_set(split_by):
     sets = assign_splits(samples_df, fractions=(0.6, 0.2, 0.2), split_by=split_by, seed=0)
     assert len(set(sets)) == 3
     rows_df = sample_slides.by_slide(samples_df.assign(split=np.asarray(sets)))
-    assert (rows_df.groupby("sample_id")["split"].nunique() == 1).all()
+    assert rows_df.groupby("sample_id")["split"].nunique().max() == 1
     assert not rows_df["slide_id"].duplicated().any()
