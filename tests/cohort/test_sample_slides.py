@@ -83,7 +83,7 @@ def test_by_slide():
 
 def test_slides_are_counted_once_each():
     table_df = summary.slides_per_tissue(POOLED.assign(split=["train", "validation", "test"]))
-    assert table_df.loc["total", ["n_samples", "n_slides"]].tolist() == [3, 4]
+    assert table_df[["n_samples", "n_slides"]].to_numpy()[-1].tolist() == [3, 4], "the total"
     assert table_df.loc["Liver", "n_slides"] == 4
 
 
