@@ -7,8 +7,10 @@ import small_cohort
 from conftest import run_command
 from slide_factory import glass, textured
 
+from lib import slide_work
 from lib.config import Config
 from lib.explore import inspection
+from lib.features import sample_sums
 from lib.store import Store
 
 pytestmark = pytest.mark.slow
@@ -56,26 +58,21 @@ def pooled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def apart(pooled, tmp_path_factory):
     """The same slides, each a sample of its own, measured by the same network."""
-    from lib import slide_work
-
     store, _ = pooled
     samples_df = store.load("samples").set_index("sample_id")
     slides = {i: cell.split(";") for i, cell in samples_df["slide_id"].items()}
-    tiles_df = store.load("tiles")
     work = slide_work.to_measure(store)
     folder = tmp_path_factory.mktemp("apart")
     measured_df = work.tiles_df["sums"]
     alone_df = measured_df.assign(sample_id=measured_df["slide_id"])
-    from lib.features import sample_sums
-
     sums_df, n_tiles = sample_sums.quantify_samples(work.model, alone_df, folder, store.config.quantification)
-    return slides, tiles_df, sums_df / n_tiles, n_tiles
+    return slides, sums_df / n_tiles, n_tiles
 
 
 def test_a_sample_is_the_mean_over_all_its_tiles(pooled, apart):
     """Oracle: the slides' features, computed apart, weighted by their numbers of tiles."""
     store, _ = pooled
-    slides, _, means_df, n_tiles = apart
+    slides, means_df, n_tiles = apart
     features_df = store.load("features_test")
     counts_df = store.load("tile_counts")
     assert set(POOLS) <= set(features_df.columns)
@@ -140,6 +137,7 @@ def test_every_slide_has_its_map(pooled):
     assert slides[POOLS["S05"]].nunique() == 1, "the value of a slide is that of its sample"
     for slide_id in POOLS["S05"]:
         values = inspection.slide_values(run, feature, slide_id)
+        assert values is not None
         assert len(values) == (run.tiles_df["slide_id"] == slide_id).sum()
     assert inspection.strip_tiles(run, feature)["sample_id"].is_unique
 

@@ -83,7 +83,7 @@ def test_by_slide():
 
 def test_slides_are_counted_once_each():
     table_df = summary.slides_per_tissue(POOLED.assign(split=["train", "validation", "test"]))
-    assert table_df.loc["total", ["n_samples", "n_slides"]].tolist() == [3, 4]
+    assert table_df[["n_samples", "n_slides"]].to_numpy()[-1].tolist() == [3, 4], "the total"
     assert table_df.loc["Liver", "n_slides"] == 4
 
 
@@ -101,5 +101,5 @@ def test_slides_of_a_sample_are_in_one_set(split_by):
     sets = assign_splits(samples_df, fractions=(0.6, 0.2, 0.2), split_by=split_by, seed=0)
     assert len(set(sets)) == 3
     rows_df = sample_slides.by_slide(samples_df.assign(split=np.asarray(sets)))
-    assert (rows_df.groupby("sample_id")["split"].nunique() == 1).all()
+    assert rows_df.groupby("sample_id")["split"].nunique().max() == 1
     assert not rows_df["slide_id"].duplicated().any()
