@@ -308,7 +308,8 @@ def test_interrupted(tmp_path, scheduler):
     """Ctrl-C takes back what waits; the scheduler forgets it, and what was finished stays."""
     store = cohort(tmp_path, 240, cluster=scheduler)  # many: a busy machine takes seconds to interrupt
     code = (
-        "import sys; from lib import cluster; from lib.config import Config; from lib.store import Store; "
+        "import signal, sys; from lib import cluster; from lib.config import Config; from lib.store import Store\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "cluster.cut(Store(Config.load(sys.argv[1]), root=sys.argv[2]))"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "mine.toml"), str(tmp_path)]

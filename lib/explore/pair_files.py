@@ -17,19 +17,19 @@ from lib.store import Store
 PAIR = """\
 facts = correlates.features_of(run.lookup, gene).loc[feature]
 figure = pair_figures.pair_figure(run, gene, feature, facts)
-figure.savefig({path!r})
+figure.savefig({path!r}, dpi={dpi})
 """
 CLOSEUP = """\
 view = inspection.feature_view(run, feature)
 figure = pair_figures.feature_figure(view, feature)
-figure.savefig({path!r})
+figure.savefig({path!r}, dpi={dpi})
 """
 ON_SLIDE = """\
 slide = {slide!r}
 maps = inspection.slide_maps(run, feature, slide)
 values = inspection.slide_values(run, feature, slide)
 figure = pair_figures.slide_figure(run, feature, slide, values, maps)
-figure.savefig({path!r})
+figure.savefig({path!r}, dpi={dpi})
 """
 
 
@@ -58,7 +58,7 @@ def save(inspection: Inspection, gene: str, feature: str, slide: str | None) -> 
             paths.append(inspection.saved / f"{name}{suffix}")
             with whole_file(paths[-1]) as temporary:
                 figure.savefig(temporary, dpi=PNG_DPI)
-        code.append(template.format(path=f"{name}.pdf", slide=slide))
+        code.append(template.format(path=f"{name}.pdf", slide=slide, dpi=PNG_DPI))
     paths.append(inspection.saved / f"{stem}.py")
     write_text(paths[-1], "\n".join(code))
     return paths

@@ -18,7 +18,15 @@ LIMIT_BYTES = 20_000_000  # of the figures embedded in the page
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "What was measured?": (
         *("cohort_steps", "left_out", "donor_overlap", "tissues_per_donor", "s1_table*", "s1b_*"),
-        *("fig2_*", "tile_quality", "flagged_tiles", "slides_failed", "s1a_*", "feature_map*"),
+        *(
+            "fig2_*",
+            "tile_quality",
+            "flagged_tiles",
+            "slides_failed",
+            "samples_in_part",
+            "s1a_*",
+            "feature_map*",
+        ),
     ),
     "What was found?": ("links", "clumps", "gene_significance", "gene_sets", "visible_genes"),
     "Where does it hold?": (
