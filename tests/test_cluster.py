@@ -308,7 +308,8 @@ def test_interrupted(tmp_path, scheduler):
     """Ctrl-C takes back what waits; the scheduler forgets it, and what was finished stays."""
     store = cohort(tmp_path, 240, cluster=scheduler)  # many: a busy machine takes seconds to interrupt
     code = (
-        "import signal, sys; from lib import cluster; from lib.config import Config; from lib.store import Store\n"
+        "import signal, sys\nfrom lib import cluster\n"
+        "from lib.config import Config\nfrom lib.store import Store\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "cluster.cut(Store(Config.load(sys.argv[1]), root=sys.argv[2]))"
     )
