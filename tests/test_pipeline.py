@@ -97,12 +97,17 @@ def test_the_code_saved_with_a_pair_makes_its_figures_again(finished, tmp_path, 
     slide = str(inspection.slides_by_value(run, feature).index[0])
     inspection.slide_values(run, feature, slide)
     inspection.feature_view(run, feature)
-    *pictures, code = pair_files.save(run, gene, feature, slide)
-    saved = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
-    assert len(pictures) == 2 * len(saved) == 6
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(code))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == saved
+    slides = set()
+    for _ in range(2):  # with a value for each tile, then with one for each position
+        *pictures, code = pair_files.save(run, gene, feature, slide)
+        saved = {path.name: path.read_bytes() for path in pictures if path.suffix == ".pdf"}
+        assert len(pictures) == 2 * len(saved) == 6
+        runpy.run_path(str(code))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == saved
+        slides.add(next(content for name, content in saved.items() if "_slide_" in name))
+        inspection.slide_maps(run, feature, slide)
+    assert len(slides) == 2
 
 
 def test_contract_of_samples_and_tiles(finished):

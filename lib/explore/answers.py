@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lib.cohort.splits import SPLITS
-from lib.explore.methods_text import accuracy_on_test, counted, elsewhere
+from lib.explore.methods_text import REASONS, accuracy_on_test, counted, elsewhere, listed
 from lib.statistics import replication, spots
 from lib.statistics.plain_correlates import STRONG
 from lib.store import Store
@@ -36,7 +36,8 @@ def _tiles(store: Store) -> str:
     used_df, n_failed = kept(tiles_df), int((slides_df["state"] == "failed").sum())
     words = f"{counted(len(used_df), 'tile')} of {counted(used_df['slide_id'].nunique(), 'slide')} are used"
     if n_dropped := len(tiles_df) - len(used_df):
-        words += f", {n_dropped:,} are left out for {' or '.join(store.config.drop_tiles)}"
+        reasons = listed([REASONS[name] for name in store.config.drop_tiles], "or")
+        words += f", {n_dropped:,} left out for {reasons}"
     return f"{words}; {counted(n_failed, 'slide')} could not be cut." if n_failed else f"{words}."
 
 

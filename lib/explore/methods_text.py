@@ -59,10 +59,10 @@ def _cohort(store: Store) -> str:
         f"{len(tiles_df) - len(dropped_df):,} tiles with at least {config.min_tissue:.0%} tissue were used."
     )
     if len(dropped_df):
-        reasons = [REASONS[name] for name in config.drop_tiles]
+        reasons = listed([REASONS[name] for name in config.drop_tiles], "or")
         were = "was" if len(dropped_df) == 1 else "were"
         further = counted(len(dropped_df), "further tile")
-        said.append(f"{further} with {_listed(reasons, 'or')} {were} left out.")
+        said.append(f"{further} with {reasons} {were} left out.")
     return " ".join(said)
 
 
@@ -77,7 +77,7 @@ def _features(store: Store) -> str:
     if store.is_current("accuracy"):
         rows = accuracy_on_test(store)
         reached = [f"{row.accuracy:.1%} of {counted(row.n, row.level)}" for row in rows]
-        said.append(f"On the test samples {_listed(reached, 'and')} were classified correctly.")
+        said.append(f"On the test samples {listed(reached, 'and')} were classified correctly.")
     power = "" if config.p == 1 else f"^{config.p:g}"
     over_tiles = "averaged" if config.aggregate == "mean" else "summed"
     pools = store.is_current("samples") and sample_slides.pools_slides(store.load("samples"))
@@ -131,7 +131,7 @@ def _tests(store: Store) -> str:
             else f", with slopes of its own for each {stratum} that has the samples"
         )
         said.append(
-            f"{_listed(config.covariates, 'and')} {_was(config.covariates)} regressed out of both{slopes}."
+            f"{listed(config.covariates, 'and')} {_was(config.covariates)} regressed out of both{slopes}."
         )
     said.append(
         f"A gene's largest statistic over all features was held against its largest under up to "
@@ -201,7 +201,7 @@ def _software(store: Store) -> str:
     versions = store.facts("samples").get("versions", {})
     if not versions:
         return ""
-    names = _listed([f"{name} {number}" for name, number in versions.items()], "and")
+    names = listed([f"{name} {number}" for name, number in versions.items()], "and")
     return f"Software: {names}; seed {store.config.seed}."
 
 
@@ -214,7 +214,7 @@ def _was(names: tuple[str, ...]) -> str:
     return "was" if len(names) == 1 else "were"
 
 
-def _listed(names: list[str] | tuple[str, ...], last: str) -> str:
+def listed(names: list[str] | tuple[str, ...], last: str) -> str:
     """ "a", "a and b", "a, b and c"."""
     *first, end = names
     return f"{', '.join(first)} {last} {end}" if first else end

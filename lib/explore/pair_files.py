@@ -24,9 +24,10 @@ view = inspection.feature_view(run, feature)
 figure = pair_figures.feature_figure(view, feature)
 figure.savefig({path!r}, dpi={dpi})
 """
+MAPS = "inspection.slide_maps(run, feature, slide)"
 ON_SLIDE = """\
 slide = {slide!r}
-maps = inspection.slide_maps(run, feature, slide)
+maps = {maps}
 values = inspection.slide_values(run, feature, slide)
 figure = pair_figures.slide_figure(run, feature, slide, values, maps)
 figure.savefig({path!r}, dpi={dpi})
@@ -41,6 +42,7 @@ def save(inspection: Inspection, gene: str, feature: str, slide: str | None) -> 
     """
     facts = correlates.features_of(inspection.lookup, gene).loc[[feature]].iloc[0]
     made = [("pair", pair_figures.pair_figure(inspection, gene, feature, facts), PAIR)]
+    maps = None
     view = runs.feature_view(inspection, feature, compute=False)
     if view is not None:
         made.append(("closeup", pair_figures.feature_figure(view, feature), CLOSEUP))
@@ -58,7 +60,11 @@ def save(inspection: Inspection, gene: str, feature: str, slide: str | None) -> 
             paths.append(inspection.saved / f"{name}{suffix}")
             with whole_file(paths[-1]) as temporary:
                 figure.savefig(temporary, dpi=PNG_DPI)
-        code.append(template.format(path=f"{name}.pdf", slide=slide, dpi=PNG_DPI))
+        code.append(
+            template.format(
+                path=f"{name}.pdf", dpi=PNG_DPI, slide=slide, maps=MAPS if maps is not None else None
+            )
+        )
     paths.append(inspection.saved / f"{stem}.py")
     write_text(paths[-1], "\n".join(code))
     return paths

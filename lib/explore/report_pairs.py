@@ -53,15 +53,9 @@ def payload(store: Store) -> dict[str, Any] | None:
     drawn_df = pd.concat([links_rows_df[KEY].head(MOST_LINKS), marker_rows_df[KEY]]).astype(str)
     log_df = log2_expression(store.load("expression").loc[drawn_df["gene"].unique(), features_df.columns])
     strata = sorted(spots.strata(samples_df.reset_index()).astype(str).unique())
-    where = report_tables.by_tissue(links_rows_df, store.load("link_tissues"), strata)
     ledger_df = store.load("ledger") if store.is_current("ledger") else NO_LEDGER
     units = [str(name) for name in ledger_df["unit"].unique()]
-    found_there = report_tables.by_unit(links_rows_df, ledger_df, units)
-    counts_df = replication_ledger.counted_elsewhere(ledger_df, config.q_threshold)
-    rows = map(report_tables.plain, links_rows_df.join(counts_df, on=KEY).to_dict("records"))
-    links = [
-        row | {"where": at, "units": there} for row, at, there in zip(rows, where, found_there, strict=True)
-    ]
+    links = _links(store, links_rows_df, strata, ledger_df, units)
     markers = [report_tables.plain(row) for row in marker_rows_df.to_dict("records")]
     return {
         "network": config.run_name,
@@ -104,6 +98,19 @@ def _shown(
     if store.n_tissues == 1:  # what correlates over all samples does so within the tissue
         marker_rows_df = marker_rows_df[marker_rows_df["card"].notna()]
     return links_rows_df, marker_rows_df
+
+
+def _links(
+    store: Store, rows_df: pd.DataFrame, strata: list[str], ledger_df: pd.DataFrame, units: list[str]
+) -> list[dict[str, Any]]:
+    """The rows of the table of links: where each holds, and what other samples say of it."""
+    where = report_tables.by_tissue(rows_df, store.load("link_tissues"), strata)
+    found_there = report_tables.by_unit(rows_df, ledger_df, units)
+    counts_df = replication_ledger.counted_elsewhere(ledger_df, store.config.q_threshold)
+    rows = map(report_tables.plain, rows_df.join(counts_df, on=KEY).to_dict("records"))
+    return [
+        row | {"where": at, "units": there} for row, at, there in zip(rows, where, found_there, strict=True)
+    ]
 
 
 def _markers(store: Store) -> pd.DataFrame:

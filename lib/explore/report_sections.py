@@ -18,15 +18,8 @@ LIMIT_BYTES = 20_000_000  # of the figures embedded in the page
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "What was measured?": (
         *("cohort_steps", "left_out", "donor_overlap", "tissues_per_donor", "s1_table*", "s1b_*"),
-        *(
-            "fig2_*",
-            "tile_quality",
-            "flagged_tiles",
-            "slides_failed",
-            "samples_in_part",
-            "s1a_*",
-            "feature_map*",
-        ),
+        *("fig2_*", "tile_quality", "flagged_tiles", "slides_failed", "samples_in_part", "s1a_*"),
+        "feature_map*",
     ),
     "What was found?": ("links", "clumps", "gene_significance", "gene_sets", "visible_genes"),
     "Where does it hold?": (
@@ -35,13 +28,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Can it be trusted?": (
         *("scorecard*", "calibration", "spatial_null", "moran", "within_tissue_genes", "power"),
-        *(
-            "representations",
-            "plain_correlates",
-            "links_with_dropped_tiles",
-            "tile_count_effect",
-            "randomisation",
-        ),
+        *("representations", "plain_correlates", "links_with_dropped_tiles", "tile_count_effect"),
+        "randomisation",
     ),
     "What does it look like?": (
         *("fig4_6_*", "activation_*", "tiles_highest_*", "tiles_graded_*", "slide_heatmap_*", "inspect_*"),

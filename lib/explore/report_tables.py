@@ -1,6 +1,6 @@
 """Rows of the report's two tables, as plain data: links, and marker pairs."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,13 +83,18 @@ def by_tissue(shown_df: pd.DataFrame, tissues_df: pd.DataFrame, strata: Sequence
     tissues_df : the artefact `link_tissues`.
     """
     place = {name: i for i, name in enumerate(strata)}
-    tissues_df = tissues_df.astype(dict.fromkeys((*KEY, "tissue"), object))
-    of_pair = dict(list(tissues_df.groupby(KEY, sort=False)))
-    made = []
-    for key in shown_df[KEY].head(MOST_LINKS).itertuples(index=False, name=None):
-        df = of_pair.get(key, tissues_df.head(0))
-        rows = df[["tissue", "n", "r", "se"]].itertuples(index=False, name=None)
-        made.append([[place[t], int(n), round(float(r), 3), round(float(se), 3)] for t, n, r, se in rows])
+
+    def row(at: dict[Any, Any]) -> list:
+        return [place[at["tissue"]], int(at["n"]), round(float(at["r"]), 3), round(float(at["se"]), 3)]
+
+    return _of_pairs(shown_df, tissues_df.astype({"tissue": object}), row)
+
+
+def _of_pairs(shown_df: pd.DataFrame, df: pd.DataFrame, row: Callable[[dict[Any, Any]], list]) -> list[list]:
+    """`row` of each of a pair's rows in df, for the first MOST_LINKS pairs shown; nothing for the others."""
+    of_pair = dict(list(df.astype(dict.fromkeys(KEY, object)).groupby(KEY, sort=False)))
+    keys = shown_df[KEY].head(MOST_LINKS).itertuples(index=False, name=None)
+    made = [[row(at) for at in of_pair.get(key, df.head(0)).to_dict("records")] for key in keys]
     return made + [[]] * (len(shown_df) - len(made))
 
 
@@ -127,13 +132,11 @@ def by_unit(shown_df: pd.DataFrame, ledger_df: pd.DataFrame, units: Sequence[str
     r, low, high, p, same_sign, q or None].
     """
     place = {name: i for i, name in enumerate(units)}
-    of_pair = dict(list(ledger_df.astype(dict.fromkeys(KEY, object)).groupby(KEY, sort=False)))
-    made = []
-    for key in shown_df[KEY].head(MOST_LINKS).itertuples(index=False, name=None):
-        rows = of_pair.get(key, ledger_df.head(0)).to_dict("records")
-        numbers = [plain({name: row[name] for name in UNIT_NUMBERS}) for row in rows]
-        made.append([[place[r["unit"]], r["role"], *n.values()] for r, n in zip(rows, numbers, strict=True)])
-    return made + [[]] * (len(shown_df) - len(made))
+
+    def row(at: dict[Any, Any]) -> list:
+        return [place[at["unit"]], at["role"], *plain({name: at[name] for name in UNIT_NUMBERS}).values()]
+
+    return _of_pairs(shown_df, ledger_df, row)
 
 
 def plain(row: Mapping[Hashable, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Resolution is decided by µm/px alone. Coordinates `l0_` are level-0 pixels. Not
 colour profiles are ignored.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -228,20 +229,16 @@ def _read_tiles(
     edge_px, mpp = tiling.input_px, tiling.tile_px * tiling.tile_mpp / tiling.input_px
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(tiles_df), edge_px, edge_px, 3)}
     checksums: list[int] = []
-    with ExitStack() as context:
-        write = lambda content: None  # noqa: E731
-        if stack_path is not None:
-            file = context.enter_context(open(context.enter_context(whole_file(stack_path)), "wb"))
-            np.lib.format.write_array_header_1_0(file, header)
-            write = file.write
+    with whole_file(stack_path) if stack_path else nullcontext(os.devnull) as path, open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
         for l0_x, l0_y in tiles_df[["l0_x", "l0_y"]].to_numpy().tolist():
             pixels = read(l0_x, l0_y)
-            measures = tile_quality.focus(pixels), *tile_quality.stains(pixels)
-            measures = *measures, nuclei.nuclear_density(pixels, mpp)
+            sharpness, density = tile_quality.focus(pixels), nuclei.nuclear_density(pixels, mpp)
+            measures = sharpness, *tile_quality.stains(pixels), density
             for values, value in zip(measured.values(), measures, strict=True):
                 values.append(value)
             tile = pixels.tobytes()
             checksums.append(isal_zlib.crc32(tile))
-            write(tile)
-        write(stack_files.checksum_block(checksums))
+            file.write(tile)
+        file.write(stack_files.checksum_block(checksums))
     return measured, checksums

@@ -13,7 +13,7 @@ from lib.errors import InputError
 
 REASONS = ("pen", "fold", "bleed", "blur")  # a tile with several has the first
 MEASURES = ("focus", "pen", "fold", "bleed", "haematoxylin", "eosin", "nuclear_density")
-# Means over tiles; they may be covariates.
+# Means over tiles; they may be covariates (`cohort.summary.OF_TILES`).
 SAMPLE_MEASURES = ("focus", "haematoxylin", "eosin", "nuclear_density", "tissue_fraction")
 NEAR_PX, FAR_PX = 1, 4  # lags of `focus`
 SOFT = 0.6  # of the cohort's median focus: below it a tile is blurred against its own scanner

@@ -66,8 +66,8 @@ def test_links_genes_sets_and_replication(monkeypatch, tmp_path):
                 "tiles": pd.DataFrame({"slide_id": list("aabb"), "dropped_for": ["", "pen", "", ""]}),
                 "slides": pd.DataFrame({"state": ["cut", "cut", "failed"]}),
             },
-            "3 tiles of 2 slides are used, 1 are left out for pen or fold or bleed or blur; 1 slide could "
-            "not be cut.",
+            "3 tiles of 2 slides are used, 1 left out for ink, folds, bled stain or blur; 1 slide could not "
+            "be cut.",
         ),
         (
             "02_train",

@@ -3,19 +3,17 @@
 import io
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from real_data import MIRROR
 from scipy import ndimage
-from tiles.test_tile_quality import MASK_MPP, flat_share, reduced, shares, spec
+from tiles.test_tile_quality import MASK_MPP, flat_share, judged_section, reduced, shares, spec
 
 from lib.simulated import slides as drawn
 from lib.simulated.drawing import enlarge, noise
 from lib.simulated.tissues import TISSUES
-from lib.tiles import bled_stain, cut, tile_quality, tissue_mask
+from lib.tiles import bled_stain, tissue_mask
 from lib.tiles.tile_quality import Limits
-from lib.tiles.tiling import Tiling
 
 real = pytest.mark.skipif(not (MIRROR / "her2st").is_dir(), reason="needs the real slides (DATA_MIRROR)")
 STAINS = {"eosin": drawn.EOSIN, "haematoxylin": drawn.HAEMATOXYLIN}
@@ -109,12 +107,8 @@ def test_a_slope_has_no_roughness_and_texture_has():
 @pytest.mark.parametrize("section", ["C/C3/5714_HE_BT_D1.jpg", "C/C4/5714_HE_BT_D2.jpg"])
 def test_eosin_that_bled_beside_a_real_section_is_found(section, tmp_path):
     """Truth is the pixels of the kept tiles themselves: squares without a nucleus or a fibre."""
-    path = MIRROR / "her2st/data/ST-imgs" / section
-    samples_df = pd.DataFrame({"sample_id": ["a"], "slide_id": ["a"], "mpp": [0.69]})
-    tiling = Tiling(tile_px=224, tile_mpp=0.69, input_px=128, min_tissue=0.5)
-    tiles_df = cut.cut_slide(path, samples_df, tmp_path / "a.npy", tiling).tiles_df
-    found = tile_quality.judged(tiles_df, Limits())["flag"].to_numpy() == "bleed"
-    flat = flat_share(np.load(tmp_path / "a.npy"))
+    judged_df, tiles = judged_section(section, tmp_path)
+    found, flat = judged_df["flag"].to_numpy() == "bleed", flat_share(tiles)
     assert (flat > 0.6).sum() >= 10
     assert found[flat > 0.6].mean() >= 0.95
     assert found[flat < 0.1].mean() <= 0.01

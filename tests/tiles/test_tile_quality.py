@@ -7,6 +7,7 @@ from real_data import MIRROR
 from scipy import ndimage
 from slide_factory import write_slide
 
+from lib.cohort import summary
 from lib.errors import InputError
 from lib.simulated import slides as drawn
 from lib.simulated.tissues import TISSUES
@@ -145,15 +146,20 @@ def test_a_real_slide_has_at_most_one_tile_in_a_hundred_flagged(input_px, tmp_pa
 @real
 @pytest.mark.parametrize("section", ["B/B4/BT10737_D2_HE.jpg", "C/C4/5714_HE_BT_D2.jpg"])
 def test_real_sections_have_at_most_one_tile_in_a_hundred_flagged(section, tmp_path):
-    path = MIRROR / "her2st/data/ST-imgs" / section
-    samples_df = pd.DataFrame({"sample_id": ["a"], "slide_id": ["a"], "mpp": [0.69]})
-    tiling = Tiling(tile_px=224, tile_mpp=0.69, input_px=128, min_tissue=0.5)
-    tiles_df = cut.cut_slide(path, samples_df, tmp_path / "a.npy", tiling).tiles_df
-    flagged_df = tile_quality.judged(tiles_df, Limits())
-    clean = flat_share(np.load(tmp_path / "a.npy")) < 0.3  # eosin has bled beside both sections
+    flagged_df, tiles = judged_section(section, tmp_path)
+    clean = flat_share(tiles) < 0.3  # eosin has bled beside both sections
     assert clean.sum() >= 200
     assert (flagged_df["flag"] != "")[clean].mean() <= 0.01
     assert set(flagged_df["flag"][~clean]) <= {"", "bleed"}
+
+
+def judged_section(section, folder):
+    """A section of her2st cut and judged: its tiles table, and the tiles."""
+    samples_df = pd.DataFrame({"sample_id": ["a"], "slide_id": ["a"], "mpp": [0.69]})
+    tiling = Tiling(tile_px=224, tile_mpp=0.69, input_px=128, min_tissue=0.5)
+    path = MIRROR / "her2st/data/ST-imgs" / section
+    tiles_df = cut.cut_slide(path, samples_df, folder / "a.npy", tiling).tiles_df
+    return tile_quality.judged(tiles_df, Limits()), np.load(folder / "a.npy")
 
 
 def flat_share(tiles, edge=16):
@@ -180,6 +186,10 @@ def measured(n=20, **changed):
     for name, of in changed.items():
         frame.loc[list(of), name] = list(of.values())
     return frame
+
+
+def test_what_is_measured_on_tiles_may_be_a_covariate():
+    assert ("n_tiles", *tile_quality.SAMPLE_MEASURES) == summary.OF_TILES
 
 
 def test_a_tile_is_left_out_for_the_first_reason():
