@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items):
 
 
 class FailuresAtOnce:
-    """The end of each new failure as soon as it is known: a log that is cut short then says what went wrong."""
+    """The end of each new failure as soon as it is known: a log cut short then says what went wrong."""
 
     def __init__(self, terminal):
         self.terminal, self.said = terminal, set()
@@ -105,13 +105,14 @@ class FailuresAtOnce:
     def pytest_runtest_logreport(self, report):
         if not report.failed:
             return
-        lines = [line.rpartition("\r")[2] for line in report.longreprtext.splitlines() if line.startswith("E")]
-        said = "\n".join(line[:300] for line in lines[-12:])
+        lines = [line for line in report.longreprtext.split("\n") if line.startswith("E")]
+        said = "\n".join(line.rpartition("\r")[2][:300] for line in lines[-12:])
         if said not in self.said and len(self.said) < 20:
             self.said.add(said)
             self.terminal.write_line(f"\n{report.nodeid} ({report.when}):\n{said}")
 
 
+@pytest.hookimpl(trylast=True)  # once there is a terminal to write to
 def pytest_configure(config):
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal and "PYTEST_XDIST_WORKER" not in os.environ:
