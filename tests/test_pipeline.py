@@ -129,8 +129,8 @@ def test_contract_of_samples_and_tiles(finished):
 
 def test_second_run_repeats_nothing(finished):
     root, _ = finished
-    done = run_small(root)
-    assert done.returncode == 0
+    done = run_small(root, "--wait")  # for a test beside this one that saves there
+    assert done.returncode == 0, done.stdout + done.stderr
     assert set(states(done).values()) == {"up to date"}
 
 
