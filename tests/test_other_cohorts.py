@@ -186,7 +186,7 @@ def test_a_foundation_model_from_a_file(tmp_path):
 
 
 def test_a_folder_of_the_gdc(tmp_path):
-    """From manifest folders to links: eight genes follow how dark the diagnostic slide is."""
+    """From manifest folders to links: eight genes follow how dark diagnostic slides are, two of some."""
     gdc = tmp_path / "data/raw/tcga/gdc"
     gdc.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -196,7 +196,8 @@ def test_a_folder_of_the_gdc(tmp_path):
         image = glass(448, 512)
         colour = tuple(int(value - 70 * dark) for value in (215, 150, 190))
         image[32:416, 32:480] = textured(384, 448, seed=k, colour=colour)
-        write_gdc_slide(gdc, f"{sample[:-1]}Z-00-DX1", image)
+        for n in range(1, 3 if k % 4 == 0 else 2):
+            write_gdc_slide(gdc, f"{sample[:-1]}Z-00-DX{n}", image)
         level = 5 + rng.normal(scale=0.5, size=80)
         level[:8] += 4 * dark
         rows.append(row(write_rna(gdc, sample, np.exp2(level), genes=genes), sample))
@@ -213,6 +214,8 @@ def test_a_folder_of_the_gdc(tmp_path):
     samples_df = store.load("samples")
     assert samples_df.groupby("tissue_source_site")["split"].nunique().eq(1).all()
     assert samples_df["tissue"].unique().tolist() == ["TCGA-COAD"]
+    assert samples_df["slide_id"].str.count(";").sum() == 6
+    assert store.load("tiles")["slide_id"].nunique() == 30
     found = set(store.load("links")["gene"].astype(str))
     assert len(found & set(genes[:8])) >= 6
     steps_df = pd.read_csv(store.figures / "cohort_steps.csv")

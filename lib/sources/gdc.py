@@ -4,6 +4,7 @@ A folder holds one folder per file, named by its UUID, and the sample sheet that
 manifest. Slides name themselves by their barcode; RNA files are UUIDs, which the sheet translates. A case is
 a donor. RNA and slide are joined on case and kind of sample: a diagnostic slide (DX) is of paraffin-embedded
 tissue (vial Z), so its vial never equals that of the RNA; a frozen one (TS, BS) is joined on the vial too.
+A sample's slides of the preferred kind are pooled.
 
 References
 ----------
@@ -20,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lib.cohort import table_files
+from lib.cohort.sample_slides import SEPARATOR, slides_of
 from lib.errors import InputError, MissingInputError
 from lib.sources.linked_slides import link
 from lib.sources.mirror import Places
@@ -176,10 +178,10 @@ def _choose_slides(
 
 
 def join(rna_df: pd.DataFrame, slides_df: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
-    """A row for each case and kind of sample that has RNA and a slide; the steps.
+    """A row for each case and kind of sample that has RNA and slides; the steps.
 
-    Of several slides the first of the preferred kind counts, by name. Frozen slides must be of the vial that
-    the RNA is from.
+    All slides of the most preferred kind that a sample has are its slides; of one scanned twice (the same
+    barcode, another UUID) the first counts. Frozen slides must be of the vial that the RNA is from.
 
     Parameters
     ----------
@@ -192,28 +194,37 @@ def join(rna_df: pd.DataFrame, slides_df: pd.DataFrame) -> tuple[pd.DataFrame, l
     steps = [("slides of these cases and sample types", len(pairs_df))]
     if len(fits_df) < len(pairs_df):
         steps.append(("... frozen ones of the same vial only", len(fits_df)))
-    fits_df = fits_df.drop_duplicates("key")
-    steps.append(("samples: of several slides of one the first", len(fits_df)))
+    preferred = fits_df.groupby("key")["kind"].transform("first")
+    fits_df = fits_df[fits_df["kind"] == preferred]
+    steps.append(("... of each sample's preferred kind", len(fits_df)))
+    fits_df = fits_df.assign(slide=[Path(path).stem for path in fits_df["path"]])
+    named = fits_df["slide"].where(fits_df["kind"] == "", fits_df["slide"].str.partition(".")[0])
+    fits_df = fits_df[~fits_df.assign(slide=named).duplicated(["key", "slide"])]
+    steps.append(("... of a slide scanned twice the first", len(fits_df)))
     if fits_df.empty:
         raise InputError(
             "no slide and no RNA file are of the same case and kind of sample, such as "
             f"{rna_df['key'].iloc[0]!r} (RNA) and {slides_df['key'].iloc[0]!r} (slide): download both of "
             "the same cases"
         )
+    of_sample = fits_df.groupby("key")
+    slides, paths = of_sample["slide"].agg(SEPARATOR.join), of_sample["path"].agg(list)
+    fits_df = fits_df.drop_duplicates("key")
+    steps.append(("samples; the slides of one are pooled", len(fits_df)))
     tissue = fits_df["project"]
     if fits_df["sample_type"].nunique() > 1:  # tumour and normal told apart
         tissue = tissue + ", " + fits_df["sample_type"]
     samples_df = pd.DataFrame(
         {
             "sample_id": fits_df["key"],
-            "slide_id": [Path(path).stem for path in fits_df["path"]],
+            "slide_id": fits_df["key"].map(slides),
             "donor": fits_df["case"],
             "tissue": tissue,
             "sample_type": fits_df["sample_type"],
             "slide_kind": fits_df["kind"],
             "tissue_source_site": fits_df["site"],
             "rna": fits_df["rna"],
-            "path": fits_df["path"],
+            "paths": fits_df["key"].map(paths),
         }
     )
     return samples_df.sort_values("sample_id", ignore_index=True), steps
@@ -253,10 +264,11 @@ def read_expression(paths: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _write(raw: Path, samples_df: pd.DataFrame, expression_df: pd.DataFrame, genes_df: pd.DataFrame) -> None:
     slides = raw / "slides"
     slides.mkdir(parents=True, exist_ok=True)
-    for slide_id, path in zip(samples_df["slide_id"], samples_df["path"], strict=True):
-        link(Path(path), slides / f"{slide_id}{Path(path).suffix}")
+    for cell, paths in zip(samples_df["slide_id"], samples_df["paths"], strict=True):
+        for slide_id, path in zip(slides_of(cell), map(Path, paths), strict=True):
+            link(path, slides / f"{slide_id}{path.suffix}")
     with whole_file(raw / "samples.csv") as temporary:
-        samples_df.drop(columns=["rna", "path"]).to_csv(temporary, index=False)
+        samples_df.drop(columns=["rna", "paths"]).to_csv(temporary, index=False)
     with whole_file(raw / "genes.csv") as temporary:
         genes_df.to_csv(temporary, index=False)
     with whole_file(raw / "expression.parquet") as temporary:

@@ -97,9 +97,10 @@ def test_diagnostic_slides_of_tumours(folder):
     assert samples_df["sample_id"].tolist() == ["TCGA-AA-0001-01", "TCGA-BB-0002-01"]
     assert samples_df["donor"].tolist() == ["TCGA-AA-0001", "TCGA-BB-0002"]
     assert set(samples_df["tissue"]) == {"TCGA-COAD"}
-    assert samples_df["slide_id"].str.contains("-00-DX1.", regex=False).all(), "the first of two"
+    slides = samples_df["slide_id"].str.split(";")
+    assert [[name.partition(".")[0][-3:] for name in of] for of in slides] == [["DX1", "DX2"], ["DX1"]]
     assert samples_df["tissue_source_site"].tolist() == ["AA", "BB"]
-    assert all((folder / f"slides/{slide}.svs").resolve().is_file() for slide in samples_df["slide_id"])
+    assert all((folder / f"slides/{slide}.svs").resolve().is_file() for slide in slides.sum())
     assert expression_df.columns.tolist() == samples_df["sample_id"].tolist()
     assert expression_df.index.tolist() == GENES, "without the counts of unmapped reads"
     genes_df = pd.read_csv(folder / "genes.csv")
@@ -109,7 +110,18 @@ def test_diagnostic_slides_of_tumours(folder):
     assert left["of sample type Primary Tumor"] == 5
     assert left["cases and sample types with RNA (of several aliquots the first)"] == 4
     assert left["of kind DX"] == 3
-    assert left["samples: of several slides of one the first"] == 2
+    assert left["samples; the slides of one are pooled"] == 2
+
+
+def test_a_slide_scanned_twice_counts_once(folder):
+    name = "TCGA-AA-0001-01Z-00-DX1"
+    twice = folder / "gdc" / uuid("another scan")
+    twice.mkdir()
+    write_slide(twice / f"{name}.{uuid('another scan').upper()}.svs", glass(64, 64))
+    facts, samples_df, _ = made(folder)
+    assert samples_df["slide_id"].str.count(name).tolist() == [1, 0]
+    left = {step["step"]: step["n_left"] for step in facts["steps"]}
+    assert left["... of each sample's preferred kind"] - left["... of a slide scanned twice the first"] == 1
 
 
 def test_values_are_those_of_the_file(folder):
