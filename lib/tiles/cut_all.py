@@ -5,6 +5,7 @@ Each slide leaves `<slide_id>.npy` (its stack, `stack_files`) if it is among tho
 record: what they were made for, and the slide's row of the summary).
 """
 
+import ctypes
 import multiprocessing as mp
 import os
 import signal
@@ -81,8 +82,7 @@ def cut_slides(
     slide_paths : slide_id -> file; slides of samples_df that are not in it count as failed
     stacks_dir : folder of the stacks `<slide_id>.npy`
     n_workers : processes
-    limit_s : seconds after which a slide is given up and recorded as failed; 0: none (nor where the system
-        has no timers, as Windows)
+    limit_s : seconds after which a slide is given up and recorded as failed; 0: none
     stored : slides whose tiles are kept in a stack (None: all). Those of others are read from the slide again
         (`cut_again`). A stack that is there and right stays.
 
@@ -248,10 +248,13 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise _TookTooLong in this block after so many seconds; 0, no timers or not the main thread: never."""
-    main = threading.current_thread() is threading.main_thread()
-    if not seconds or not hasattr(signal, "setitimer") or not main:
+    """Raise _TookTooLong in this block after so many seconds; 0: never."""
+    if not seconds:
         yield
+        return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        with _at_most_in_thread(seconds):
+            yield
         return
 
     def give_up(*_: object) -> None:
@@ -264,6 +267,29 @@ def _at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, *others)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _at_most_in_thread(seconds: float) -> Iterator[None]:
+    """`_at_most` where signals do not reach; the exception waits for the end of a call into C (a read)."""
+    thread, over, deciding = ctypes.c_ulong(threading.get_ident()), False, threading.Lock()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def give_up() -> None:
+        with deciding:
+            if not over:
+                raise_in(thread, ctypes.py_object(_TookTooLong))
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with deciding:
+            over = True
+            raise_in(thread, None)  # one that has not been raised yet
 
 
 def _why_empty(found: cut.SlideTiles, min_tissue: float) -> str:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -233,10 +234,33 @@ def test_a_slide_that_takes_too_long_is_recorded_and_the_others_are_cut(cohort, 
     assert_same(cut_all.cut_slides(*cohort, tmp_path, SMALL, 1, 600), whole[0], tmp_path, whole[1])
 
 
+def test_in_a_thread_as_well_and_nothing_is_raised_later(cohort, whole, tmp_path, monkeypatch):
+    """As on the workers of dask, whose tasks are not in the main thread."""
+    monkeypatch.setattr(cut, "cut_slide", slow_b)
+
+    def work():
+        _, slides_df = cut_all.cut_slides(*cohort, tmp_path, SMALL, 1, 1.5)
+        monkeypatch.undo()
+        again = cut_all.cut_slides(*cohort, tmp_path, SMALL, 1, 600)
+        with cut_all._at_most(0.2):
+            pass
+        for _ in range(40):
+            time.sleep(0.01)
+        return slides_df, again
+
+    with ThreadPoolExecutor(1) as threads:
+        slides_df, again = threads.submit(work).result()
+    failed_df = slides_df[slides_df["state"] == "failed"]
+    assert failed_df["slide_id"].tolist() == ["b"]
+    assert "took longer than slide_limit_s = 1.5 s" in failed_df["reason"].iloc[0]
+    assert_same(again, whole[0], tmp_path, whole[1])
+
+
 def slow_b(path, *rest):
     if Path(path).stem == "b":
         try:
-            time.sleep(600)
+            for _ in range(6000):
+                time.sleep(0.1)
         except Exception as error:
             raise cut.SlideError(str(error)) from error
     return CUT_SLIDE(path, *rest)
