@@ -1,6 +1,7 @@
 """A cohort of files small enough for the whole pipeline in a test: drawn slides of two tissues, some RNA."""
 
 import gzip
+import json
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,9 @@ def make(root, n=12, n_genes=120, **settings):
     (raw / "expression.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     path = root / "mine.toml"
     kept = [line for line in TOML.splitlines() if line.split(" = ")[0] not in settings]
-    path.write_text("\n".join([*kept, *(f"{key} = {value!r}" for key, value in settings.items()), ""]))
+    path.write_text(
+        "\n".join([*kept, *(f"{key} = {json.dumps(value)}" for key, value in settings.items()), ""])
+    )
     return path
 
 

@@ -138,7 +138,7 @@ def with_network(store):
     """The artefacts of notebooks 01 and 02, made without them."""
     config, samples_df = store.config, store.load("samples")
     judged = partial(tile_quality.judged, limits=config.tile_limits, drop=config.drop_tiles)
-    how = config.tiling, judged, 2
+    how = config.tiling, judged, 2, 0, store.stored_slides(samples_df)
     made = cut_all.cut_and_judged(samples_df, store.slide_paths(samples_df), store.path("stacks"), *how)
     store.save("tiles", made[0])
     store.save("slides", made[1])
@@ -196,6 +196,38 @@ def test_one_of_two_workers_killed(tmp_path, scheduler, capsys):
     slide_work.cut(alone, alone.load("samples")["slide_id"])
     for pattern in ("[!.]*.npy", "[!.]*.parquet"):
         assert contents(stacks, pattern) == contents(alone.path("stacks"), pattern)
+
+
+@pytest.mark.slow
+def test_workers_read_tiles_that_are_not_stored(tmp_path, scheduler):
+    """store_tiles = false: no stack is written, and features are those of stored tiles."""
+    settings = {"architecture": "torchvision:squeezenet1_1"}
+    store = cohort(tmp_path, 6, cluster=scheduler, store_tiles=False, **settings)
+    with worker(scheduler, "one"), client_of(scheduler, 1):
+        cluster.cut(store)
+        assert n_cut(store) == 5
+        with_network(store)
+        cluster.measure(store)
+    assert not list(store.path("stacks").glob("*.npy"))
+    alone = cohort(tmp_path / "alone", 6, **settings)
+    with_network(alone)
+    work = slide_work.to_measure(alone)
+    slide_work.measure(alone, work)
+    assert len(list(alone.path("stacks").glob("*.npy"))) == 5
+    both = [quantification_of(one, work) for one in (store, alone)]
+    assert both[0].shape[1] == 5
+    pd.testing.assert_frame_equal(*both, rtol=1e-6)
+
+
+def quantification_of(store, work):
+    """Mean features by sample, from the sums that are there."""
+    before = dates(store.path("sums"), "*.npz")
+    how = store.path("sums"), store.config.quantification
+    sums_df, n_tiles = sample_sums.quantify_samples(
+        work.model, slide_work.to_measure(store).tiles_df["sums"], *how
+    )
+    assert dates(store.path("sums"), "*.npz") == before
+    return sample_sums.aggregate(sums_df, n_tiles)
 
 
 @pytest.mark.slow
