@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib import cohort_lock, work_records
+from lib import cohort_lock
 from lib.errors import InputError
 
 SHOWN = 3  # slides named of a part
@@ -40,9 +40,9 @@ def parse(text: str) -> Shard:
 
 
 def uncut(slide_ids: Iterable[str], stacks_dir: Path) -> list[str]:
-    """The slides that have no finished stack, in the order of their ids."""
+    """The slides that are not cut, in the order of their ids."""
     tables = ((slide_id, stacks_dir / f"{slide_id}.parquet") for slide_id in sorted(set(slide_ids)))
-    return [slide_id for slide_id, path in tables if not work_records.record_path(path).is_file()]
+    return [slide_id for slide_id, path in tables if not path.is_file()]
 
 
 def by_shard(undone: Collection[str], slide_ids: Sequence[str], of: int) -> pd.DataFrame:

@@ -118,15 +118,26 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
     """Write a json object with the checksum of its content, completely or not at all."""
-    content = json.loads(json.dumps(record, default=str))
-    write_json(path, content | {"record_sha256": _content_hash(content)})
+    write_json(path, sealed(record))
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """A json object as `write_record` wrote it; {} where it is missing, unreadable or damaged."""
-    content = read_json(path)
-    known = content.pop("record_sha256", None)
-    return content if known == _content_hash(content) else {}
+    return unsealed(read_json(path))
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as JSON stores it, with the checksum of its content."""
+    content = json.loads(json.dumps(record, default=str))
+    return content | {"record_sha256": _content_hash(content)}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """The record that was `sealed`; {} where this is none, or damaged."""
+    if not isinstance(content, dict):
+        return {}
+    record = {key: value for key, value in content.items() if key != "record_sha256"}
+    return record if content.get("record_sha256") == _content_hash(record) else {}
 
 
 def _content_hash(content: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ def with_network(store):
 
 
 def n_cut(store):
-    return len(list(store.path("stacks").glob("*.parquet.json")))
+    return len(list(store.path("stacks").glob("[!.]*.parquet")))
 
 
 def contents(folder, pattern):
@@ -170,7 +170,7 @@ def test_one_of_two_workers_killed(tmp_path, scheduler, capsys):
 
         def kill():
             eventually(lambda: n_cut(store) >= 5)
-            names = [path.name.split(".")[0] for path in stacks.glob("*.parquet.json")]
+            names = [path.stem for path in stacks.glob("[!.]*.parquet")]
             finished.update({name: (stacks / f"{name}.npy").stat().st_mtime_ns for name in names})
             first.send_signal(signal.SIGKILL)
 
@@ -241,12 +241,9 @@ def test_features_with_one_of_two_workers_killed(tmp_path, scheduler):
     with worker(scheduler, "one") as first, worker(scheduler, "two"), client_of(scheduler, 2):
 
         def kill():
-            eventually(lambda: len(list(sums.glob("*.npz.json"))) >= 3)
-            finished.update({name: date for name, date in dates(sums, "*.npz").items() if is_done(name)})
+            eventually(lambda: len(list(sums.glob("[!.]*.npz"))) >= 3)
+            finished.update(dates(sums, "[!.]*.npz"))
             first.send_signal(signal.SIGKILL)
-
-        def is_done(name):
-            return (sums / f"{name}.json").is_file()
 
         killer = threading.Thread(target=kill)
         killer.start()

@@ -2,6 +2,8 @@
 
 import zlib
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lib import work_records
@@ -69,6 +71,73 @@ def test_every_flipped_bit_is_noticed(result):
 )
 def test_a_result_made_for_something_else_is_unfinished(result, now, reason):
     assert work_records.why_unfinished(result, now) == reason
+
+
+ARRAYS = {"sums": np.arange(6.0).reshape(2, 3), "ids": np.array(["a", "b"])}
+TABLE_DF = pd.DataFrame({"tile": ["a", "b"], "crc32": np.array([1, 2], np.uint32)})
+
+
+@pytest.fixture(params=["arrays.npz", "table.parquet"])
+def holding(request, tmp_path):
+    """A result that holds its record."""
+    path = tmp_path / request.param
+    if path.suffix == ".npz":
+        work_records.save_arrays(path, MADE_FOR, ARRAYS, n_tiles=3)
+    else:
+        work_records.save_table(path, MADE_FOR, TABLE_DF, n_tiles=3)
+    return path
+
+
+def content_of(path):
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).to_csv()
+    with np.load(path) as arrays:
+        return {name: arrays[name].tolist() for name in ARRAYS}
+
+
+def test_a_record_lies_inside_an_archive_or_a_table(holding):
+    assert [path.name for path in holding.parent.iterdir()] == [holding.name]
+    assert work_records.why_unfinished(holding, MADE_FOR | {"layers": (1, 2)}) is None
+    assert work_records.why_unfinished(holding, MADE_FOR | {"seed": 1}) == "was made with seed = 0, now 1"
+    assert work_records.read(holding)["outcome"] == {"n_tiles": 3}
+    with pytest.raises(ValueError, match="holds its record"):
+        work_records.write(holding, MADE_FOR)
+    before = holding.read_bytes()
+    assert content_of(holding) in (TABLE_DF.to_csv(), {name: x.tolist() for name, x in ARRAYS.items()})
+    work_records.remove(holding)
+    assert work_records.why_unfinished(holding, MADE_FOR) == "is missing"
+    if holding.suffix == ".npz":
+        work_records.save_arrays(holding, MADE_FOR, ARRAYS, n_tiles=3)
+    else:
+        work_records.save_table(holding, MADE_FOR, TABLE_DF, n_tiles=3)
+    assert holding.read_bytes() == before, "no time or host in it"
+
+
+def test_one_without_a_record_is_unfinished(tmp_path):
+    np.savez(tmp_path / "a.npz", **ARRAYS)
+    TABLE_DF.to_parquet(tmp_path / "a.parquet")
+    for path in tmp_path.iterdir():
+        assert "no record" in work_records.why_unfinished(path, MADE_FOR)
+
+
+def test_a_torn_one_is_unfinished(holding):
+    content = holding.read_bytes()
+    for n in range(0, len(content), 37):
+        holding.write_bytes(content[:n])
+        assert work_records.why_unfinished(holding, MADE_FOR)
+
+
+def test_a_flipped_bit_inside_is_noticed_or_changes_nothing(holding):
+    content, whole = holding.read_bytes(), content_of(holding)
+    harmless = 0
+    for byte in range(len(content)):
+        damaged = bytearray(content)
+        damaged[byte] ^= 1 << byte % 8
+        holding.write_bytes(damaged)
+        if work_records.why_unfinished(holding, MADE_FOR) is None:
+            assert content_of(holding) == whole, byte
+            harmless += 1
+    assert harmless < 0.5 * len(content)
 
 
 def test_the_record_of_a_folder_lies_in_it(tmp_path):

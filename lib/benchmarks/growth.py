@@ -151,15 +151,14 @@ def _made_up_cohort(root: Path, n_slides: int, n_genes: int) -> Store:
 def _make_up_work(store: Store) -> None:
     """The artefacts and work folders that notebooks 01 to 04 leave, with content that nobody reads."""
     samples_df = store.load("samples")
-    for name, endings in {"stacks": (".parquet", ".parquet.json"), "sums": (".npz", ".npz.json")}.items():
+    for name, ending in {"stacks": ".parquet", "sums": ".npz"}.items():
         folder = store.path(name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for ending in endings:
-            first = folder / f"{samples_df['slide_id'].iloc[0]}{ending}"
-            first.write_bytes(b"made up")
-            for slide_id in samples_df["slide_id"].iloc[1:]:
-                os.link(first, folder / f"{slide_id}{ending}")
+        first = folder / f"{samples_df['slide_id'].iloc[0]}{ending}"
+        first.write_bytes(b"made up")
+        for slide_id in samples_df["slide_id"].iloc[1:]:
+            os.link(first, folder / f"{slide_id}{ending}")
     few_df = pd.DataFrame({"value": [0.0]})
     weights = store.root / "weights.pt"
     weights.write_bytes(b"made up")

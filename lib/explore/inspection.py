@@ -138,7 +138,7 @@ def feature_view(
     made_for = {"n_steps": inspection.n_steps, "holds": list(FeatureView._fields)}
     if work_records.why_unfinished(path, made_for) is None:
         with np.load(path) as arrays:
-            return FeatureView(**arrays)
+            return FeatureView(**{name: arrays[name] for name in FeatureView._fields})
     if not compute:
         return None
     view = view_feature(
@@ -150,9 +150,7 @@ def feature_view(
         n_steps=inspection.n_steps,
         on_step=on_step,
     )
-    with whole_file(path) as temporary:
-        np.savez(temporary, **view._asdict())
-    work_records.write(path, made_for)
+    work_records.save_arrays(path, made_for, view._asdict())
     return view
 
 

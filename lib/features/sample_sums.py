@@ -1,7 +1,7 @@
 """Features summed over the tiles of each sample, slide by slide and resumable; mean or sum is chosen on use.
 
 Each finished slide leaves `<slide_id>.npz` (sample_ids [n], n_tiles int64 [n], sums float64 [n, n_features])
-and a work record of what it was made for. The numbers do not depend on the order of slides or tiles.
+with the work record of what it was made for. The numbers do not depend on the order of slides or tiles.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from lib.features.quantify import QuantifyBatch, tile_quantifier
 from lib.network import models
 from lib.network.weights import fingerprint
 from lib.tiles.stored import StoredTiles
-from lib.whole_files import text_fingerprint, whole_file
+from lib.whole_files import text_fingerprint
 
 
 def quantify_samples(
@@ -66,10 +66,8 @@ def quantify_samples(
             batches = tiles.batches(slides[path].index.to_numpy(), how.batch_size)
             ids, n_tiles, sums = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
             _check_finite(sums, how, f"slide {path.stem}")
-            work_records.remove(path)
-            with whole_file(path) as temporary:
-                np.savez(temporary, sample_ids=ids, n_tiles=n_tiles, sums=sums)
-            work_records.write(path, made_for[path])
+            arrays = {"sample_ids": ids, "n_tiles": n_tiles, "sums": sums}
+            work_records.save_arrays(path, made_for[path], arrays)
     return _collected(list(slides), tiles_df["sample_id"].unique(), how)
 
 

@@ -158,9 +158,9 @@ def counts(tests: dict[str, LinkTests], links_df: pd.DataFrame, q_threshold: flo
             "genes_found": int((test.genes_df["q"] <= q_threshold).sum()),
         }
         row |= {"links": len(df), "genes_with_a_link": int(df["gene"].nunique())}
-        row |= {"clumps": int(links_df["clump_lead"].sum()) if is_headline else None}
+        row |= {"links_of_clumps": int(links_df["clump_lead"].sum()) if is_headline else pd.NA}
         rows["covariates out" if name == "covariates" else "covariates not taken out"] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").astype("Int64")
 
 
 def for_people(

@@ -7,7 +7,7 @@ from lib.statistics.sections_left_out import How, each_left_out, find
 
 
 def counts(genes_df: pd.DataFrame, links_df: pd.DataFrame, q_threshold: float) -> dict[str, float]:
-    """links, clumps (links counted once for each gene and group of near-copies), genes_tested,
+    """links, links_of_clumps (counted once for each gene and group of near-copies), genes_tested,
     genes_with_a_link, links_replicated_percent (of each gene's strongest, on the samples kept apart).
 
     genes_df : a row for each gene tested. links_df : with `replication.held_against`.
@@ -15,7 +15,7 @@ def counts(genes_df: pd.DataFrame, links_df: pd.DataFrame, q_threshold: float) -
     shares = replication.summarise(links_df, q_threshold).loc["strongest link of each gene"]
     return {
         "links": len(links_df),
-        "clumps": int(links_df["clump_lead"].sum()),
+        "links_of_clumps": int(links_df["clump_lead"].sum()),
         "genes_tested": len(genes_df),
         "genes_with_a_link": links_df["gene"].nunique(),
         "links_replicated_percent": 100 * shares["replicated"],

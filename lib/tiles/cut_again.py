@@ -31,7 +31,7 @@ class CutTiles:
 
     Parameters
     ----------
-    table : `<slide_id>.parquet`, which notebook 01 left beside its record
+    table : `<slide_id>.parquet`, which notebook 01 left, with its record
     slide : the slide's file
 
     Raises

@@ -1,8 +1,8 @@
 """Tiles of many slides: several processes, bad slides recorded, and an interrupted run that resumes.
 
-Each slide leaves `<slide_id>.npy` (its stack, `stack_files`) if it is among those to store,
-`<slide_id>.parquet` (its tiles, with the CRC-32 of each) and, written last, `<slide_id>.parquet.json` (a work
-record: what they were made for, and the slide's row of the summary).
+Each slide leaves `<slide_id>.npy` (its stack, `stack_files`) if it is among those to store and, written last,
+`<slide_id>.parquet` (its tiles, with the CRC-32 of each, and a work record: what they were made for, and the
+slide's row of the summary).
 """
 
 import ctypes
@@ -30,12 +30,7 @@ from lib.errors import InputError, MissingInputError
 from lib.tiles import cut, slides
 from lib.tiles.slides import SlideError
 from lib.tiles.tiling import Tiling
-from lib.whole_files import (
-    ends_fingerprint,
-    remove_leftovers,
-    text_fingerprint,
-    whole_file,
-)
+from lib.whole_files import ends_fingerprint, remove_leftovers, text_fingerprint
 
 _COUNTS = ["n_samples", "n_samples_without_tiles", "n_grid", "n_tiles", "n_dropped_tissue", "n_dropped_edge"]
 SLIDE_COLUMNS = dict.fromkeys(["slide_id", "state", "reason", "note"], "str") | dict.fromkeys(
@@ -240,9 +235,9 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
         "n_tiles": len(found.tiles_df),
     }
     row |= {name: value for name, value in found._asdict().items() if name in SLIDE_COLUMNS}
-    with whole_file(table_path) as temporary:
-        found.tiles_df.assign(crc32=np.array(found.checksums, np.uint32)).to_parquet(temporary, index=False)
-    work_records.write(table_path, made_for, slide=row, reader=found.reader, stack_bytes=_size(stack_path))
+    table_df = found.tiles_df.assign(crc32=np.array(found.checksums, np.uint32))
+    outcome = {"slide": row, "reader": found.reader, "stack_bytes": _size(stack_path)}
+    work_records.save_table(table_path, made_for, table_df, **outcome)
     return row
 
 

@@ -141,7 +141,7 @@ def activations(rows: Sequence[Mapping[str, Any]], tile_um: float) -> Captioned 
     strip, titles = [], []
     for row in shown:
         strip += [row["tile"], row["activation"], row["guided"]]
-        titles += [f"{row['symbol']}\n{row['feature']}", "active where", row["method"]]
+        titles += [f"{row['symbol']}\n{row['feature']}", "active where", row["method"].replace(" ", "\n")]
     caption = (
         f"{len(shown)} features on a tile each, {tile_um:.0f} µm wide: where its layer is active (yellow to "
         "red; blue: below zero), and the gradient. Pictures do not share a scale."

@@ -80,18 +80,18 @@ def counting(monkeypatch):
 
 
 def test_resumes_after_a_kill_between_and_within_slides(small, cohort, whole, tmp_path, monkeypatch):
-    write = work_records.write
+    save = work_records.save_arrays
 
-    def killed(path, made_for):
+    def killed(path, made_for, arrays):
         if path.stem == "slide_1":
             raise KeyboardInterrupt
-        write(path, made_for)
+        save(path, made_for, arrays)
 
     with monkeypatch.context() as patched:
-        patched.setattr(work_records, "write", killed)
+        patched.setattr(work_records, "save_arrays", killed)
         with pytest.raises(KeyboardInterrupt):
             run(small, cohort, tmp_path, batch_size=4)
-    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["slide_0.npz.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["slide_0.npz"]
     assert not any(m._forward_hooks for m in small.modules())
     seen = counting(monkeypatch)
     sums_df, n_tiles = run(small, cohort, tmp_path, batch_size=4)

@@ -107,7 +107,7 @@ def test_what_is_learned_counts_links_and_their_genes():
     )
     table_df = compare.learned_table(networks, 0.05)
     assert table_df["network"].tolist() == ["trained", "untrained"]
-    columns = ["marker_pairs", "links", "clumps", "genes_tested", "genes_with_a_link"]
+    columns = ["marker_pairs", "links", "links_of_clumps", "genes_tested", "genes_with_a_link"]
     assert table_df[columns].to_numpy().tolist() == [[4, 3, 2, 3, 2], [4, 0, 0, 3, 0]]
     assert table_df["links_replicated_percent"].tolist() == pytest.approx([50, np.nan], nan_ok=True)
     assert table_df["r_reproducibility_within"].tolist() == pytest.approx([0.3, np.nan], nan_ok=True)

@@ -132,7 +132,7 @@ def test_only_what_changed_is_cut_again(cohort, tmp_path, monkeypatch):
     assert names == []
     assert_same(first, again)
     (out / "b.npy").unlink()
-    (out / "c.parquet.json").write_text("{ torn")
+    (out / "c.parquet").write_bytes((out / "c.parquet").read_bytes()[:-200])  # torn
     cut_all.cut_slides(samples_df, paths, out, SMALL)
     assert names == ["b", "c"]
     cut_all.cut_slides(samples_df, paths, out, MORE_TISSUE)
@@ -158,7 +158,7 @@ def test_ctrl_c_then_resume_gives_the_same_bytes(cohort, whole, tmp_path, monkey
         patched.setattr(cut.scaled_jpeg, "_decode", stopping)
         with pytest.raises(KeyboardInterrupt):
             cut_all.cut_slides(*cohort, tmp_path, SMALL)
-    done = len(list(tmp_path.glob("[!.]*.json")))
+    done = len(list(tmp_path.glob("[!.]*.parquet")))
     assert 0 < done < 4
     names = cut_names(monkeypatch)
     resumed = cut_all.cut_slides(*cohort, tmp_path, SMALL)
@@ -197,7 +197,7 @@ def test_kill_then_resume_gives_the_same_bytes(cohort, tmp_path, how):
     run = subprocess.Popen(
         [sys.executable, script, *argv], env=env, stderr=subprocess.PIPE, preexec_fn=heeding
     )
-    finished = lambda: list(out.glob("[!.]*.json"))  # noqa: E731  (hidden: still being written)
+    finished = lambda: list(out.glob("[!.]*.parquet"))  # noqa: E731  (hidden: still being written)
     while run.poll() is None and not finished():
         time.sleep(0.005)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
