@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
 
 from lib.whole_files import (
     checksum,
@@ -45,6 +42,9 @@ def save_arrays(
 
 def save_table(result: Path, made_for: dict[str, Any], table_df: pd.DataFrame, **outcome: Any) -> None:
     """Write a table, without its index, to a `.parquet` file with its record in it."""
+    import pyarrow as pa  # late, as below: networks are trained and read where there is no pyarrow
+    import pyarrow.parquet as pq
+
     table = pa.Table.from_pandas(table_df, preserve_index=False)
     table = table.replace_schema_metadata({NAME: _text(made_for, outcome, content=_content(table))})
     with whole_file(result) as temporary:
@@ -56,8 +56,10 @@ def _text(made_for: dict[str, Any], outcome: dict[str, Any], **more: Any) -> str
     return json.dumps(sealed(record | more))
 
 
-def _content(table: pa.Table) -> str:
-    """Fingerprint of names, types and values."""
+def _content(table: Any) -> str:
+    """Fingerprint of names, types and values of an Arrow table."""
+    from pyarrow import csv
+
     values = io.BytesIO()
     csv.write_csv(table, values)
     return text_fingerprint(f"{table.schema.remove_metadata()}\n{values.getvalue().decode()}")
@@ -105,6 +107,8 @@ def _read_inside(result: Path) -> dict[str, Any]:
             with zipfile.ZipFile(result) as archive:
                 text = archive.read(NAME)
         else:
+            import pyarrow.parquet as pq
+
             text = (pq.read_schema(result).metadata or {})[NAME.encode()]
         return unsealed(json.loads(text))
     except Exception:  # of damaged files anything may be raised
@@ -117,6 +121,8 @@ def _is_whole_inside(result: Path) -> bool:
         if result.suffix == ".npz":
             with zipfile.ZipFile(result) as archive:
                 return archive.testzip() is None
+        import pyarrow.parquet as pq
+
         return _content(pq.read_table(result, use_threads=False)) == _read_inside(result)["content"]
     except Exception:  # as above
         return False

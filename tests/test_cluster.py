@@ -194,8 +194,14 @@ def test_one_of_two_workers_killed(tmp_path, scheduler, capsys):
     assert not list(store.derived.glob(".cluster-*"))
     alone = cohort(tmp_path / "alone", 24)
     slide_work.cut(alone, alone.load("samples")["slide_id"])
-    for pattern in ("[!.]*.npy", "[!.]*.parquet"):
-        assert contents(stacks, pattern) == contents(alone.path("stacks"), pattern)
+    both = [one.path("stacks") for one in (store, alone)]
+    assert contents(both[0], "[!.]*.npy") == contents(both[1], "[!.]*.npy")
+    tables = [
+        {path.name: pd.read_parquet(path).to_csv() for path in folder.glob("[!.]*.parquet")}
+        for folder in both
+    ]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 23
 
 
 @pytest.mark.slow

@@ -57,8 +57,9 @@ def make_sampled_store():
 
 def contents(store):
     """The stacks and tables of a cohort's slides."""
-    paths = store.path("stacks").glob("[!.]*")
-    return {path.name: path.read_bytes() for path in paths if path.suffix in (".npy", ".parquet")}
+    paths = list(store.path("stacks").glob("[!.]*"))
+    tables = {path.name: pd.read_parquet(path).to_csv() for path in paths if path.suffix == ".parquet"}
+    return tables | {path.name: path.read_bytes() for path in paths if path.suffix == ".npy"}
 
 
 @pytest.mark.slow
