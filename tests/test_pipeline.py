@@ -204,7 +204,7 @@ def test_killed_run_resumes_to_the_same_artefacts(finished, tmp_path):
     whole, _ = finished
     command = [sys.executable, str(ROOT / "run_all.py"), "--cohort", "demo", "--set", *SMALL]
     environment = os.environ | {"HISTOCORR_ROOT": str(tmp_path)}
-    for sign in ("stacks/*.json", "training/last.pt"):  # what has appeared when we kill
+    for sign in ("stacks/[!.]*.parquet", "training/last.pt"):  # what has appeared when we kill
         process = subprocess.Popen(
             command, env=environment, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
         )
