@@ -1,5 +1,7 @@
 """Samples of several slides, from the slides to the report: their tiles are pooled."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,7 +54,8 @@ def pooled(tmp_path_factory):
     path = pooled_cohort(root, **small)
     done = run_command(root, "--cohort", path, "--to", "11")
     assert done.returncode == 0, done.stdout + done.stderr
-    return Store(Config.load(str(path)), root=root), done.stdout
+    yield Store(Config.load(str(path)), root=root), done.stdout
+    shutil.rmtree(root)  # 1 GB
 
 
 @pytest.fixture(scope="module")

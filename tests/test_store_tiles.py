@@ -36,7 +36,8 @@ def without(tmp_path_factory):
     root = tmp_path_factory.mktemp("without")
     done = run_small(root, settings=["store_tiles=false"])
     assert done.returncode == 0, done.stdout + done.stderr
-    return root
+    yield root
+    shutil.rmtree(root)  # 1 GB
 
 
 def store_of(root, **settings):

@@ -10,10 +10,11 @@ import multiprocessing as mp
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import connection
 from pathlib import Path
@@ -267,24 +268,32 @@ def _at_most(seconds: float) -> Iterator[None]:
 @contextmanager
 def _at_most_in_thread(seconds: float) -> Iterator[None]:
     """`_at_most` where signals do not reach; the exception waits for the end of a call into C (a read)."""
-    thread, over, deciding = ctypes.c_ulong(threading.get_ident()), False, threading.Lock()
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    thread, deciding = ctypes.c_ulong(threading.get_ident()), threading.Lock()
+    over = sent = raised = False
 
     def give_up() -> None:
+        nonlocal sent
         with deciding:
             if not over:
-                raise_in(thread, ctypes.py_object(_TookTooLong))
+                sent = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TookTooLong))
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
     try:
         yield
+    except _TookTooLong:
+        raised = True
+        raise
     finally:
         timer.cancel()
         with deciding:
             over = True
-            raise_in(thread, None)  # one that has not been raised yet
+        # One that is on its way is waited for: taking it back leaves Python 3.11 looking for it for ever.
+        with suppress(_TookTooLong):
+            for _ in range(1000 if sent and not raised else 0):
+                time.sleep(1e-3)
 
 
 def _why_empty(found: cut.SlideTiles, min_tissue: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def root(tmp_path_factory):
             patch.setattr(Store, save, lambda self, stem, shown, *_, **__: shown)
         for stem in NEEDED:
             run_cells(stem, OVERRIDES)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # 1 GB
 
 
 @pytest.fixture(scope="module")

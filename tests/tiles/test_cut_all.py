@@ -256,6 +256,29 @@ def test_in_a_thread_as_well_and_nothing_is_raised_later(cohort, whole, tmp_path
     assert_same(again, whole[0], tmp_path, whole[1])
 
 
+def test_a_limit_reached_at_the_last_moment_is_not_raised_later():
+    """Blocks that end about when their time is up: they end, or are given up, and nothing comes after."""
+    given_up = 0
+
+    def work():
+        nonlocal given_up
+        for k in range(110):
+            try:
+                with cut_all._at_most(0.02):
+                    deadline = time.perf_counter() + 0.02 + (k % 11 - 5) * 2e-3
+                    while time.perf_counter() < deadline:
+                        pass
+            except cut_all._TookTooLong:
+                given_up += 1
+            start = time.perf_counter()
+            sum(range(20_000))
+            assert time.perf_counter() - start < 5
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(work).result()
+    assert 0 < given_up < 110
+
+
 def slow_b(path, *rest):
     if Path(path).stem == "b":
         try:
