@@ -84,11 +84,11 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
                 f"{n_tested:,} / {sets.get('validation', 0):,}",
             )
         numbers += [
-            ("samples", f"{len(samples_df):,}"),
+            _sized(len(samples_df), "sample"),
             in_sets,
-            ("slides", f"{len(sample_slides.slide_ids(samples_df)):,}"),
-            ("donors", f"{samples_df['donor'].nunique():,}"),
-            ("tissues", f"{samples_df['tissue'].nunique():,}"),
+            _sized(len(sample_slides.slide_ids(samples_df)), "slide"),
+            _sized(samples_df["donor"].nunique(), "donor"),
+            _sized(samples_df["tissue"].nunique(), "tissue"),
         ]
     if store.is_current("tiles"):
         tiles_df = store.load("tiles")
@@ -98,6 +98,12 @@ def cohort_numbers(store: Store) -> list[tuple[str, str]]:
     if store.is_current("expression"):
         numbers.append(("genes", f"{len(store.load('expression')):,}"))
     return numbers
+
+
+def _sized(n: int, what: str) -> tuple[str, str]:
+    """As (label, number): ("tissue", "1"), ("tissues", "8")."""
+    number, label = methods_text.counted(n, what).split()
+    return label, number
 
 
 def network_numbers(store: Store) -> list[tuple[str, str]]:

@@ -340,3 +340,8 @@ def test_nothing_made_yet_is_a_page_all_the_same(store):
     page = report.build(store).read_text()
     assert "Parameters and versions" in page
     assert 'id="pairs"' not in page
+
+
+def test_one_of_a_kind_is_said_in_the_singular():
+    assert report._sized(1, "tissue") == ("tissue", "1")
+    assert report._sized(1234, "sample") == ("samples", "1,234")
