@@ -53,5 +53,5 @@ def _of_covariates(tested_df: pd.DataFrame, covariates: tuple[str, ...]) -> list
         return []
     return [
         "No covariate is taken out: whatever differs between samples of a tissue (age, batch, delay of "
-        "fixation) can make a link. The cohort's file names covariates."
+        "fixation) can make a link. Name what is known of them as covariates in the cohort's file."
     ]
