@@ -51,9 +51,8 @@ def save_table(result: Path, made_for: dict[str, Any], table_df: pd.DataFrame, *
         pq.write_table(table, temporary)
 
 
-def _text(made_for: dict[str, Any], outcome: dict[str, Any], **more: Any) -> str:
-    record = {"made_for": made_for, "bytes": None, "crc32": None, "outcome": outcome}
-    return json.dumps(sealed(record | more))
+def _text(made_for: dict[str, Any], outcome: dict[str, Any], content: str = "") -> str:
+    return json.dumps(sealed({"made_for": made_for, "outcome": outcome, "content": content}))
 
 
 def _content(table: Any) -> str:
@@ -93,10 +92,10 @@ def announce(result: str | Path, made_for: dict[str, Any], **outcome: Any) -> No
 
 
 def read(result: str | Path) -> dict[str, Any]:
-    """The record (`made_for`, `bytes`, `crc32`, `outcome`); {} where it is missing or unreadable."""
+    """The record (`made_for`, `outcome` and checksums); {} where it is missing or unreadable."""
     result = Path(result)
     record = _read_inside(result) if result.suffix in INSIDE else read_record(record_path(result))
-    complete = record.keys() >= {"made_for", "bytes", "outcome"}
+    complete = record.keys() >= {"made_for", "outcome"}
     typed = complete and isinstance(record["made_for"], dict) and isinstance(record["outcome"], dict)
     return record if typed else {}
 
@@ -115,15 +114,15 @@ def _read_inside(result: Path) -> dict[str, Any]:
         return {}
 
 
-def _is_whole_inside(result: Path) -> bool:
-    """Whether the content of a file that holds its record agrees with its checksums."""
+def _is_whole_inside(result: Path, content: str) -> bool:
+    """Whether a file that holds its record agrees with its checksums: an archive's own, or a table's."""
     try:
         if result.suffix == ".npz":
             with zipfile.ZipFile(result) as archive:
                 return archive.testzip() is None
         import pyarrow.parquet as pq
 
-        return _content(pq.read_table(result, use_threads=False)) == _read_inside(result)["content"]
+        return _content(pq.read_table(result, use_threads=False)) == content
     except Exception:  # as above
         return False
 
@@ -135,10 +134,13 @@ def why_unfinished(result: str | Path, made_for: dict[str, Any]) -> str | None:
         return "is missing"
     if not record:
         return "has no record of what it was made for"
-    if record["bytes"] is not None and record["bytes"] != result.stat().st_size:
+    if record.get("bytes") is not None and record["bytes"] != result.stat().st_size:
         return f"had {record['bytes']:,} bytes when it was finished and has {result.stat().st_size:,}"
-    whole = record.get("crc32") is None or record["crc32"] == checksum(result)
-    if not whole or (result.suffix in INSIDE and not _is_whole_inside(result)):
+    if result.suffix in INSIDE:
+        whole = _is_whole_inside(result, record["content"])
+    else:
+        whole = record.get("crc32") is None or record["crc32"] == checksum(result)
+    if not whole:
         return "holds other bytes than were written: damaged, or edited"
     return difference(record["made_for"], json.loads(json.dumps(made_for, default=str)))
 

@@ -28,14 +28,12 @@ def payload(store: Store) -> dict[str, Any] | None:
 
     Keys: network, synthetic, unit, aggregate, tile_um (width of a tile), covariates, q_threshold,
     r_threshold; samples, tissues, tissue_of (index into tissues, per sample), colours; stratum, strata and
-    their colours (what links are tested within: tissues, of spots sections); units (of the ledger: sections,
-    other cohorts and the like; of a link's row `report_tables.by_unit`); genes and features (values per
-    sample, by name);
-    tables: "links" and "markers", each with rows (a dict per row, `card` an index into cards or null)
-    and n (what the rows are a selection of); cards (pictures as data URIs; finding, and synthetic_note and
-    strip_note: why there are no synthetic images, no strip, or ""); plain (of a feature's name: the measure
-    of the tiles that it is most like, and r within the strata); sets (of a clump's name: the gene sets that
-    follow it, each [name, genes, of these linked, q]).
+    their colours (what links are tested within: tissues, of spots sections); units (of the ledger, as in
+    `report_tables.by_unit`); genes and features (values per sample, by name); tables: "links" and "markers",
+    each with rows (`card` an index into cards or null) and n (what they are a selection of); cards (pictures
+    as data URIs; finding, and synthetic_note and strip_note: why there are no synthetic images, no strip, or
+    ""); plain (of a feature's name: the measure of the tiles that it is most like, and r within the strata);
+    sets (of a clump's name: the gene sets that follow it, each [name, genes, of these linked, q]).
     """
     one_tissue = store.n_tissues == 1
     if not all(store.is_current(name) for name in NEEDED[: -1 if one_tissue else None]):

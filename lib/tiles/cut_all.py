@@ -244,30 +244,13 @@ def _cut_or_reuse(job: _Job) -> dict[str, Any]:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise _TookTooLong in this block after so many seconds; 0: never."""
+    """Raise _TookTooLong in this block, in whatever thread, after so many seconds; 0: never.
+
+    It waits for the end of a call into C, such as a read.
+    """
     if not seconds:
         yield
         return
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        with _at_most_in_thread(seconds):
-            yield
-        return
-
-    def give_up(*_: object) -> None:
-        raise _TookTooLong
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    others = signal.setitimer(signal.ITIMER_REAL, seconds)  # a timer that somebody else has set
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *others)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _at_most_in_thread(seconds: float) -> Iterator[None]:
-    """`_at_most` where signals do not reach; the exception waits for the end of a call into C (a read)."""
     thread, deciding = ctypes.c_ulong(threading.get_ident()), threading.Lock()
     over = sent = raised = False
 
@@ -290,7 +273,7 @@ def _at_most_in_thread(seconds: float) -> Iterator[None]:
         timer.cancel()
         with deciding:
             over = True
-        # One that is on its way is waited for: taking it back leaves Python 3.11 looking for it for ever.
+        # One that is on its way is waited for: taken back, it made traced code hang in Python 3.11.
         with suppress(_TookTooLong):
             for _ in range(1000 if sent and not raised else 0):
                 time.sleep(1e-3)
