@@ -14,6 +14,7 @@ from lib.store import Store
 
 ROWS_SHOWN = 200  # of a table on the page; the csv has them all
 LIMIT_BYTES = 20_000_000  # of the figures embedded in the page
+OF_TISSUES, OF_ONE_TISSUE = "How do tissues differ? (the paper's tables)", "What do the paper's tables say?"
 # Question -> what answers it: stems, or their beginnings ("fig2_*"), in the order of the page.
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "What was measured?": (
@@ -35,7 +36,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         *("fig4_6_*", "activation_*", "tiles_highest_*", "tiles_graded_*", "slide_heatmap_*", "inspect_*"),
         *("synthetic_images", "synthesis_curves", "gradient_methods", "ihc_*"),
     ),
-    "How do tissues differ? (the paper's tables)": (
+    OF_TISSUES: (
         *("s1c_*", "tab*", "fig3_*", "s2_*", "survival_*", "pair_scatter", "patterns_compared"),
         *("s3_*", "replication_by_r", "networks_learned", "accuracy_against_pairs"),
     ),
@@ -72,6 +73,8 @@ def sections(store: Store, networks: Sequence[str]) -> list[dict[str, Any]]:
         ):
             of_network = sorted(by_network[network], key=lambda placed: placed[0])  # stable: as saved
             groups.append({"network": network, "items": [_item(store, one, budget) for _, one in of_network]})
+        if question == OF_TISSUES and store.n_tissues == 1:
+            question = OF_ONE_TISSUE
         if groups:
             made.append({"question": question, "id": _anchor(question), "groups": groups})
     return made

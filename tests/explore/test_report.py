@@ -98,6 +98,13 @@ def test_every_figure_and_table_answers_a_question():
     assert report_sections._place("tab4_pairs")[0].startswith("How do tissues differ?")
 
 
+def test_one_tissue_does_not_differ_from_others(store, monkeypatch):
+    a_picture(store.figures / "s2_genes.png")
+    assert [s["question"] for s in report_sections.sections(store, [])] == [report_sections.OF_TISSUES]
+    monkeypatch.setattr(Store, "n_tissues", 1)
+    assert [s["question"] for s in report_sections.sections(store, [])] == [report_sections.OF_ONE_TISSUE]
+
+
 def test_comparisons_of_networks_need_several(store):
     a_picture(store.figures / "accuracy_against_pairs.png")
     assert report_sections.sections(store, ["vgg16"]) == []
