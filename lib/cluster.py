@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lib import code_versions
+from lib import code_versions, slurm_workers
 from lib.cohort import sample_slides
 from lib.config import Config
 from lib.errors import InputError
@@ -83,7 +83,7 @@ def cut(store: Store) -> None:
         for i, slide_df in samples_df.groupby("slide_id", sort=False)
         if i in paths
     ]
-    with workers(config.cluster, config.slurm.without_gpus, config.slurm.cpus) as client:
+    with workers(store, config.slurm.without_gpus, config.slurm.cpus) as client:
         rows = [row for rows in _spread(client, store, tasks, "cutting") for row in rows]
     failed = [row for row in rows if row["state"] == "failed"]
     print(f"{len(rows) - len(failed)} of {len(rows)} slides are cut")
@@ -103,7 +103,7 @@ def measure(store: Store) -> None:
         return
     network, tasks = store.path("network"), []
     n_processes = 1 if config.slurm.gpus else config.slurm.cpus
-    with workers(config.cluster, config.slurm, n_processes) as client:
+    with workers(store, config.slurm, n_processes) as client:
         n_threads = max(1, sum(client.nthreads().values()))
         for name, slide_ids in todo.items():
             n_each = min(SLIDES_PER_TASK, max(1, len(slide_ids) // (4 * n_threads)))
@@ -171,8 +171,9 @@ def _look_here() -> Callable[..., str]:
 
 
 @contextmanager
-def workers(cluster: str, jobs: Jobs, n_processes: int) -> Iterator[Any]:
+def workers(store: Store, jobs: Jobs, n_processes: int) -> Iterator[Any]:
     """A client of the configured scheduler, which has a worker; `n_processes` in a job of Slurm."""
+    cluster = store.config.cluster
     try:
         from distributed import Client
     except ImportError as error:
@@ -181,10 +182,7 @@ def workers(cluster: str, jobs: Jobs, n_processes: int) -> Iterator[Any]:
             'workers, or set cluster = "local"'
         ) from error
     if cluster == "slurm":
-        with slurm_cluster(jobs, n_processes) as made, Client(made, set_as_default=False) as client:
-            made.scale(jobs=jobs.jobs)
-            print(f"waiting for the first of {jobs.jobs} jobs of Slurm (see squeue)", flush=True)
-            client.wait_for_workers(1)
+        with slurm_workers.workers(jobs, n_processes, store.derived / "jobs") as client:
             yield client
         return
     try:
@@ -202,24 +200,6 @@ def workers(cluster: str, jobs: Jobs, n_processes: int) -> Iterator[Any]:
                 f"the scheduler at {cluster} has no worker: start some, `dask worker {cluster}`"
             ) from error
         yield client
-
-
-def slurm_cluster(jobs: Jobs, n_processes: int) -> Any:
-    """A scheduler on this machine whose workers are jobs of Slurm; none is submitted yet."""
-    from dask_jobqueue.slurm import SLURMCluster
-
-    gpus = [f"--gres=gpu:{jobs.gpus}"] if jobs.gpus else []
-    return SLURMCluster(
-        queue=jobs.partition or None,
-        account=jobs.account or None,
-        cores=jobs.cpus,
-        processes=n_processes,
-        memory=f"{jobs.memory_gb:g}GB",
-        walltime=jobs.walltime,
-        interface=jobs.interface or None,
-        job_extra_directives=[*gpus, *jobs.directives],
-        job_script_prologue=list(jobs.prologue),
-    )
 
 
 def _spread(client: Any, store: Store, tasks: list[Task], what: str) -> list[Any]:
@@ -286,8 +266,12 @@ def _next(client: Any, address: str, done: SimpleQueue) -> Any:
         except Exception as error:
             raise _gone(f"the scheduler at {address} no longer answers") from error
         alone_since = (alone_since or time.monotonic()) if alone else 0.0
-        if alone and address != "slurm" and time.monotonic() - alone_since > ALONE_S:
+        if not alone or time.monotonic() - alone_since < ALONE_S:
+            continue
+        if client.cluster is None:
             raise _gone(f"the scheduler at {address} has lost all its workers")
+        if not slurm_workers.in_queue(client.cluster):
+            raise _gone("all jobs of Slurm have ended, perhaps since their time was up ([slurm] minutes)")
 
 
 def _gone(what: str) -> InputError:

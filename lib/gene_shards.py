@@ -38,7 +38,7 @@ def elsewhere(store: Store) -> Iterator[Elsewhere | None]:
     if config.cluster == "local":
         yield None
         return
-    with cluster.workers(config.cluster, config.slurm, 1) as client, cluster.announced(store) as share:
+    with cluster.workers(store, config.slurm, 1) as client, cluster.announced(store) as share:
         cluster.require_fit(client, share, [])
         spread = _Spread(client, share, config)
         try:

@@ -110,7 +110,7 @@ def submit(store: Store, options: argparse.Namespace) -> int:
                 f"what is left: python -m lib.shard status --cohort {options.cohort} --step {step} --of {of}"
             )
             return 0
-        endings = map(shard_jobs.ending, submitted)
+        endings = (shard_jobs.ending(job, where) for job in submitted)
     else:
         n = max(1, min(jobs.jobs, (os.cpu_count() or 1) // jobs.cpus))
         print(f"no Slurm here (sbatch): {len(numbers)} shards on this machine, {n} at a time")

@@ -5,13 +5,19 @@ A job is the command line of a shard; submitit keeps that, and what it printed, 
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
+from lib import slurm_queue
 from lib.errors import InputError
 from lib.slurm import Jobs
+
+LOOK_S = 5.0  # between looks at a job of Slurm
 
 
 def queue() -> str:
@@ -65,9 +71,31 @@ def at_once(executor_: Any, commands: list[list[str]], n: int) -> Iterator[str]:
         yield from pool.map(lambda command: ending(executor_.submit(subprocess.call, command)), commands)
 
 
-def ending(job: Any) -> str:
+def _wait(job: Any) -> None:
+    """Wait for a job of Slurm; RuntimeError where it left the queue without a result.
+
+    submitit asks `sacct`, which many a Slurm lacks; then it would wait for ever for a job that was killed.
+    """
+    said = ""
+    while not job.paths.result_pickle.exists():
+        states = slurm_queue.states([job.job_id])
+        if not states:
+            time.sleep(LOOK_S)  # until a shared disk shows the result
+            if not job.paths.result_pickle.exists():
+                raise RuntimeError(
+                    "it left Slurm's queue without a result: cancelled, or out of time or memory"
+                )
+        if states != said:
+            tqdm.write(f"job {job.job_id} in Slurm's queue: {states}")
+        said = states
+        time.sleep(LOOK_S)
+
+
+def ending(job: Any, where: str = "local") -> str:
     """Wait for a job; "" where its command came to its end, else what went wrong and where its output is."""
     try:
+        if where == "slurm":
+            _wait(job)
         code = job.result()
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]

@@ -45,9 +45,11 @@ def make(root, n=12, n_genes=120, **settings):
     (raw / "expression.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     path = root / "mine.toml"
     kept = [line for line in TOML.splitlines() if line.split(" = ")[0] not in settings]
-    path.write_text(
-        "\n".join([*kept, *(f"{key} = {json.dumps(value)}" for key, value in settings.items()), ""])
-    )
+    tables = {key: settings.pop(key) for key in list(settings) if isinstance(settings[key], dict)}
+    lines = kept + [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    for name, values in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    path.write_text("\n".join([*lines, ""]))
     return path
 
 

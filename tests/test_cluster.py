@@ -18,7 +18,7 @@ import pytest
 import small_cohort
 from conftest import run_command
 
-from lib import cluster, gene_shards, shard, slide_work
+from lib import cluster, gene_shards, shard, slide_work, slurm_workers
 from lib.config import ROOT, Config
 from lib.errors import InputError
 from lib.features import sample_sums
@@ -449,13 +449,13 @@ def test_what_is_no_cluster_is_refused(address):
         Config.checked({"cohort": "mine", "cluster": address})
 
 
-def test_jobs_of_slurm_say_what_the_cohort_says():
+def test_jobs_of_slurm_say_what_the_cohort_says(tmp_path):
     """The job's script, as dask-jobqueue would hand it to sbatch."""
     pytest.importorskip("dask_jobqueue")
     settings = {"partition": "gpu", "account": "lab", "cpus": 6, "gpus": 1, "memory_gb": 12.5, "minutes": 90}
     settings |= {"directives": ["--constraint=a100"], "prologue": ["module load cuda"]}
     jobs = Config.checked({"cohort": "mine", "cluster": "slurm", "slurm": settings}).slurm
-    with cluster.slurm_cluster(jobs, n_processes=6) as made:
+    with slurm_workers.slurm_cluster(jobs, 6, tmp_path / "jobs") as made:
         script = made.job_script()
     for line in ("-p gpu", "-A lab", "--cpus-per-task=6", "--gres=gpu:1", "--constraint=a100", "-t 01:30:00"):
         assert f"#SBATCH {line}\n" in script, script

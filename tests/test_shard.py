@@ -9,7 +9,7 @@ import pytest
 import small_cohort
 from conftest import run_command
 
-from lib import shard, slide_parts, slide_work
+from lib import shard, shard_jobs, slide_parts, slide_work
 from lib.config import ROOT, Config
 from lib.errors import InputError
 from lib.shard import Shard
@@ -117,6 +117,7 @@ def test_notebooks_find_the_work_of_the_shards(tmp_path):
 def here(tmp_path, monkeypatch, capsys):
     """Runs the command in this process, for the cohort of tmp_path; its exit status, and what it printed."""
     pytest.importorskip("submitit")
+    monkeypatch.setattr(shard_jobs, "queue", lambda: "local")
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
 
