@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 NOT_COMPARABLE = "another cohort: not comparable"
 
@@ -39,5 +40,7 @@ def table_beside(
     """
     shared = [column for column in run_df if column in paper_df and column not in keys]
     renamed = paper_df[keys + shared].rename(columns={column: f"{column} (paper)" for column in shared})
-    joined = run_df.merge(renamed, on=keys, how="left")
+    numbers = {key: float for key in keys if is_numeric_dtype(run_df[key])}  # 0.5 beside whole numbers
+    joined = run_df.astype(numbers).merge(renamed.astype(numbers), on=keys, how="left")
+    joined = joined.astype({key: run_df[key].dtype for key in numbers})
     return joined if comparable else joined.assign(remark=NOT_COMPARABLE)

@@ -27,3 +27,12 @@ def test_table_beside():
     table_df = beside_paper.table_beside(run_df, paper_df, ["architecture"], comparable=True)
     assert table_df["n_pairs (paper)"].tolist()[0] == 424
     assert table_df["n_pairs (paper)"].isna().tolist() == [False, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_thresholds_of_this_run_may_be_fractions_where_the_papers_are_whole():
+    run_df = pd.DataFrame({"r": [0.7, 0.4], "e": [7, 10], "E": [0.5, 7.0], "n_pairs": [1, 2]})
+    paper_df = pd.DataFrame({"r": [0.7, 0.4], "e": [7.0, 10.0], "E": [7, 7], "n_pairs": [3, 4]})
+    table_df = beside_paper.table_beside(run_df, paper_df, ["r", "e", "E"], comparable=True)
+    assert table_df["n_pairs (paper)"].isna().tolist() == [True, False]
+    assert table_df.dtypes[["r", "e", "E"]].equals(run_df.dtypes[["r", "e", "E"]])
