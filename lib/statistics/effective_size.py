@@ -245,7 +245,8 @@ class Inflation(NamedTuple):
             return own_t.add_(float(self.shared[0] / 2))
         sides = np.stack([vx, vx * self.shared / 2]).astype(np.float32)
         usual_t, shared_t = torch.from_numpy(sides) @ torch.from_numpy(vy.T.astype(np.float32))
-        return own_t.add_(shared_t).div_(usual_t.clamp_min_(TINY))
+        apart_t = usual_t <= TINY  # they vary in different groups, and r is 0
+        return own_t.add_(shared_t).div_(usual_t.clamp_min_(TINY)).masked_fill_(apart_t, 1)
 
     def of_pairs(self, genes: np.ndarray, features: np.ndarray) -> np.ndarray:
         """lambda of gene genes[k] with feature features[k], float64 [n_pairs]."""

@@ -189,6 +189,19 @@ def test_r_of_independent_fields_is_calibrated(kind, length):
     assert (naive <= 0.05).mean() > (0.07 if length == 1 else 0.2)
 
 
+def test_a_gene_and_a_feature_of_different_sections_have_lambda_one():
+    spots_df = pd.concat([section(places("square", 8), name) for name in "AB"], ignore_index=True)
+    groups, rng = (spots_df["slide_id"] == "B").to_numpy(int), np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, len(groups)))
+    x[0, groups == 1] = y[0, groups == 0] = 0
+    classes = sample_dependence.classes_of(spots_df, groups)
+    inflation = effective_size.inflation(x, y, groups, classes, np.full(len(groups), 1 / 64))
+    block = inflation.of_block(slice(None))
+    assert block[0, 0] == 1
+    g, f = (index.ravel() for index in np.indices(block.shape))
+    np.testing.assert_allclose(inflation.of_pairs(g, f), block.ravel(), rtol=1e-5)
+
+
 def test_spectral_randomisation_agrees_on_the_spread_of_r():
     """Oracle: Moran spectral randomisation (Wagner and Dray 2015) of one side keeps its autocorrelation; the
     standard deviation of r over its surrogates is that of the effective size.
