@@ -86,7 +86,8 @@ def visible_share(
     scale = np.sqrt((y * y).sum(axis=1, keepdims=True))
     unit = np.divide(y, scale, out=np.zeros_like(y), where=scale > 0)
     smoothers = [_Fold(unit.T @ unit, groups, folds != fold) for fold in range(folds.max() + 1)]
-    observed = _predicted_r(x.T, groups, smoothers)
+    genes = np.ascontiguousarray(x.T)
+    observed = _predicted_r(genes, groups, smoothers)
     rng = np.random.default_rng(seed)
     reached = np.zeros(len(x), np.int64)
     for _ in tqdm(range(n_permutations), unit="shuffle", desc="visible share", disable=not progress):
@@ -94,7 +95,7 @@ def visible_share(
         for group in range(groups.max() + 1):
             members = np.flatnonzero(groups == group)
             order[members] = rng.permutation(members)
-        reached += _predicted_r(x[:, order].T, groups, smoothers) >= observed - 1e-12
+        reached += _predicted_r(genes[order], groups, smoothers) >= observed - 1e-12
     p = (1 + reached) / (1 + n_permutations)
     return pd.DataFrame({"r_cv": observed, "p": np.where(x.any(axis=1), p, 1.0)})
 
@@ -107,35 +108,27 @@ class _Fold:
         n_groups = int(groups.max()) + 1
         membership = np.eye(n_groups)[groups]
         counts = np.maximum(membership[self.train].sum(axis=0), 1)
-        self.means = (
-            membership @ (membership[self.train] / counts).T
-        )  # [n, n_train]: tissue means of training
         whole = np.eye(len(groups))
-        whole[:, self.train] -= self.means
+        whole[:, self.train] -= membership @ (membership[self.train] / counts).T  # tissue means of training
         centred = whole @ kernel @ whole.T
         inner = centred[np.ix_(self.train, self.train)]
-        values, self.vectors = np.linalg.eigh(inner)
-        self.values = np.maximum(values, 0)
-        self.outer = centred[np.ix_(self.test, self.train)] @ self.vectors
-        self.penalties = PENALTIES * self.values.mean()
-        self.shrink = self.values[:, None] / (self.values[:, None] + self.penalties)  # [n_train, n_penalties]
+        values, vectors = np.linalg.eigh(inner)
+        values = np.maximum(values, 0)[:, None]
+        self.rotation = vectors.T @ whole[np.ix_(self.train, self.train)]  # of genes as they come
+        self.outer = centred[np.ix_(self.test, self.train)] @ vectors
+        self.inverse = 1 / (values + PENALTIES * values.mean())  # [n_train, n_penalties]
+        self.shrink = values * self.inverse
 
     def predict(self, genes: np.ndarray) -> np.ndarray:
         """Predictions for the test samples, [n_test, n_genes], the penalty of each gene by generalised
         cross-validation (Golub, Heath and Wahba 1979) within the training samples.
         """
-        means = self.means @ genes[self.train]
-        rotated = self.vectors.T @ (genes[self.train] - means[self.train])
-        squares = rotated * rotated
-        n = len(self.train)
-        error = ((1 - self.shrink) ** 2).T @ squares  # [n_penalties, n_genes]
-        free = np.maximum(n - self.shrink.sum(axis=0), 1e-9)
+        rotated = self.rotation @ genes[self.train]
+        error = ((1 - self.shrink) ** 2).T @ (rotated * rotated)  # [n_penalties, n_genes]
+        free = np.maximum(len(self.train) - self.shrink.sum(axis=0), 1e-9)
         best = np.argmin(error / (free * free)[:, None], axis=0)
-        predicted = np.empty((len(self.test), genes.shape[1]))
-        for k in np.unique(best):
-            at = best == k
-            predicted[:, at] = self.outer @ (rotated[:, at] / (self.values + self.penalties[k])[:, None])
-        return predicted
+        rotated *= self.inverse[:, best]
+        return self.outer @ rotated
 
 
 def _predicted_r(genes: np.ndarray, groups: np.ndarray, smoothers: list[_Fold]) -> np.ndarray:
@@ -144,7 +137,10 @@ def _predicted_r(genes: np.ndarray, groups: np.ndarray, smoothers: list[_Fold]) 
     for fold in smoothers:
         predicted[fold.test] = fold.predict(genes)
     for group in range(groups.max() + 1):
-        members = groups == group
+        members = np.flatnonzero(groups == group)
         predicted[members] -= predicted[members].mean(axis=0)
-    length = np.sqrt((predicted**2).sum(axis=0) * (genes**2).sum(axis=0))
-    return np.divide((predicted * genes).sum(axis=0), length, out=np.zeros(genes.shape[1]), where=length > 0)
+    squares, of_genes, together = (
+        np.einsum("ij,ij->j", a, b) for a, b in ((predicted, predicted), (genes, genes), (predicted, genes))
+    )
+    length = np.sqrt(squares * of_genes)
+    return np.divide(together, length, out=np.zeros(len(length)), where=length > 0)

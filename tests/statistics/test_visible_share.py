@@ -38,7 +38,8 @@ def test_prediction_is_ridge_regression_of_scikit_learn(cohort, monkeypatch):
     train = folds != 2
     means = np.array([[rows[(groups == g) & train].mean() for g in groups] for rows in unit])
     target = np.array([genes[0][(groups == g) & train].mean() for g in groups])
-    ridge = Ridge(alpha=0.3 * fold.values.mean(), fit_intercept=False)
+    mean_eigenvalue = ((unit - means)[:, train] ** 2).sum() / train.sum()
+    ridge = Ridge(alpha=0.3 * mean_eigenvalue, fit_intercept=False)
     ridge.fit((unit - means)[:, train].T, (genes[0] - target)[train])
     expected = ridge.predict((unit - means)[:, ~train].T)
     np.testing.assert_allclose(fold.predict(genes.T)[:, 0], expected, rtol=1e-6, atol=1e-8)
