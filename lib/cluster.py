@@ -187,6 +187,11 @@ def workers(store: Store, jobs: Jobs, n_processes: int) -> Iterator[Any]:
         return
     try:
         client = Client(cluster, timeout=ANSWER_S, set_as_default=False)
+    except TypeError as error:
+        raise InputError(
+            f"cluster = {cluster!r} needs certificates, and dask's configuration here names none "
+            "(distributed.comm.tls): https://distributed.dask.org/en/stable/tls.html"
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"no dask scheduler answers at {cluster} within {ANSWER_S:g} s: start it (`dask "

@@ -1,7 +1,9 @@
 """Other machines: a real dask scheduler, and workers on loopback which die, see nothing, or are not there."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import dask
 import linked_cohort
 import numpy as np
 import pandas as pd
@@ -60,15 +63,15 @@ def process(*arguments, before=(), **others):
 
 
 @contextmanager
-def running_scheduler(**others):
+def running_scheduler(protocol="tcp", **others):
     """A scheduler's process and address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = ("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
-    with process(*arguments, **others) as started:
+    with process(*arguments, "--protocol", protocol, **others) as started:
         eventually(lambda: answers(port))
-        yield started, f"tcp://127.0.0.1:{port}"
+        yield started, f"{protocol}://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -202,6 +205,27 @@ def test_one_of_two_workers_killed(tmp_path, scheduler, capsys):
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 23
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_a_scheduler_with_tls(tmp_path):
+    """As dask's own configuration says; whoever has no certificate cannot take part."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here"]
+    subprocess.run([*line, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    tls = {"ca-file": str(certificate)}
+    tls |= {who: {"key": str(key), "cert": str(certificate)} for who in ("scheduler", "worker", "client")}
+    written = tmp_path / "dask/distributed.json"
+    written.parent.mkdir()
+    written.write_text(json.dumps({"distributed": {"comm": {"tls": tls}}}))
+    of_dask = {"DASK_CONFIG": str(written.parent)}
+    with running_scheduler("tls", **of_dask) as (_, address), worker(address, "one", **of_dask):
+        store = cohort(tmp_path, 3, cluster=address)
+        with pytest.raises(InputError, match=r"'tls://.*' needs certificates, .* \(distributed.comm.tls\)"):
+            cluster.cut(store)
+        with dask.config.set({f"distributed.comm.tls.{name}": value for name, value in tls.items()}):
+            cluster.cut(store)
+    assert n_cut(store) == 3
 
 
 @pytest.mark.slow
