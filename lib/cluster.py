@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lib import code_versions, slurm_workers
+from lib import code_versions
 from lib.cohort import sample_slides
 from lib.config import Config
 from lib.errors import InputError
@@ -176,6 +176,8 @@ def workers(store: Store, jobs: Jobs, n_processes: int) -> Iterator[Any]:
     cluster = store.config.cluster
     try:
         from distributed import Client
+
+        from lib import slurm_workers
     except ImportError as error:
         raise InputError(
             f"cluster = {cluster!r} needs dask: python -m pip install -e '.[cluster]' here and on the "
@@ -260,7 +262,9 @@ def gather(
 
 def _next(client: Any, address: str, done: SimpleQueue) -> Any:
     """The next future that is done; InputError where scheduler or workers are gone for good."""
-    alone_since = 0.0
+    from lib import slurm_workers
+
+    alone_since, known = 0.0, ""
     while True:
         try:
             return done.get(timeout=ANSWER_S)
@@ -275,8 +279,12 @@ def _next(client: Any, address: str, done: SimpleQueue) -> Any:
             continue
         if client.cluster is None:
             raise _gone(f"the scheduler at {address} has lost all its workers")
-        if not slurm_workers.in_queue(client.cluster):
+        states = slurm_workers.in_queue(client.cluster)
+        if not states:
             raise _gone("all jobs of Slurm have ended, perhaps since their time was up ([slurm] minutes)")
+        if states != known:
+            print(f"no worker; in Slurm's queue: {states}", flush=True)
+        known = states
 
 
 def _gone(what: str) -> InputError:

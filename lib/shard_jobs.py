@@ -18,6 +18,7 @@ from lib.errors import InputError
 from lib.slurm import Jobs
 
 LOOK_S = 5.0  # between looks at a job of Slurm
+SHOWN_S = 60.0  # until a network disk shows the result of a job that has ended
 
 
 def queue() -> str:
@@ -76,16 +77,15 @@ def _wait(job: Any) -> None:
 
     submitit asks `sacct`, which many a Slurm lacks; then it would wait for ever for a job that was killed.
     """
-    said = ""
+    said, gone_since = "", time.monotonic()
     while not job.paths.result_pickle.exists():
         states = slurm_queue.states([job.job_id])
-        if not states:
-            time.sleep(LOOK_S)  # until a shared disk shows the result
-            if not job.paths.result_pickle.exists():
-                raise RuntimeError(
-                    "it left Slurm's queue without a result: cancelled, or out of time or memory"
-                )
-        if states != said:
+        if states:
+            gone_since = time.monotonic()
+        elif time.monotonic() - gone_since > SHOWN_S:
+            raise RuntimeError("it left Slurm's queue without a result: cancelled, or out of time or memory")
+        job.paths.folder.chmod(job.paths.folder.stat().st_mode)  # has a network disk look again
+        if states and states != said:
             tqdm.write(f"job {job.job_id} in Slurm's queue: {states}")
         said = states
         time.sleep(LOOK_S)

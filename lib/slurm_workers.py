@@ -1,17 +1,41 @@
 """Workers of dask that are jobs of Slurm, through dask-jobqueue, and what becomes of those jobs."""
 
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+from distributed import Client
+from distributed.core import Status
 
 from lib import slurm_queue
 from lib.errors import InputError
 from lib.slurm import Jobs
 
 LOOK_S = 10.0  # between looks at the queue while there is no worker
-SUBMITTED_S = 120.0  # after which a job is in the queue, or never will be
+
+
+class _Job(SLURMJob):
+    """A job that keeps what Slurm said where it was refused, in place of a traceback."""
+
+    refusal = ""
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        except RuntimeError as error:
+            self.refusal = str(error).rpartition("stderr:")[2].strip()
+            self.status = Status.running  # as is expected of what was started; there is nothing to end
+
+    async def close(self) -> None:
+        await super().close()
+        self.status = Status.closed  # dask-jobqueue leaves it, and distributed asserts it where one is held
+
+
+class _Cluster(SLURMCluster):
+    job_cls = _Job
 
 
 @contextmanager
@@ -27,33 +51,41 @@ def workers(jobs: Jobs, n_processes: int, log_dir: Path) -> Iterator[Any]:
     ------
     InputError : Slurm is not here or takes no such job, or all jobs ended before a worker was there.
     """
-    from distributed import Client
-
+    if not shutil.which("sbatch"):
+        raise InputError('cluster = "slurm" needs sbatch on this machine: start from a login node')
     with slurm_cluster(jobs, n_processes, log_dir) as made, Client(made, set_as_default=False) as client:
-        slurm_queue.require_accepted(made.job_script())
         made.scale(jobs=jobs.jobs)
         print(f"waiting for the first of {jobs.jobs} jobs of Slurm", flush=True)
-        known, since = "", time.monotonic()
-        while not client.nthreads():
-            with suppress(TimeoutError):
-                client.wait_for_workers(1, timeout=LOOK_S)
-                break
-            states = in_queue(made)
-            if not states and (made.workers or time.monotonic() - since > SUBMITTED_S):
-                raise InputError(f"the jobs of Slurm ended before a worker was there: see {log_dir}")
-            if states != known:
-                print(f"in Slurm's queue: {states}", flush=True)
-            known = states
+        _wait(client, made, log_dir)
+        refused = {job.refusal for job in list(made.workers.values()) if job.refusal}
+        if refused:
+            print(f"Slurm does not take all {jobs.jobs} jobs: {'; '.join(refused)}", flush=True)
         yield client
+
+
+def _wait(client: Client, made: Any, log_dir: Path) -> None:
+    """Until there is a worker; says what the queue says of the jobs whenever that changes."""
+    known, while_submitting = "", "being submitted"
+    while not client.nthreads():
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=LOOK_S)
+            return
+        submitted = list(made.workers.values())  # all at once, when the last has been answered
+        if submitted and all(job.refusal for job in submitted):
+            raise InputError(f"Slurm takes no such job; see [slurm] of the cohort: {submitted[0].refusal}")
+        states = in_queue(made) if submitted else while_submitting
+        if not states:
+            raise InputError(f"the jobs of Slurm ended before a worker was there: see {log_dir}")
+        if states != known:
+            print(f"in Slurm's queue: {states}", flush=True)
+        known = states
 
 
 def slurm_cluster(jobs: Jobs, n_processes: int, log_dir: Path) -> Any:
     """A scheduler on this machine whose workers are jobs of Slurm; none is submitted yet."""
-    from dask_jobqueue.slurm import SLURMCluster
-
     log_dir.mkdir(parents=True, exist_ok=True)
     gpus = [f"--gres=gpu:{jobs.gpus}"] if jobs.gpus else []
-    return SLURMCluster(
+    return _Cluster(
         queue=jobs.partition or None,
         account=jobs.account or None,
         cores=jobs.cpus,
@@ -68,4 +100,4 @@ def slurm_cluster(jobs: Jobs, n_processes: int, log_dir: Path) -> Any:
 
 def in_queue(made: Any) -> str:
     """The states of the cluster's jobs that Slurm still has (`slurm_queue.states`)."""
-    return slurm_queue.states([job.job_id for job in made.workers.values() if job.job_id])
+    return slurm_queue.states([job.job_id for job in list(made.workers.values()) if job.job_id])

@@ -76,10 +76,24 @@ def running(folder):
         _wait_until_idle(environment, folder)
         yield {name: environment[name] for name in ("SLURM_CONF", "PATH")}
     finally:
-        for one in reversed(started):
+        _end_jobs(environment)
+        for one in reversed(started):  # the node while the controller is there, and the keys last
             one.terminate()
-        for one in started:
-            one.wait(SOON_S)
+            try:
+                one.wait(SOON_S)
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.wait()
+
+
+def _end_jobs(environment):
+    """Cancel what is left, and wait until it has gone."""
+    run = {"env": environment, "capture_output": True, "check": False}
+    subprocess.run(["scancel", "--state=PENDING"], **run)
+    subprocess.run(["scancel", "--state=RUNNING"], **run)
+    deadline = time.monotonic() + SOON_S
+    while subprocess.run(["squeue", "--noheader"], **run).stdout and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _wait_until_idle(environment, folder):

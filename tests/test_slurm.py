@@ -1,5 +1,7 @@
 """A real Slurm of one node: jobs as workers of notebook 01, jobs as shards, and jobs that end early."""
 
+import os
+import shutil
 import subprocess
 import threading
 
@@ -29,6 +31,7 @@ def _use_it(slurm, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(slurm_workers, "LOOK_S", 1)
     monkeypatch.setattr(shard_jobs, "LOOK_S", 1)
+    monkeypatch.setattr(shard_jobs, "SHOWN_S", 3)
     monkeypatch.setattr(cluster, "ANSWER_S", 1)
     monkeypatch.setattr(cluster, "ALONE_S", 2)
 
@@ -64,8 +67,25 @@ def test_a_job_is_cancelled_and_the_other_does_its_slides(tmp_path, capsys):
 
 def test_what_slurm_refuses_is_said_in_its_words(tmp_path):
     store = cohort(tmp_path, 3, cluster="slurm", slurm=JOBS | {"partition": "nowhere"})
-    with pytest.raises(InputError, match=r"see \[slurm\] of the cohort's file: .*[Ii]nvalid partition"):
+    with pytest.raises(InputError, match=r"see \[slurm\] of the cohort: .*[Ii]nvalid partition"):
         cluster.cut(store)
+
+
+def test_one_of_two_jobs_is_refused(tmp_path, monkeypatch, capsys):
+    """As where somebody may submit one at a time: that one does the work."""
+    refused = "sbatch: error: QOSMaxSubmitJobPerUserLimit"
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin/sbatch"
+    command.write_text(
+        f'#!/bin/sh\nmkdir {tmp_path}/one 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\n'
+        f'exec {shutil.which("sbatch")} "$@"\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    store = cohort(tmp_path, 6, cluster="slurm", slurm=JOBS)
+    cluster.cut(store)
+    assert n_cut(store) == 5
+    assert f"Slurm does not take all 2 jobs: {refused}\n" in capsys.readouterr().out
 
 
 def test_jobs_that_end_before_they_work(tmp_path):

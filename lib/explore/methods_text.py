@@ -145,6 +145,11 @@ def _tests(store: Store) -> str:
             f"For {what} the statistic was divided by the square root of its variance inflation (effective "
             "sample size; Clifford, Richardson and Hémon 1989, Dutilleul 1993)."
         )
+        if classes.uneven:
+            said.append(
+                "It takes into account that spots are not equally variable, by their variance over all genes "
+                "and features and by studentising (DiCiccio and Romano 2017)."
+            )
     said.append(
         f"Genes were called at a false discovery rate of {config.q_threshold:g} (Benjamini and Hochberg "
         "1995), and the links of a gene at that rate among its features, averaged over the genes found."
