@@ -236,7 +236,9 @@ def test_slides_without_rna_end_with_their_features(tmp_path):
     assert store.notebooks == tuple(name for name in NOTEBOOKS if name[:2] in ("00", "01", "02", "04"))
     features_df = store.load("features_test")
     assert features_df.shape == (2816, int((store.load("samples")["split"] != "validation").sum()))
-    assert (tmp_path / "figures/mine/index.html").is_file()
+    page = (tmp_path / "figures/mine/index.html").read_text()
+    assert "There is no expression table" in page
+    assert "was correlated with" not in page
 
 
 def test_a_folder_of_jpegs_with_a_csv(tmp_path):

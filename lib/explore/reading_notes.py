@@ -6,22 +6,33 @@ from lib.statistics import effective_size, spots
 from lib.store import Store
 
 FEW_SAMPLES = 30  # tested: strong links alone can be found
+FEW_VALIDATION = 10  # samples: q of 0.05 needs r near 1
 DEPTH = "log_counts"  # of a spot; written by the sources of spots
 
 
 def reading_notes(store: Store) -> list[str]:
     """Notes on the samples tested and on what was not taken out; empty where nothing needs saying."""
     config = store.config
-    if config.slides_only or not store.is_current("samples"):
+    if config.slides_only:
+        return [
+            "There is no expression table: features were measured (notebooks 00 to 04); correlations, "
+            "tests, links and cards are left out."
+        ]
+    if not store.is_current("samples"):
         return []
     samples_df = store.load("samples")
     tested_df = samples_df[samples_df["split"].isin(config.test_sets)]
     if tested_df.empty:
         return []
     notes = _of_samples(tested_df)
-    if not (samples_df["split"] == "validation").any():
+    n_validation = int((samples_df["split"] == "validation").sum())
+    if not n_validation:
         notes.append(
             "There are no validation samples: no link could be held against samples that no test has used."
+        )
+    elif n_validation < FEW_VALIDATION:
+        notes.append(
+            f"Only {n_validation} validation samples: on so few hardly any link can replicate, true or not."
         )
     return notes + _of_covariates(tested_df, config.covariates)
 

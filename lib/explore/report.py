@@ -40,6 +40,7 @@ def build(store: Store) -> Path:
         title=store.config.title or store.config.cohort,
         synthetic=store.config.synthetic_data,
         classifies=store.config.classifies,
+        slides_only=store.config.slides_only,
         one_tissue=store.n_tissues == 1,
         **_strata(store),
         reading_notes=reading_notes(store),
@@ -172,7 +173,8 @@ def links_in_numbers(store: Store, stores: Mapping[str, Store]) -> list[tuple[st
     if "q_without_covariates" in genes_df:
         n_without = int((genes_df["q_without_covariates"] <= q).sum())
         without = f" ({n_without:,} with the covariates left in)"
-    by_chance = f"by chance: at most {q * found.genes:.0f}, on average"
+    false = q * found.genes
+    by_chance = f"by chance: at most {false:.{0 if false >= 9.95 else 1}f}, on average"
     beside = [by_chance, *(f"{words}: {of.genes:,}" for words, of in nulls.items())]
     label = f"of {found.genes_tested:,} expressed genes have a link{without}"
     numbers.append((label, f"{found.genes:,}", "; ".join(beside)))

@@ -21,11 +21,12 @@ def notes(monkeypatch, tmp_path):
     return of
 
 
-def bulk(n=40, n_donors=40, tissues=2):
+def bulk(n=40, n_donors=40, tissues=2, n_validation=10):
     df = pd.DataFrame({"sample_id": [f"s{i}" for i in range(n)]})
+    sets = ["validation"] * n_validation + ["test"] * (n - n_validation)
     return df.assign(
         slide_id=df["sample_id"], donor=[f"d{i % n_donors}" for i in range(n)],
-        tissue=[f"t{i % tissues}" for i in range(n)], split=["validation"] * 4 + ["test"] * (n - 4),
+        tissue=[f"t{i % tissues}" for i in range(n)], split=sets,
     )  # fmt: skip
 
 
@@ -36,10 +37,11 @@ def test_a_sound_cohort_needs_no_note(notes):
 @pytest.mark.parametrize(
     ("samples_df", "words"),
     [
-        (bulk(n=20, n_donors=20), "Only 16 samples were tested"),
+        (bulk(n=20, n_donors=20), "Only 10 samples were tested"),
         (bulk(tissues=1), "All samples tested are of one tissue"),
-        (bulk(n_donors=1), "All 36 samples are of one donor"),
-        (bulk(n_donors=4), "36 samples are of 4 donors, too few"),
+        (bulk(n_donors=1), "All 30 samples are of one donor"),
+        (bulk(n_donors=4), "30 samples are of 4 donors, too few"),
+        (bulk(n_validation=5), "Only 5 validation samples"),
         (bulk().assign(split="test"), "There are no validation samples"),
     ],
 )
@@ -47,9 +49,12 @@ def test_each_weakness_is_said(notes, samples_df, words):
     assert words in notes(samples_df, covariates=("rin",))
 
 
+def test_slides_without_expression_say_what_is_left_out(notes):
+    assert notes(bulk(), expression_file="").startswith("There is no expression table: features were")
+
+
 def test_covariates_that_nobody_named_are_missed(notes):
     assert notes(bulk()).startswith("No covariate is taken out")
-    assert notes(bulk(), expression_file="") == "", "without RNA there are no links"
 
 
 def test_of_spots_one_section_and_depth_are_said(notes):

@@ -311,7 +311,7 @@ def test_the_page_opens_with_links_their_genes_and_how_many_replicate(store, mon
     assert genes == "of 3 expressed genes have a link (3 with the covariates left in)"
     assert "2 strongest links replicate" in replicate
     assert by_chance == "by chance: at most 5% of a gene's, on average; random weights: 5"
-    assert false == "by chance: at most 0, on average; random weights: 2"
+    assert false == "by chance: at most 0.1, on average; random weights: 2"
     assert agree == "by chance: at most 5%; random weights: 50%"
     assert next(null for *_, null in report.links_in_numbers(null, stores)).endswith("on average")
 
