@@ -174,7 +174,7 @@ def links_in_numbers(store: Store, stores: Mapping[str, Store]) -> list[tuple[st
         n_without = int((genes_df["q_without_covariates"] <= q).sum())
         without = f" ({n_without:,} with the covariates left in)"
     false = q * found.genes
-    by_chance = f"by chance: at most {false:.{0 if false >= 9.95 else 1}f}, on average"
+    by_chance = f"by chance: at most {false:.{1 if 0 < false < 9.95 else 0}f}, on average"
     beside = [by_chance, *(f"{words}: {of.genes:,}" for words, of in nulls.items())]
     label = f"of {found.genes_tested:,} expressed genes have a link{without}"
     numbers.append((label, f"{found.genes:,}", "; ".join(beside)))

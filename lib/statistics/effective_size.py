@@ -166,12 +166,10 @@ def _variance(scaled: np.ndarray, spread: np.ndarray, groups: np.ndarray) -> np.
     variance = np.ones(len(groups))
     for group in range(spread.shape[1]):
         members = np.flatnonzero(groups == group)
-        varies = np.flatnonzero(spread[:, group] > 0)
-        squares, step = np.zeros(len(members)), max(1, BLOCK_VALUES // max(len(members), 1))
-        for start in range(0, len(varies), step):
-            at = varies[start : start + step]
-            rows = scaled[np.ix_(at, members)] / spread[at, group, None]
-            squares += np.einsum("ij,ij->j", rows, rows)
+        rows = scaled if len(members) == len(groups) else scaled[:, members]
+        square = spread[:, group] ** 2
+        weight = np.divide(1, square, out=np.zeros_like(square), where=square > 0)
+        squares = np.einsum("i,ij,ij->j", weight, rows, rows)
         if squares.any():
             variance[members] = squares / squares.mean()
     return variance
