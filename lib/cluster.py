@@ -177,7 +177,8 @@ def workers(store: Store, jobs: Jobs, n_processes: int) -> Iterator[Any]:
     try:
         from distributed import Client
 
-        from lib import slurm_workers
+        if cluster == "slurm":
+            from lib import slurm_workers
     except ImportError as error:
         raise InputError(
             f"cluster = {cluster!r} needs dask: python -m pip install -e '.[cluster]' here and on the "
@@ -262,8 +263,6 @@ def gather(
 
 def _next(client: Any, address: str, done: SimpleQueue) -> Any:
     """The next future that is done; InputError where scheduler or workers are gone for good."""
-    from lib import slurm_workers
-
     alone_since, known = 0.0, ""
     while True:
         try:
@@ -279,6 +278,8 @@ def _next(client: Any, address: str, done: SimpleQueue) -> Any:
             continue
         if client.cluster is None:
             raise _gone(f"the scheduler at {address} has lost all its workers")
+        from lib import slurm_workers
+
         states = slurm_workers.in_queue(client.cluster)
         if not states:
             raise _gone("all jobs of Slurm have ended, perhaps since their time was up ([slurm] minutes)")

@@ -1,18 +1,25 @@
 """Workers of dask that are jobs of Slurm, through dask-jobqueue, and what becomes of those jobs."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Client
 from distributed.core import Status
 
 from lib import slurm_queue
 from lib.errors import InputError
 from lib.slurm import Jobs
+
+INTERRUPTED = signal.getsignal(signal.SIGINT)
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob  # noqa: E402
+
+signal.signal(
+    signal.SIGINT, INTERRUPTED or signal.SIG_DFL
+)  # dask-jobqueue takes it for itself, and then exits in silence
 
 LOOK_S = 10.0  # between looks at the queue while there is no worker
 

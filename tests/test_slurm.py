@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import threading
 
 import one_node_slurm
@@ -63,6 +64,15 @@ def test_a_job_is_cancelled_and_the_other_does_its_slides(tmp_path, capsys):
     slide_work.cut(alone, alone.load("samples")["slide_id"])
     both = [one.path("stacks") for one in (store, alone)]
     assert contents(both[0], "[!.]*.npy") == contents(both[1], "[!.]*.npy")
+
+
+def test_an_interruption_stays_one():
+    """dask-jobqueue makes SIGINT end the process when it is imported."""
+    code = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nimport lib.slurm_workers\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_what_slurm_refuses_is_said_in_its_words(tmp_path):
