@@ -243,7 +243,13 @@ def gather(
                 future = _next(client, cluster, done)
                 task = waiting.pop(future)
                 try:
-                    results.append(future.result())
+                    results.append(future.result(timeout=ANSWER_S))
+                except TimeoutError:
+                    if future.status == "error":
+                        raise
+                    waiting[future] = task  # its worker died with the result: it is computed again
+                    future.add_done_callback(done.put)
+                    continue
                 except KilledWorker:
                     fatal += task.names
                 except (CommClosedError, FutureCancelledError) as error:

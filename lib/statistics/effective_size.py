@@ -247,7 +247,9 @@ class Inflation(NamedTuple):
         own_t.div_((r_t * r_t).mul_(4).add_(2))
         if one_group:
             own_t.add_(float(self.shared[0] / 2))
-            own_t[~vx.any(axis=1)] = own_t[:, ~vy.any(axis=1)] = 1
+            still_x, still_y = (torch.from_numpy(~v.any(axis=1)) for v in (vx, vy))
+            own_t[still_x] = 1
+            own_t[:, still_y] = 1
             return own_t
         sides = np.stack([vx, vx * self.shared / 2]).astype(np.float32)
         usual_t, shared_t = torch.from_numpy(sides) @ torch.from_numpy(vy.T.astype(np.float32))
