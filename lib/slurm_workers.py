@@ -72,7 +72,7 @@ def workers(jobs: Jobs, n_processes: int, log_dir: Path) -> Iterator[Any]:
 
 def _wait(client: Client, made: Any, log_dir: Path) -> None:
     """Until there is a worker; says what the queue says of the jobs whenever that changes."""
-    known, while_submitting = "", "being submitted"
+    known = ""
     while not client.nthreads():
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=LOOK_S)
@@ -80,7 +80,7 @@ def _wait(client: Client, made: Any, log_dir: Path) -> None:
         submitted = list(made.workers.values())  # all at once, when the last has been answered
         if submitted and all(job.refusal for job in submitted):
             raise InputError(f"Slurm takes no such job; see [slurm] of the cohort: {submitted[0].refusal}")
-        states = in_queue(made) if submitted else while_submitting
+        states = in_queue(made) if submitted else "being submitted"
         if not states:
             raise InputError(f"the jobs of Slurm ended before a worker was there: see {log_dir}")
         if states != known:

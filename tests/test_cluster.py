@@ -13,7 +13,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-import dask
 import linked_cohort
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ import pytest
 import small_cohort
 from conftest import run_command
 
-from lib import cluster, gene_shards, shard, slide_work, slurm_workers
+from lib import cluster, gene_shards, shard, slide_work
 from lib.config import ROOT, Config
 from lib.errors import InputError
 from lib.features import sample_sums
@@ -31,7 +30,7 @@ from lib.statistics import link_tests, permutations
 from lib.store import Store
 from lib.tiles import cut_all, tile_quality
 
-distributed = pytest.importorskip("distributed")
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 SOON_S = 60
 
 
@@ -387,6 +386,24 @@ def test_interrupted(tmp_path, scheduler):
     assert n_cut(store) == 239
 
 
+def test_a_result_that_is_lost_with_the_last_worker_is_not_waited_for(tmp_path, scheduler, monkeypatch):
+    """It died after its task and before the answer was read."""
+    monkeypatch.setattr(cluster, "ANSWER_S", 1)
+    monkeypatch.setattr(cluster, "ALONE_S", 2)
+    store, usual = cohort(tmp_path, 3, cluster=scheduler), cluster._next
+    with worker(scheduler, "one") as only:
+
+        def lose(*arguments):
+            future = usual(*arguments)
+            only.kill()
+            only.wait()
+            return future
+
+        monkeypatch.setattr(cluster, "_next", lose)
+        with pytest.raises(InputError, match="has lost all its workers"):
+            cluster.cut(store)
+
+
 @pytest.mark.slow
 def test_scheduler_that_dies(tmp_path, scheduler_process, monkeypatch):
     monkeypatch.setattr(cluster, "ANSWER_S", 2.0)
@@ -476,6 +493,8 @@ def test_what_is_no_cluster_is_refused(address):
 def test_jobs_of_slurm_say_what_the_cohort_says(tmp_path):
     """The job's script, as dask-jobqueue would hand it to sbatch."""
     pytest.importorskip("dask_jobqueue")
+    from lib import slurm_workers
+
     settings = {"partition": "gpu", "account": "lab", "cpus": 6, "gpus": 1, "memory_gb": 12.5, "minutes": 90}
     settings |= {"directives": ["--constraint=a100"], "prologue": ["module load cuda"]}
     jobs = Config.checked({"cohort": "mine", "cluster": "slurm", "slurm": settings}).slurm

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from test_cluster import cohort, contents, dates, eventually, n_cut
 
-from lib import cluster, shard, shard_jobs, slide_work, slurm_workers
+from lib import cluster, shard, shard_jobs, slide_work
 from lib.config import ROOT
 from lib.errors import InputError
 
 pytest.importorskip("dask_jobqueue")
+slurm_workers = pytest.importorskip("lib.slurm_workers")
 pytestmark = pytest.mark.slow
 JOBS = {"jobs": 2, "cpus": 1, "memory_gb": 2, "minutes": 10}
 
