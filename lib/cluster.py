@@ -229,6 +229,7 @@ def gather(
     from distributed.comm.core import CommClosedError
 
     results, fatal, done = [], [], SimpleQueue()
+    watch = _Watch(client, cluster)
     n_names = sum(len(task.names) for task in tasks)
     with tqdm(total=n_names, unit=unit, desc=what, disable=not progress) as bar:
         run = secrets.token_hex(4)
@@ -240,15 +241,17 @@ def gather(
                 waiting[future] = task
                 future.add_done_callback(done.put)
             while waiting:
-                future = _next(client, cluster, done)
+                future = _next(done, watch)
                 task = waiting.pop(future)
                 try:
                     results.append(future.result(timeout=ANSWER_S))
+                    watch.alone_since = 0.0
                 except TimeoutError:
                     if future.status == "error":
                         raise
                     waiting[future] = task  # its worker died with the result: it is computed again
-                    future.add_done_callback(done.put)
+                    future.add_done_callback(done.put)  # at once, as long as it is lost
+                    watch.look()
                     continue
                 except KilledWorker:
                     fatal += task.names
@@ -267,31 +270,41 @@ def gather(
     return results
 
 
-def _next(client: Any, address: str, done: SimpleQueue) -> Any:
-    """The next future that is done; InputError where scheduler or workers are gone for good."""
-    alone_since, known = 0.0, ""
+def _next(done: SimpleQueue, watch: "_Watch") -> Any:
+    """The next future that is done, or lost."""
     while True:
         try:
             return done.get(timeout=ANSWER_S)
         except Empty:
-            pass
+            watch.look()
+
+
+class _Watch:
+    """Whether scheduler and workers are there, looked at whenever nothing comes."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self.client, self.address = client, address
+        self.alone_since, self.known = 0.0, ""
+
+    def look(self) -> None:
+        """InputError where scheduler or workers are gone for good."""
         try:
-            alone = not client.nthreads()
+            alone = not self.client.nthreads()
         except Exception as error:
-            raise _gone(f"the scheduler at {address} no longer answers") from error
-        alone_since = (alone_since or time.monotonic()) if alone else 0.0
-        if not alone or time.monotonic() - alone_since < ALONE_S:
-            continue
-        if client.cluster is None:
-            raise _gone(f"the scheduler at {address} has lost all its workers")
+            raise _gone(f"the scheduler at {self.address} no longer answers") from error
+        self.alone_since = (self.alone_since or time.monotonic()) if alone else 0.0
+        if not alone or time.monotonic() - self.alone_since < ALONE_S:
+            return
+        if self.client.cluster is None:
+            raise _gone(f"the scheduler at {self.address} has lost all its workers")
         from lib import slurm_workers
 
-        states = slurm_workers.in_queue(client.cluster)
+        states = slurm_workers.in_queue(self.client.cluster)
         if not states:
             raise _gone("all jobs of Slurm have ended, perhaps since their time was up ([slurm] minutes)")
-        if states != known:
+        if states != self.known:
             print(f"no worker; in Slurm's queue: {states}", flush=True)
-        known = states
+        self.known = states
 
 
 def _gone(what: str) -> InputError:
