@@ -135,7 +135,7 @@ class Config(BaseModel):
     class_weighting: bool = False
     mixed_precision: Literal["", "bf16"] = ""
     compile_network: bool = False
-    loader_workers: Annotated[int, Field(ge=-1)] = -1  # threads that read tiles; -1: 0 on a CPU, else up to 4
+    loader_workers: Annotated[int, Field(ge=-1)] = -1  # threads that read tiles; -1: 0 on a CPU, else up to 2
 
     # -- features (notebook 04) -------------------------------------------------------------------------
     features: Literal["table1", "unskipped"] = "table1"  # which layers of ResNet34 are counted

@@ -66,6 +66,8 @@ def _measurements(device: str) -> list[tuple[str, Callable[[], dict]]]:
             case = Case(architecture, batch, precision, TRAINED if work == "training" else SIZE, device)
             name = f"{work}, {architecture}, {precision}, {batch}"
             found.append((name, lambda work=work, case=case: sides[work](case)))
+    stored = Case("vgg16", 64, "bfloat16", TRAINED, device)
+    found.append(("quantification of stored tiles", lambda: networks.slides_row(stored)))
     found += [
         (f"loader, batch {batch}", lambda batch=batch: loader_row(batch, device, TRAINED))
         for batch in (64, 256)

@@ -1,7 +1,7 @@
-"""A layer and the ReLU after it in one reading: sums of all values and of the positive ones, in Triton.
+"""A ReLU that takes the sums of its input and of its output on the way, in Triton.
 
-The sums of a convolution and of its ReLU are two features of one map. Reading the map is what quantification
-costs beyond the network, so on an NVIDIA GPU both are taken at once.
+The sums of a convolution and of its ReLU are two features of one map. Reading maps is what quantification
+costs beyond the network, so on an NVIDIA GPU both are taken while the ReLU has the map in hand.
 """
 
 import functools
@@ -18,10 +18,10 @@ def available(device: str) -> bool:
     return device.startswith("cuda") and _kernel() is not None
 
 
-def positive_sums(maps_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over positions of each channel, and of its positive part; float32 [B, C] each.
+def rectify(maps_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Set negative values to 0, in place; sums over positions before and after it, float32 [B, C] each.
 
-    maps_t : [B, C, H, W] on a GPU, of any floating type; the sums are float32.
+    maps_t : [B, C, H, W] on a GPU, of any floating type
     """
     rows_t = maps_t.permute(0, 2, 3, 1).contiguous()  # no copy of a map that is channels last
     n_images, height, width, n_channels = rows_t.shape
@@ -31,6 +31,8 @@ def positive_sums(maps_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     _kernel()[grid](
         rows_t, parts_t, height * width, n_channels, CHUNK=CHUNK, BP=POSITIONS, BC=CHANNELS, num_warps=4
     )
+    if rows_t.data_ptr() != maps_t.data_ptr():
+        maps_t.copy_(rows_t.permute(0, 3, 1, 2))
     sums_t = parts_t[:, 0] if n_chunks == 1 else parts_t.sum(1)
     return sums_t[:, 0], sums_t[:, 1]
 
@@ -58,7 +60,9 @@ def _kernel() -> Any:
             known = (positions < n_positions)[:, None] & inside[None, :]
             values = tl.load(maps_ptr + at, mask=known, other=0.0).to(tl.float32)
             total += values
-            positive += tl.maximum(values, 0.0)
+            values = tl.where(values < 0.0, 0.0, values)  # NaN stays NaN
+            positive += values
+            tl.store(maps_ptr + at, values, mask=known)
         row = (image * tl.num_programs(1) + chunk) * 2 * n_channels
         tl.store(out_ptr + row + channels, tl.sum(total, axis=0), mask=inside)
         tl.store(out_ptr + row + n_channels + channels, tl.sum(positive, axis=0), mask=inside)

@@ -19,15 +19,15 @@ from lib.features.quantification import Quantification
 from lib.network import devices, models
 from lib.network.architectures import ARCHITECTURES
 
-QuantifyBatch = Callable[[np.ndarray], torch.Tensor]
+QuantifyBatch = Callable[[np.ndarray | torch.Tensor], torch.Tensor]
 
 
 @contextmanager
 def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyBatch]:
-    """Within the context, a function from tiles, uint8 [B, H, W, 3], to features, float32 [B, n_features].
+    """Within the context, a function from tiles to features, float32 [B, n_features].
 
-    The columns have the order of `models.feature_table`. The model must be in eval mode; it is moved to the
-    device, channels last, and its values are not changed.
+    The tiles are uint8 [B, H, W, 3], on the CPU. The columns have the order of `models.feature_table`. The
+    model must be in eval mode; it is moved to the device, channels last, and its values are not changed.
 
     Raises
     ------
@@ -50,9 +50,9 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
 
     def reduce(layer: int, output_t: torch.Tensor) -> None:
         if layer in rectified.values():
-            return  # summed with the layer before it
+            return  # done, and summed, with the layer before it
         if layer in rectified:
-            values_t, sums_t[:, columns[rectified[layer]]] = positive_sums.positive_sums(output_t)
+            values_t, sums_t[:, columns[rectified[layer]]] = positive_sums.rectify(output_t)
         else:
             values_t = _spatial_sum(output_t, axes[layer], how.p)
         expected = columns[layer].stop - columns[layer].start
@@ -69,17 +69,23 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         model(models.normalise(devices.uploaded(tiles_t, device), mean, sd))
         return sums_t
 
-    passes = devices.FittingPasses(forward, device)
+    passes, pace = devices.FittingPasses(forward, device), devices.Pace(device)
 
-    def quantify_batch(tiles: np.ndarray) -> torch.Tensor:
+    def quantify_batch(tiles: np.ndarray | torch.Tensor) -> torch.Tensor:
         _check_tiles(tiles, how.architecture)
+        if not isinstance(tiles, torch.Tensor):
+            tiles = torch.from_numpy(np.ascontiguousarray(tiles))
         remedy = "a single tile is too much: try feature_precision = 'bfloat16', or another device"
         explained = devices.out_of_memory_explained(1, tiles.shape[1], how.device, remedy)
         with explained, torch.inference_mode(), at_precision(how.device, how.precision):
-            return passes(torch.from_numpy(np.ascontiguousarray(tiles)))
+            features_t = passes(tiles)
+            pace()
+        return features_t
 
     with models.layer_outputs(model, how.architecture, reduce, features=how.features):
-        yield quantify_batch
+        done = {layer.call.module for layer in layers if layer.layer in rectified.values()}
+        with _passed_through([model.get_submodule(name) for name in done]):
+            yield quantify_batch
 
 
 def _rectified(how: Quantification) -> dict[int, int]:
@@ -89,6 +95,18 @@ def _rectified(how: Quantification) -> dict[int, int]:
     layers = models.feature_layers(how.architecture, how.features)
     pairs = itertools.pairwise(layers)
     return {a.layer: b.layer for a, b in pairs if b.call.kind == "ReLU" and b.layer == a.layer + 1}
+
+
+@contextmanager
+def _passed_through(modules: list[nn.Module]) -> Iterator[None]:
+    """Within the context these modules return what they are given."""
+    for module in modules:
+        module.forward = lambda given: given
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 @contextmanager
@@ -115,11 +133,11 @@ def _spatial_sum(output_t: torch.Tensor, channel_axis: int, p: float) -> torch.T
     return powered_t.sum(positions)
 
 
-def _check_tiles(tiles: np.ndarray, architecture: str) -> None:
+def _check_tiles(tiles: np.ndarray | torch.Tensor, architecture: str) -> None:
     """ValueError unless `tiles` is uint8 [B, H, W, 3], not empty and large enough for the network."""
-    if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3 or not len(tiles):
+    dtype = str(tiles.dtype).removeprefix("torch.")
+    if dtype != "uint8" or tiles.ndim != 4 or tiles.shape[3] != 3 or not len(tiles):
         raise InputError(
-            "tiles must be uint8 [n, height, width, 3] with n >= 1; these are "
-            f"{tiles.dtype} {list(tiles.shape)}"
+            f"tiles must be uint8 [n, height, width, 3] with n >= 1; these are {dtype} {list(tiles.shape)}"
         )
     models.check_input_px(architecture, min(tiles.shape[1:3]))

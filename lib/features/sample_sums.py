@@ -4,7 +4,9 @@ Each finished slide leaves `<slide_id>.npz` (sample_ids [n], n_tiles int64 [n], 
 with the work record of what it was made for. The numbers do not depend on the order of slides or tiles.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from tqdm.auto import tqdm
 
 from lib import code_versions, work_records
 from lib.errors import InputError
+from lib.features import precision_check
 from lib.features.quantification import Quantification
 from lib.features.quantify import QuantifyBatch, tile_quantifier
-from lib.network import models
+from lib.network import devices, models
 from lib.network.weights import fingerprint
-from lib.tiles.stored import StoredTiles
+from lib.tiles.stored import StoredTiles, in_batches
 from lib.whole_files import text_fingerprint
 
 
@@ -58,17 +61,56 @@ def quantify_samples(
     todo = [path for path in slides if work_records.why_unfinished(path, made_for[path]) is not None]
     if todo:
         tiles.require_slides(np.concatenate([slides[path].index for path in todo]))
-    n_todo = sum(len(slides[path]) for path in todo)
-    bar = tqdm(total=n_todo, unit="tile", desc=f"features {how.architecture}")
-    with tile_quantifier(model, how) as quantify_batch, bar:
-        for k, path in enumerate(todo):
-            bar.set_postfix_str(f"slide {k + 1} of {len(todo)}")
-            batches = tiles.batches(slides[path].index.to_numpy(), how.batch_size)
-            ids, n_tiles, sums = _slide_sums(quantify_batch, slides[path]["sample_id"], batches, bar)
-            _check_finite(sums, how, f"slide {path.stem}")
-            arrays = {"sample_ids": ids, "n_tiles": n_tiles, "sums": sums}
-            work_records.save_arrays(path, made_for[path], arrays)
+    _run(model, {path: slides[path] for path in todo}, made_for, tiles, how)
     return _collected(list(slides), tiles_df["sample_id"].unique(), how)
+
+
+def _run(
+    model: torch.nn.Module,
+    slides: dict[Path, pd.DataFrame],
+    made_for: dict[Path, dict[str, Any]],
+    tiles: StoredTiles,
+    how: Quantification,
+) -> None:
+    """Write the file of each slide; on a GPU while it works on the next one."""
+    batches = {
+        path: in_batches(slide_df.index.to_numpy(), how.batch_size) for path, slide_df in slides.items()
+    }
+    on_gpu = how.device.startswith("cuda")
+
+    def read_batch(rows: np.ndarray) -> torch.Tensor:
+        shape = len(rows), tiles.input_px, tiles.input_px, 3
+        tiles_t = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
+        tiles.read(rows, tiles_t.numpy())
+        return tiles_t
+
+    parts = list(itertools.chain.from_iterable(batches.values()))
+    if parts:
+        precision_check.require_precise(model, read_batch(parts[0][: precision_check.N_TILES]), how)
+    read = tiles.read_ahead(parts, read_batch)
+    bar = tqdm(total=sum(map(len, slides.values())), unit="tile", desc=f"features {how.architecture}")
+    with tile_quantifier(model, how) as quantify_batch, bar, closing(read), ExitStack() as last:
+        for k, (path, slide_df) in enumerate(slides.items()):
+            bar.set_postfix_str(f"slide {k + 1} of {len(slides)}")
+            of_slide = itertools.islice(read, len(batches[path]))
+            ids, n_tiles, sums = _slide_sums(quantify_batch, slide_df["sample_id"], of_slide, bar)
+            last.close()
+            last.callback(_save, path, made_for[path], ids, n_tiles, sums, how)
+            if not on_gpu:
+                last.close()
+
+
+def _save(
+    path: Path,
+    made_for: dict[str, Any],
+    ids: np.ndarray,
+    n_tiles: np.ndarray,
+    sums: Callable[[], np.ndarray],
+    how: Quantification,
+) -> None:
+    _check_finite(values := sums(), how, f"slide {path.stem}")
+    arrays = {"sample_ids": ids, "n_tiles": n_tiles, "sums": values}
+    work_records.save_arrays(path, made_for, arrays)
 
 
 def unfinished(
@@ -114,9 +156,9 @@ def _tiles(tiles: StoredTiles, slide_df: pd.DataFrame) -> str:
 
 
 def _slide_sums(
-    quantify_batch: QuantifyBatch, sample_of_tile: pd.Series, batches: Iterable[np.ndarray], bar: tqdm
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the file of a slide holds: sample_ids, n_tiles, sums (module docstring)."""
+    quantify_batch: QuantifyBatch, sample_of_tile: pd.Series, batches: Iterable[torch.Tensor], bar: tqdm
+) -> tuple[np.ndarray, np.ndarray, Callable[[], np.ndarray]]:
+    """What the file of a slide holds (module docstring): ids, tile counts, and sums once they are there."""
     sample_ids, rows = np.unique(sample_of_tile.to_numpy(str), return_inverse=True)
     sums_t, start = torch.empty(0), 0
     for tiles in batches:
@@ -124,11 +166,11 @@ def _slide_sums(
         tile_sums_t = tile_sums_t.to(_accumulator(tile_sums_t.device)).double()
         if start == 0:
             sums_t = torch.zeros_like(tile_sums_t[:1]).repeat(len(sample_ids), 1)
-        rows_t = torch.from_numpy(rows[start : start + len(tiles)]).to(tile_sums_t.device)
+        rows_t = devices.uploaded(torch.from_numpy(rows[start : start + len(tiles)]), tile_sums_t.device)
         sums_t.index_add_(0, rows_t, tile_sums_t)
         start += len(tiles)
         bar.update(len(tiles))
-    return sample_ids, np.bincount(rows).astype(np.int64), sums_t.cpu().numpy()
+    return sample_ids, np.bincount(rows).astype(np.int64), devices.downloading(sums_t)
 
 
 def _accumulator(device: torch.device) -> torch.device:

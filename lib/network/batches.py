@@ -91,7 +91,7 @@ class TileLoader:
     batch_size : tiles per batch over all ranks, at most
     device : where the batches go
     n_workers : threads that read; 0 reads in this one, -1 chooses: none beside a CPU, whose step takes far
-        longer than reading a batch, else up to 4. The batches are the same for any number.
+        longer than reading a batch, else up to 2. The batches are the same for any number.
     ranks : this process's number and the number of those that share every batch
 
     Raises

@@ -2,10 +2,12 @@
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -129,6 +131,42 @@ def uploaded(tensor_t: torch.Tensor, device: torch.device) -> torch.Tensor:
     current.wait_stream(stream)
     there_t.record_stream(current)
     return there_t
+
+
+def downloading(tensor_t: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Start copying to the CPU; what is returned gives the copy, and waits for no work that came later."""
+    if tensor_t.device.type != "cuda":
+        return tensor_t.cpu().numpy
+    here_t = torch.empty(tensor_t.shape, dtype=tensor_t.dtype, pin_memory=True)
+    here_t.copy_(tensor_t, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def arrived() -> np.ndarray:
+        copied.synchronize()
+        return here_t.numpy()
+
+    return arrived
+
+
+class Pace:
+    """Called after each batch, it lets the CPU run a few batches ahead of a GPU, which so never waits for it.
+
+    Without end the batches that wait would fill the memory of both.
+    """
+
+    def __init__(self, device: torch.device, n_ahead: int = 4) -> None:
+        self.device, self.n_ahead = device, n_ahead
+        self.ends: deque[torch.cuda.Event] = deque()
+
+    def __call__(self) -> None:
+        if self.device.type != "cuda":
+            return
+        end = torch.cuda.Event()
+        end.record(torch.cuda.current_stream(self.device))
+        self.ends.append(end)
+        if len(self.ends) > self.n_ahead:
+            self.ends.popleft().synchronize()
 
 
 @functools.cache

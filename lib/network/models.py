@@ -194,10 +194,16 @@ def normalise(
     """(x / 255 - mean) / sd: uint8 [B, H, W, 3] on any device to float32 [B, 3, H, W], channels last."""
     if tiles_t.dtype != torch.uint8 or tiles_t.ndim != 4 or tiles_t.shape[3] != 3:
         raise InputError(f"tiles must be uint8 [B, H, W, 3], not {tiles_t.dtype} {list(tiles_t.shape)}")
-    centre = torch.tensor(mean, device=tiles_t.device).view(3, 1, 1) * 255
-    scale = torch.tensor(sd, device=tiles_t.device).view(3, 1, 1) * 255
+    centre, scale = (_per_channel(tuple(values), tiles_t.device) for values in (mean, sd))
     images_t = tiles_t.permute(0, 3, 1, 2).to(torch.float32)
     return images_t.sub_(centre).div_(scale)
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """255 times the values, (3, 1, 1); kept, since bringing them to a GPU waits for all that it has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1) * 255
 
 
 @lru_cache(maxsize=64)

@@ -40,7 +40,8 @@ class Recipe:
     seed : of the random weights, tile order, orientations, stains and dropout
     device : "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
     compile_network : train through torch.compile
-    loader_workers : threads that read tiles; -1: none beside a CPU, up to 4 for a GPU
+    loader_workers : threads that read tiles; -1: none beside a CPU, up to 2 for a GPU; more help where the
+        files are slow to reach
 
     Raises
     ------

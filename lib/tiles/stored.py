@@ -15,10 +15,10 @@ Reading stacks needs NumPy and pandas only; `network.batches` turns it into a to
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from lib.tiles.tile_quality import kept
 if TYPE_CHECKING:
     from lib.tiles import cut_again
 
+Read = TypeVar("Read")
 MOST_READERS = 8  # threads that read a slide whose tiles are not stored
 _TABLE = ".parquet" + os.pathsep  # between a slide's table and the slide, where there is no stack
 
@@ -188,18 +189,28 @@ class StoredTiles:
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Tiles of `rows` in their order, up to `batch_size` at a time, as `read` gives them.
 
+        As `read_ahead`.
+        """
+        return self.read_ahead(in_batches(rows, batch_size), self.read)
+
+    def read_ahead(
+        self, batches: Sequence[np.ndarray], read: Callable[[np.ndarray], Read]
+    ) -> Generator[Read, None, None]:
+        """What `read` gives for each batch of rows, which is to read them.
+
         Threads read the next batches while the caller works on this one: one of stacks, and of slides, which
         have to be decoded, one for each core.
         """
-        parts = deque(np.split(rows, np.arange(batch_size, len(rows), batch_size)))
-        stored = all(isinstance(self.sources[code], Stack) for code in np.unique(self.file_of_row[rows]))
+        parts = deque(batches)
+        used = np.unique(np.concatenate([self.file_of_row[rows] for rows in parts])) if parts else []
+        stored = all(isinstance(self.sources[code], Stack) for code in used)
         n_readers = 1 if stored else min(MOST_READERS, os.cpu_count() or 1, len(parts))
-        ahead: deque[Future[np.ndarray]] = deque()
+        ahead: deque[Future[Read]] = deque()
         with ThreadPoolExecutor(n_readers) as readers:
             try:
                 while parts or ahead:
                     while parts and len(ahead) <= n_readers:
-                        ahead.append(readers.submit(self.read, parts.popleft()))
+                        ahead.append(readers.submit(read, parts.popleft()))
                     yield ahead.popleft().result()
             finally:  # whoever stops early waits for no batch that nobody will take
                 for future in ahead:
@@ -228,6 +239,11 @@ class StoredTiles:
             from lib.tiles import cut_again
 
             raise cut_again.gone(missing)
+
+
+def in_batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows in their order, up to `batch_size` at a time."""
+    return np.split(rows, np.arange(batch_size, len(rows), batch_size))
 
 
 def read_tiles(tiles_df: pd.DataFrame) -> np.ndarray:

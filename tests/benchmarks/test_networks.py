@@ -6,7 +6,7 @@ import torch
 
 from lib.benchmarks import networks as bench
 from lib.benchmarks import timing
-from lib.features import quantify
+from lib.features import precision_check, quantify
 
 TINY = bench.Size(("vgg16_avg1fc",), ("vgg16_avg1fc",), 32, 3, (2, 4), ("float32",), 12, 1)
 
@@ -61,8 +61,8 @@ def test_agreement_of_a_device_with_itself_and_of_lower_precision():
     same = bench.agreement_row("vgg16_avg1fc", "float32", TINY, "cpu")
     assert same["ours_s"] == 0
     coarse = bench.agreement_row("vgg16_avg1fc", "bfloat16", TINY, "cpu")
-    assert 1e-4 < coarse["ours_s"] < bench.TOLERANCE["bfloat16"]
-    assert coarse["peer_s"] == bench.TOLERANCE["bfloat16"]
+    assert 1e-4 < coarse["ours_s"] < precision_check.TOLERANCE["bfloat16"]
+    assert coarse["peer_s"] == precision_check.TOLERANCE["bfloat16"]
 
 
 def test_agreement_sees_wrong_values(monkeypatch):

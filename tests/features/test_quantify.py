@@ -1,6 +1,7 @@
 """Quantification, against slow explicit forwards that share no code with the hooks or torchvision."""
 
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from small_network import SMALL, quantified, random_tiles, small_network
 
+from lib.errors import InputError
+from lib.features.precision_check import largest_difference, require_precise
 from lib.features.quantification import Quantification
 from lib.features.quantify import tile_quantifier
 from lib.network import models
@@ -250,6 +253,20 @@ def test_zero_and_constant_tiles(small):
         np.testing.assert_allclose(many, 6 * one, rtol=1e-5, atol=1e-4)
         assert (one[table_df["non_negative"]] >= 0).all()
     assert (one[~table_df["non_negative"]] < 0).any()
+
+
+def test_precision_too_coarse_for_a_network_is_refused(small):
+    tiles_t = torch.from_numpy(random_tiles(8, 96))
+    rough = Quantification(architecture=SMALL, precision="bfloat16")
+    require_precise(small, tiles_t, rough)
+    torch.manual_seed(0)
+    deep = models.build("inception_v3", 5, input_px=96).eval()
+    of_deep = replace(rough, architecture="inception_v3")
+    with pytest.raises(InputError, match=r"layer \d+ .* by up to 0\.\d+ .* set feature_precision to 'tf32'"):
+        require_precise(deep, tiles_t, of_deep)
+    require_precise(deep, tiles_t, replace(of_deep, precision="float32"))
+    how = of_deep, replace(of_deep, precision="tf32")
+    assert largest_difference(deep, tiles_t, *how)[0] > 0.1, "the tf32 of a CPU is float32"
 
 
 def test_bfloat16_is_near(small):

@@ -69,13 +69,14 @@ def test_order_and_batch_size_do_not_matter(small, cohort, whole, tmp_path):
 def counting(monkeypatch):
     """The slides whose tiles are read."""
     seen = []
-    read = stored.StoredTiles.batches
+    read = stored.StoredTiles.read_ahead
 
-    def counted(tiles, rows, batch_size):
-        seen.append(Path(tiles.files[tiles.file_of_row[rows[0]]]).stem)
-        yield from read(tiles, rows, batch_size)
+    def counted(tiles, batches, read_batch):
+        stems = [Path(tiles.files[tiles.file_of_row[rows[0]]]).stem for rows in batches]
+        seen.extend(dict.fromkeys(stems))
+        yield from read(tiles, batches, read_batch)
 
-    monkeypatch.setattr(stored.StoredTiles, "batches", counted)
+    monkeypatch.setattr(stored.StoredTiles, "read_ahead", counted)
     return seen
 
 

@@ -38,14 +38,19 @@ print("as bounded")
 
 SUMS = """
 import torch
-from lib.features.positive_sums import positive_sums
+from lib.features.positive_sums import rectify
 
 torch.manual_seed(0)
 for shape in ((2, 5, 7, 7), (1, 70, 40, 40)):
-    maps_t = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    total_t, positive_t = positive_sums(maps_t)
-    torch.testing.assert_close(total_t, maps_t.sum((2, 3)), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(positive_t, maps_t.clamp(min=0).sum((2, 3)), rtol=1e-5, atol=1e-4)
+    for order in (torch.channels_last, torch.contiguous_format):
+        maps_t = torch.randn(shape).contiguous(memory_format=order)
+        maps_t[0, 1, 2, 3] = float("nan")
+        before_t = maps_t.clone()
+        total_t, positive_t = rectify(maps_t)
+        torch.testing.assert_close(maps_t, before_t.relu(), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(total_t, before_t.sum((2, 3)), rtol=1e-5, atol=1e-4, equal_nan=True)
+        sums_t = before_t.relu().sum((2, 3))
+        torch.testing.assert_close(positive_t, sums_t, rtol=1e-5, atol=1e-4, equal_nan=True)
 print("as summed")
 """
 
