@@ -41,6 +41,7 @@ def build(store: Store) -> Path:
         synthetic=store.config.synthetic_data,
         classifies=store.config.classifies,
         slides_only=store.config.slides_only,
+        features_given=bool(store.config.features_file),
         one_tissue=store.n_tissues == 1,
         **_strata(store),
         reading_notes=reading_notes(store),

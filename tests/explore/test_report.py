@@ -349,6 +349,25 @@ def test_nothing_made_yet_is_a_page_all_the_same(store):
     assert 'id="pairs"' not in page
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "A neural network was trained to classify tissues"),
+        ({"encoder": "imagenet"}, "A neural network, used as it is, was shown tiles"),
+        (
+            {"expression_file": "e.csv", "features_file": "f.csv"},
+            "a number for each sample, computed elsewhere",
+        ),
+    ],
+)
+def test_the_page_says_where_features_come_from(tmp_path, settings, words):
+    settings = {"samples_file": "s.csv", "expression_file": "e.csv"} | settings
+    page = report.build(Store(Config(cohort="mine", **settings), root=tmp_path)).read_text()
+    said = " ".join(page[page.index("<h1>") : page.index('id="cohort"')].split())
+    assert words in said
+    assert ("network" in said) == ("computed elsewhere" not in words)
+
+
 def test_one_of_a_kind_is_said_in_the_singular():
     assert report._sized(1, "tissue") == ("tissue", "1")
     assert report._sized(1234, "sample") == ("samples", "1,234")
