@@ -69,18 +69,21 @@ def genes_per_feature(per_feature_df: pd.DataFrame, per_gene_df: pd.DataFrame) -
 
     Tables of `pair_tables.genes_per_feature` and `features_per_gene`: a column `r_<threshold>` for each.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6))
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_IN, 3.2))
     shades = sns.color_palette("viridis_r", per_feature_df.shape[1])
     sides = ((axes[0], per_feature_df, "feature", "genes"), (axes[1], per_gene_df, "gene", "features"))
     for ax, table_df, one, many in sides:
         for (column, counts), shade in zip(table_df.items(), shades, strict=True):
             ranked = counts[counts > 0].sort_values(ascending=False).to_numpy()
-            label = f"r >= {str(column).removeprefix('r_')}: {len(ranked):,}"
+            label = f"r ≥ {str(column).removeprefix('r_')}: {len(ranked):,}"
             ax.plot(np.arange(1, len(ranked) + 1), ranked, color=shade, label=label)
         ax.set(xlabel=f"{one}s, ranked", ylabel=f"correlated {many} of a {one}")
         if len(table_df):
             ax.set(xscale="log", yscale="log")
-        ax.legend(title=f"{one}s with a pair", title_fontsize=7, fontsize=6)
+        title = f"{one}s with a pair"
+        ax.legend(
+            title=title, title_fontsize=7, fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2)
+        )
     return figure
 
 

@@ -61,7 +61,10 @@ def clumps_by_layer(clumps_df: pd.DataFrame, most: int = 40) -> Figure:
     below.set_xticks(places, names, rotation=90, fontsize=6)
     below.set_yticks(np.arange(len(layers)), layers.str.removeprefix("layer_"))
     below.set(ylabel="layer", xlabel="clump: the gene that follows it best × lead feature")
-    figure.colorbar(image, ax=below, label="features", pad=0.02)
+    whole = [k * 10**e for e in range(4) for k in (1, 2, 5) if k * 10**e <= largest]
+    bar = figure.colorbar(image, ax=below, label="features", pad=0.02, ticks=whole)
+    bar.ax.set_yticklabels([f"{k:,}" for k in whole])
+    bar.ax.minorticks_off()
     return figure
 
 
