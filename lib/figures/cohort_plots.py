@@ -1,6 +1,7 @@
 """Figures of the cohort: samples in each set, tissues of each donor, expression, samples by features."""
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -110,9 +111,10 @@ def feature_map(
             known = distinct_colours(names)
         for one in names:
             at = (texts == one).to_numpy()
-            panel.scatter(x[at], y[at], s=7, color=known[one], linewidths=0, label=one)
+            panel.scatter(x[at], y[at], s=7, color=known[one], linewidths=0, label=fill(one, 18))
         if len(names) <= 10:
-            panel.legend(fontsize=5, markerscale=1.2, handletextpad=0.1, borderpad=0.1)
+            place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # where others have their scale
+            panel.legend(**place, fontsize=5, markerscale=1.2, handletextpad=0.1, borderpad=0.1)
     for panel in axes.flat[shown_df.shape[1] :]:
         panel.axis("off")
     figure.supxlabel(f"PC1 ({share[0]:.0%} of the variance)", fontsize=8)

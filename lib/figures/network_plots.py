@@ -108,11 +108,7 @@ def tile_count_effect(r_mean: pd.Series, r_sum: pd.Series) -> Figure:
     axes.hist(r_sum.dropna(), bins=bins, color=ACCENT, alpha=0.7, label="sum over tiles (paper)")
     axes.hist(r_mean.dropna(), bins=bins, color=SPLIT_COLOURS["test"], alpha=0.7, label="mean over tiles")
     axes.set(xlabel="r(feature, tile count)", ylabel=f"features (n = {len(r_mean):,})")
-    if len(r_mean):
-        axes.legend()
-    else:
-        words = "all samples have the same number of tiles"
-        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", fontsize=7)
+    axes.legend()
     return figure
 
 
