@@ -69,7 +69,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         model(models.normalise(devices.uploaded(tiles_t, device), mean, sd))
         return sums_t
 
-    passes, pace = devices.FittingPasses(forward, device), devices.Pace(device)
+    passes = devices.FittingPasses(forward, device)
 
     def quantify_batch(tiles: np.ndarray | torch.Tensor) -> torch.Tensor:
         _check_tiles(tiles, how.architecture)
@@ -78,9 +78,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         remedy = "a single tile is too much: try feature_precision = 'bfloat16', or another device"
         explained = devices.out_of_memory_explained(1, tiles.shape[1], how.device, remedy)
         with explained, torch.inference_mode(), at_precision(how.device, how.precision):
-            features_t = passes(tiles)
-            pace()
-        return features_t
+            return passes(tiles)
 
     with models.layer_outputs(model, how.architecture, reduce, features=how.features):
         done = {layer.call.module for layer in layers if layer.layer in rectified.values()}

@@ -15,6 +15,9 @@ from torch import nn
 from lib.errors import InputError
 
 
+N_AHEAD = 8  # uploads that may wait on a GPU; a batch has two, its tiles and labels or samples
+
+
 def choose_device(device: str) -> torch.device:
     """The named device; "auto" is this process's GPU if there is one, else the CPU.
 
@@ -121,10 +124,11 @@ def process_group() -> Iterator[int]:
 def uploaded(tensor_t: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on the device; to a CUDA device from pinned memory on a stream of its own.
 
-    While the GPU works on one batch, the next one is copied.
+    While the GPU works on one batch, the next one is copied. The CPU runs ahead, but not without end (`Pace`).
     """
     if device.type != "cuda":
         return tensor_t.to(device)
+    _pace(device)()
     stream, current = _upload_stream(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
         there_t = (tensor_t if tensor_t.is_pinned() else tensor_t.pin_memory()).to(device, non_blocking=True)
@@ -150,23 +154,26 @@ def downloading(tensor_t: torch.Tensor) -> Callable[[], np.ndarray]:
 
 
 class Pace:
-    """Called after each batch, it lets the CPU run a few batches ahead of a GPU, which so never waits for it.
+    """Called before each upload, it lets the CPU run a few of them ahead of a GPU, which so never waits for it.
 
-    Without end the batches that wait would fill the memory of both.
+    Any further, and the tiles that wait would fill the memory of both.
     """
 
-    def __init__(self, device: torch.device, n_ahead: int = 4) -> None:
+    def __init__(self, device: torch.device, n_ahead: int = N_AHEAD) -> None:
         self.device, self.n_ahead = device, n_ahead
         self.ends: deque[torch.cuda.Event] = deque()
 
     def __call__(self) -> None:
-        if self.device.type != "cuda":
-            return
         end = torch.cuda.Event()
         end.record(torch.cuda.current_stream(self.device))
         self.ends.append(end)
         if len(self.ends) > self.n_ahead:
             self.ends.popleft().synchronize()
+
+
+@functools.cache
+def _pace(device: torch.device) -> Pace:
+    return Pace(device)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def _softmax(
     parts, normalisation = [], models.normalisation_of(model, architecture)
 
     def forward(tiles_t: torch.Tensor) -> torch.Tensor:
-        images_t = models.normalise(tiles_t.to(device, non_blocking=True), *normalisation)
+        images_t = models.normalise(devices.uploaded(tiles_t, device), *normalisation)
         return F.softmax(model(images_t).float(), dim=1)
 
     passes = devices.FittingPasses(forward, device)
