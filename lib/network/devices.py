@@ -14,7 +14,6 @@ from torch import nn
 
 from lib.errors import InputError
 
-
 N_AHEAD = 8  # uploads that may wait on a GPU; a batch has two, its tiles and labels or samples
 
 
@@ -124,7 +123,7 @@ def process_group() -> Iterator[int]:
 def uploaded(tensor_t: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on the device; to a CUDA device from pinned memory on a stream of its own.
 
-    While the GPU works on one batch, the next one is copied. The CPU runs ahead, but not without end (`Pace`).
+    While the GPU works on one batch, the next one is copied. The CPU runs ahead, not without end (`Pace`).
     """
     if device.type != "cuda":
         return tensor_t.to(device)
@@ -154,7 +153,7 @@ def downloading(tensor_t: torch.Tensor) -> Callable[[], np.ndarray]:
 
 
 class Pace:
-    """Called before each upload, it lets the CPU run a few of them ahead of a GPU, which so never waits for it.
+    """Called before each upload, it lets the CPU run a few of them ahead, so that a GPU never waits for it.
 
     Any further, and the tiles that wait would fill the memory of both.
     """
