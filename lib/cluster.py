@@ -235,6 +235,7 @@ def gather(
         run = secrets.token_hex(4)
         keys = [f"{what}-{task.names[0]}-{i}-{run}" for i, task in enumerate(tasks)]
         waiting: dict[Any, Task] = {}
+        patience: dict[Any, float] = {}  # seconds for an answer, more for one that is long in coming
         try:
             for key, task in zip(keys, tasks, strict=True):
                 future = client.submit(_do, task, share, key=key, retries=RETRIES)
@@ -244,12 +245,14 @@ def gather(
                 future = _next(done, watch)
                 task = waiting.pop(future)
                 try:
-                    results.append(future.result(timeout=ANSWER_S))
+                    results.append(future.result(timeout=patience.setdefault(future, ANSWER_S)))
                     watch.alone_since = 0.0
                 except TimeoutError:
-                    if future.status == "error":
-                        raise
-                    waiting[future] = task  # its worker died with the result: it is computed again
+                    if future.status == "error":  # that of the task
+                        future.result(timeout=ANSWER_S)
+                    if future.status == "finished":
+                        patience[future] *= 2
+                    waiting[future] = task  # else its worker died with the result: it is computed again
                     future.add_done_callback(done.put)  # at once, as long as it is lost
                     watch.look()
                     continue

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -402,6 +403,38 @@ def test_a_result_that_is_lost_with_the_last_worker_is_not_waited_for(tmp_path, 
         monkeypatch.setattr(cluster, "_next", lose)
         with pytest.raises(InputError, match="has lost all its workers"):
             cluster.cut(store)
+
+
+@pytest.mark.parametrize("takes", [0, 35])
+def test_a_result_may_be_long_in_coming(takes):
+    """Each try begins anew, so that it is given longer; the error of a task is not that of the waiting."""
+    tried = []
+
+    class Future:
+        status = "finished"
+
+        def add_done_callback(self, call):
+            call(self)
+
+        def result(self, timeout):
+            tried.append(timeout)
+            if self.status == "error":
+                raise InputError("of the task")
+            if not takes:
+                self.status = "error"
+            if timeout < takes or not takes:
+                raise TimeoutError
+            return "cut"
+
+    client = types.SimpleNamespace(submit=lambda *a, **k: Future(), nthreads=lambda: {"one": 1})
+    task = cluster.Task(print, (), ["a"], [])
+    gathered = partial(cluster.gather, client, None, [task], "cutting", "tcp://", "slide", progress=False)
+    if takes:
+        assert gathered() == ["cut"]
+        assert tried == [10, 20, 40]
+    else:
+        with pytest.raises(InputError, match="of the task"):
+            gathered()
 
 
 @pytest.mark.slow

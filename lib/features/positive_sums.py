@@ -28,9 +28,10 @@ def rectify(maps_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n_chunks = -(-height * width // CHUNK)
     parts_t = torch.empty(n_images, n_chunks, 2, n_channels, dtype=torch.float32, device=maps_t.device)
     grid = (n_images, n_chunks, -(-n_channels // CHANNELS))
-    _kernel()[grid](
-        rows_t, parts_t, height * width, n_channels, CHUNK=CHUNK, BP=POSITIONS, BC=CHANNELS, num_warps=4
-    )
+    with torch.cuda.device_of(maps_t):  # Triton launches on the current GPU
+        _kernel()[grid](
+            rows_t, parts_t, height * width, n_channels, CHUNK=CHUNK, BP=POSITIONS, BC=CHANNELS, num_warps=4
+        )
     if rows_t.data_ptr() != maps_t.data_ptr():
         maps_t.copy_(rows_t.permute(0, 3, 1, 2))
     sums_t = parts_t[:, 0] if n_chunks == 1 else parts_t.sum(1)

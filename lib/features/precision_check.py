@@ -51,7 +51,8 @@ def largest_difference(
     for layer in np.unique(layers):
         theirs, ours = (value[:, layers == layer] for value in values)
         rms = np.sqrt((theirs**2).mean())
-        difference = float(np.abs(ours - theirs).max() / rms) if rms > 0 else 0.0
+        most = np.abs(ours - theirs).max()
+        difference = 0.0 if most == 0 else float(most / rms) if rms > 0 and np.isfinite(most) else np.inf
         if difference > largest:
             largest, worst = difference, int(layer)
     return largest, worst

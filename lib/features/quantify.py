@@ -42,7 +42,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         layer.layer: slice(end - layer.call.n_channels, end) for layer, end in zip(layers, ends, strict=True)
     }
     axes = {layer.layer: layer.call.channel_axis for layer in layers}
-    rectified = _rectified(how) if how.p == 1 and positive_sums.available(how.device) else {}
+    rectified = _rectified(model, how) if how.p == 1 and positive_sums.available(how.device) else {}
     mean, sd = models.normalisation_of(model, how.architecture)
     device = torch.device(how.device)
     devices.move(model, device)
@@ -51,16 +51,16 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
     def reduce(layer: int, output_t: torch.Tensor) -> None:
         if layer in rectified.values():
             return  # done, and summed, with the layer before it
+        found, expected = output_t.shape[axes[layer]], columns[layer].stop - columns[layer].start
+        if found != expected:
+            raise InputError(
+                f"layer {layer} has {found} channels where {how.architecture} has {expected}: "
+                "the model is not of that architecture"
+            )
         if layer in rectified:
             values_t, sums_t[:, columns[rectified[layer]]] = positive_sums.rectify(output_t)
         else:
             values_t = _spatial_sum(output_t, axes[layer], how.p)
-        expected = columns[layer].stop - columns[layer].start
-        if values_t.shape[1] != expected:
-            raise InputError(
-                f"layer {layer} has {values_t.shape[1]} channels where {how.architecture} has {expected}: "
-                "the model is not of that architecture"
-            )
         sums_t[:, columns[layer]] = values_t
 
     def forward(tiles_t: torch.Tensor) -> torch.Tensor:
@@ -86,13 +86,17 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
             yield quantify_batch
 
 
-def _rectified(how: Quantification) -> dict[int, int]:
+def _rectified(model: nn.Module, how: Quantification) -> dict[int, int]:
     """Layers read by the ReLU after them alone, and that ReLU; of AlexNet and VGG, which are chains."""
     if how.architecture not in ARCHITECTURES or how.architecture in ("resnet34", "inception_v3"):
         return {}
     layers = models.feature_layers(how.architecture, how.features)
-    pairs = itertools.pairwise(layers)
-    return {a.layer: b.layer for a, b in pairs if b.call.kind == "ReLU" and b.layer == a.layer + 1}
+    modules = dict(model.named_modules())
+    return {
+        a.layer: b.layer
+        for a, b in itertools.pairwise(layers)
+        if isinstance(modules.get(b.call.module), nn.ReLU) and b.layer == a.layer + 1
+    }
 
 
 @contextmanager

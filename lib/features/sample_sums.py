@@ -6,7 +6,8 @@ with the work record of what it was made for. The numbers do not depend on the o
 
 import itertools
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,42 @@ def _run(
         return tiles_t
 
     parts = list(itertools.chain.from_iterable(batches.values()))
-    if parts:
+    if parts and how.precision != "float32":
         precision_check.require_precise(model, read_batch(parts[0][: precision_check.N_TILES]), how)
     read = tiles.read_ahead(parts, read_batch)
     bar = tqdm(total=sum(map(len, slides.values())), unit="tile", desc=f"features {how.architecture}")
-    with tile_quantifier(model, how) as quantify_batch, bar, closing(read), ExitStack() as last:
+    last = _Later()
+    with tile_quantifier(model, how) as quantify_batch, bar, closing(read), last:
         for k, (path, slide_df) in enumerate(slides.items()):
             bar.set_postfix_str(f"slide {k + 1} of {len(slides)}")
             of_slide = itertools.islice(read, len(batches[path]))
             ids, n_tiles, sums = _slide_sums(quantify_batch, slide_df["sample_id"], of_slide, bar)
-            last.close()
-            last.callback(_save, path, made_for[path], ids, n_tiles, sums, how)
+            last.do()
+            last.call = partial(_save, path, made_for[path], ids, n_tiles, sums, how)
             if not on_gpu:
-                last.close()
+                last.do()
+
+
+class _Later:
+    """A call that waits, and is made at the end at the latest, whatever ends it."""
+
+    call: Callable[[], None] | None = None
+
+    def do(self) -> None:
+        call, self.call = self.call, None
+        if call is not None:
+            call()
+
+    def __enter__(self) -> "_Later":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            self.do()
+        except Exception as another:
+            if error is None:
+                raise
+            error.add_note(f"And: {another}")
 
 
 def _save(

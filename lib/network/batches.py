@@ -115,7 +115,7 @@ class TileLoader:
             raise InputError(f"batch_size must be 1 or more, not {batch_size}")
         if n_workers < 0:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            n_workers = 0 if device.type == "cpu" else min(4, max(1, cores - 1))
+            n_workers = 0 if device.type == "cpu" else min(2, max(1, cores - 1))
         self.n_workers, self.pinned = n_workers, device.type == "cuda"
         self.dataset = LabelledTiles(tiles_df)
         self.sampler = EpochOrder(len(tiles_df), batch_size, shuffle=shuffle, seed=seed, ranks=ranks)

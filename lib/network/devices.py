@@ -143,7 +143,7 @@ def downloading(tensor_t: torch.Tensor) -> Callable[[], np.ndarray]:
     here_t = torch.empty(tensor_t.shape, dtype=tensor_t.dtype, pin_memory=True)
     here_t.copy_(tensor_t, non_blocking=True)
     copied = torch.cuda.Event()
-    copied.record()
+    copied.record(torch.cuda.current_stream(tensor_t.device))
 
     def arrived() -> np.ndarray:
         copied.synchronize()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from small_network import SMALL, quantified, random_tiles, small_network
 
 from lib.errors import InputError
+from lib.features import quantify
 from lib.features.precision_check import largest_difference, require_precise
 from lib.features.quantification import Quantification
 from lib.features.quantify import tile_quantifier
@@ -267,6 +268,20 @@ def test_precision_too_coarse_for_a_network_is_refused(small):
     require_precise(deep, tiles_t, replace(of_deep, precision="float32"))
     how = of_deep, replace(of_deep, precision="tf32")
     assert largest_difference(deep, tiles_t, *how)[0] > 0.1, "the tf32 of a CPU is float32"
+
+
+def test_values_that_are_not_finite_are_no_agreement(small, monkeypatch):
+    tiles_t, how = torch.from_numpy(random_tiles(2, 64)), Quantification(architecture=SMALL)
+    assert largest_difference(small, tiles_t, how, how)[0] == 0
+    right, calls = quantify._spatial_sum, []
+
+    def wrong_the_second_time(output_t, axis, p):
+        calls.append(1)
+        values_t = right(output_t, axis, p)
+        return values_t * float("nan") if len(calls) == 40 else values_t
+
+    monkeypatch.setattr(quantify, "_spatial_sum", wrong_the_second_time)
+    assert largest_difference(small, tiles_t, how, how)[0] == np.inf
 
 
 def test_bfloat16_is_near(small):

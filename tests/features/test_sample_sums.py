@@ -1,5 +1,6 @@
 """Sums of features per sample: their tiles added up, resumption, and the tile count they carry."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,38 @@ def test_resumes_after_a_kill_between_and_within_slides(small, cohort, whole, tm
     pd.testing.assert_series_equal(n_tiles, whole[1])
     run(small, cohort, tmp_path, batch_size=4)
     assert seen == ["slide_1", "slide_2"], "a finished run is not run again"
+
+
+def test_on_a_gpu_a_slide_is_written_during_the_next_one(small, cohort, whole, tmp_path, monkeypatch):
+    """The order of a GPU, on the CPU: nothing that is done is lost, and the error is that of the slide."""
+    on_cpu, empty, read = sample_sums.tile_quantifier, torch.empty, stored.StoredTiles.read_ahead
+
+    def fails(tiles, batches, read_batch):
+        for rows, tiles_t in zip(batches, read(tiles, batches, read_batch), strict=True):
+            if "slide_2" in tiles.files[tiles.file_of_row[rows[0]]]:
+                raise OSError("gone")
+            yield tiles_t
+
+    def as_gpu():
+        return sample_sums.quantify_samples(
+            small, cohort, tmp_path, Quantification(architecture=SMALL, device="cuda", batch_size=4)
+        )
+
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
+    monkeypatch.setattr(
+        sample_sums, "tile_quantifier", lambda model, how: on_cpu(model, replace(how, device="cpu"))
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(stored.StoredTiles, "read_ahead", fails)
+        with pytest.raises(OSError, match="gone"):
+            as_gpu()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["slide_0.npz", "slide_1.npz"]
+        (tmp_path / "slide_1.npz").unlink()
+        patched.setattr(sample_sums, "_check_finite", lambda *_: 1 / 0)
+        with pytest.raises(OSError, match="gone") as caught:
+            as_gpu()
+        assert caught.value.__notes__ == ["And: division by zero"]
+    pd.testing.assert_frame_equal(as_gpu()[0], whole[0], rtol=0, atol=0)
 
 
 def test_only_what_changed_is_run_again(small, cohort, tmp_path, monkeypatch):
