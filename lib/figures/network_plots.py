@@ -68,11 +68,13 @@ def accuracy_against_pairs(table_df: pd.DataFrame, r_threshold: float, e_thresho
             ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.6)
             look = {"facecolor": colour if row["network"] in filled else "white", "edgecolor": colour}
             ax.scatter(x[1], y[1], marker=markers[row["network"]], s=26, zorder=3, **look)
-        top = max(10.0, 2 * float(table_df[column].max()))
-        ax.set_yscale("symlog", linthresh=10)  # a null network may have no pair at all
-        ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
-        ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-        ax.set(xlim=(0, 102), ylim=(-0.7, top), xlabel="test slide accuracy (%)", ylabel=label)
+        ax.set(xlim=(0, 102), xlabel="test slide accuracy (%)", ylabel=label)
+    top = max(10.0, 2 * float(table_df["n_pairs"].max()))
+    axes[0].set_yscale("symlog", linthresh=10)  # a null network may have no pair at all
+    ticks = [0, *(10**k for k in range(1, int(np.log10(top)) + 1))]
+    axes[0].set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes[0].set_ylim(-0.7, top)
+    axes[1].set_ylim(0, max(1.0, 1.15 * float(table_df["genes_with_a_link"].max())))
     for name, colour in colours.items():
         axes[0].scatter([], [], marker="o", color=colour, label=name)
     for kind in [kind for kind in markers if (table_df["network"] == kind).any()]:
