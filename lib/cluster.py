@@ -248,8 +248,8 @@ def gather(
                     results.append(future.result(timeout=patience.setdefault(future, ANSWER_S)))
                     watch.alone_since = 0.0
                 except TimeoutError:
-                    if future.status == "error":  # that of the task
-                        future.result(timeout=ANSWER_S)
+                    if future.status == "error" and isinstance(future.exception(), TimeoutError):
+                        raise  # that of the task; another comes next time
                     if future.status == "finished":
                         patience[future] *= 2
                     waiting[future] = task  # else its worker died with the result: it is computed again

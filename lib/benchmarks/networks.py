@@ -99,24 +99,27 @@ def quantification_row(case: Case) -> dict:
     """
     model = _network(case.architecture, case.size).eval()
     tiles = _random_tiles(case.batch_size, case.size.input_px)
-    mean, sd = models.normalisation(case.architecture)
-    device, precision = case.device, case.precision
-    how = Quantification(architecture=case.architecture, precision=precision, device=device)
+    how = Quantification(architecture=case.architecture, precision=case.precision, device=case.device)
     with quantify.tile_quantifier(model, how) as quantify_batch:
-        images_t = models.normalise(torch.from_numpy(tiles).to(device), mean, sd)
 
         def ours() -> None:
             _run_batches(lambda: quantify_batch(tiles), case)
 
-        # The bare passes must run without the hooks that the context above has set.
-        bare_model = devices.move(_network(case.architecture, case.size).eval(), torch.device(device))
-
-        def bare() -> None:
-            with torch.inference_mode(), quantify.at_precision(device, precision):
-                _run_batches(lambda: bare_model(images_t), case)
-
-        seconds = timed(ours, bare, n_repeats=case.size.n_repeats)
+        seconds = timed(ours, _bare_passes(case), n_repeats=case.size.n_repeats)
     return _row(case, "quantification", "bare forward pass, data on the device", "<= 1.10", seconds)
+
+
+def _bare_passes(case: Case) -> Callable[[], None]:
+    """Forward passes of a network of its own, without hooks, over one batch that is on the device."""
+    model = devices.move(_network(case.architecture, case.size).eval(), torch.device(case.device))
+    tiles_t = torch.from_numpy(_random_tiles(case.batch_size, case.size.input_px)).to(case.device)
+    images_t = models.normalise(tiles_t, *models.normalisation(case.architecture))
+
+    def bare() -> None:
+        with torch.inference_mode(), quantify.at_precision(case.device, case.precision):
+            _run_batches(lambda: model(images_t), case)
+
+    return bare
 
 
 def slides_row(case: Case, n_tiles: int = 160) -> dict:
@@ -126,14 +129,13 @@ def slides_row(case: Case, n_tiles: int = 160) -> dict:
     network, is taken off: it does not grow with the slides.
     """
     model = _network(case.architecture, case.size).eval()
-    device, precision, n = case.device, case.precision, case.n_batches * case.batch_size
+    n = case.n_batches * case.batch_size
     how = Quantification(
-        architecture=case.architecture, precision=precision, device=device, batch_size=case.batch_size
+        architecture=case.architecture,
+        precision=case.precision,
+        batch_size=case.batch_size,
+        device=case.device,
     )
-    images_t = models.normalise(
-        torch.from_numpy(_random_tiles(case.batch_size, case.size.input_px)).to(device)
-    )
-    bare_model = devices.move(_network(case.architecture, case.size).eval(), torch.device(device))
     with tempfile.TemporaryDirectory() as folder:
         tiles_df = stored_tiles(Path(folder), n, case.size)
         slides = np.arange(n) // n_tiles
@@ -146,11 +148,7 @@ def slides_row(case: Case, n_tiles: int = 160) -> dict:
         def found() -> None:
             sample_sums.quantify_samples(model, tiles_df, Path(folder) / "run0", how)
 
-        def bare() -> None:
-            with torch.inference_mode(), quantify.at_precision(device, precision):
-                _run_batches(lambda: bare_model(images_t), case)
-
-        ours_s, found_s, bare_s = timed(ours, found, bare, n_repeats=case.size.n_repeats)
+        ours_s, found_s, bare_s = timed(ours, found, _bare_passes(case), n_repeats=case.size.n_repeats)
     seconds = ours_s - found_s, bare_s
     work = f"quantification of slides of {n_tiles} stored tiles"
     return _row(case, work, "bare forward pass, data on the device", "", seconds)

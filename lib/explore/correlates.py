@@ -191,7 +191,7 @@ def _correlates(
     index = other.names.rename(partner)
     table_df = pd.DataFrame({"r": r, "r_tissues": r_tissues, "p_tissues": p}, index=index)
     names = {what: one.names[i], partner: other.names}
-    tested_df = link_test(lookup, pd.DataFrame(names))
+    tested_df = link_test(lookup, pd.DataFrame(names), intervals=False)
     table_df[["p_link", "q_link"]] = tested_df[["p", "q"]].to_numpy()
     enough = n_tissues > 1 and n > 4
     table_df["pattern"] = patterns(r, r_gt, r_ft, n, lookup.settings.alpha) if enough else "none"
@@ -209,12 +209,12 @@ def ordered(table_df: pd.DataFrame, by: str, reverse: bool = False) -> pd.DataFr
     return table_df.iloc[key.sort_values(ascending=not reverse, kind="stable", na_position="last").index]
 
 
-def link_test(lookup: Lookup, pairs_df: pd.DataFrame) -> pd.DataFrame:
+def link_test(lookup: Lookup, pairs_df: pd.DataFrame, intervals: bool = True) -> pd.DataFrame:
     """`link_lookup.of_pairs` of pairs (gene, feature); all missing where nothing was tested."""
     if lookup.links is None:
         columns = ["r_within", "low", "high", "p", "q"]
         return pd.DataFrame(np.nan, index=pairs_df.index, columns=columns)
-    return link_lookup.of_pairs(lookup.links, pairs_df)
+    return link_lookup.of_pairs(lookup.links, pairs_df, intervals)
 
 
 def default_pair(

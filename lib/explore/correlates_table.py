@@ -57,11 +57,19 @@ class CorrelatesTable:
 
     def show(self, of: str, current: str) -> None:
         """List the correlates of one name, with the current partner chosen."""
+        self._ask(of)
+        self.current = current
+        self._fill()
+
+    def strongest(self, of: str) -> str:
+        """The first correlate of one name, whose correlates are those that are shown next."""
+        self._ask(of)
+        return str(self.table_df.index[0])
+
+    def _ask(self, of: str) -> None:
         if of != self.of:
             asked = correlates.features_of if self.kind == "feature" else correlates.genes_of
-            self.table_df = asked(self.lookup, of)
-        self.of, self.current = of, current
-        self._fill()
+            self.of, self.table_df = of, asked(self.lookup, of)
 
     def sort(self, column: str) -> None:
         """Order by a column; if already ordered by it, reverse the order."""

@@ -15,8 +15,8 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from lib.explore import correlates, name_search, pair_figures, pair_files, pair_words
 from lib.explore import inspection as runs
+from lib.explore import name_search, pair_figures, pair_files, pair_words
 from lib.explore.correlates_table import CorrelatesTable
 from lib.explore.feature_view import FeatureView
 from lib.explore.inspection import Inspection
@@ -185,7 +185,10 @@ class Panel(widgets.VBox):
         except LookupError as error:
             self.report(error)
             return name_search.suggest(lookup.names, text, N_SUGGESTED)
-        self.show_pair(*correlates.default_pair(lookup, found.name))
+        if found.kind == "gene":
+            self.show_pair(found.name, self.features.strongest(found.name))
+        else:
+            self.show_pair(self.genes.strongest(found.name), found.name)
         return []
 
     @reported

@@ -6,7 +6,6 @@ bfloat16 keeps 8 bits and rounds after every layer: sixteen layers bear that, ni
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from lib.errors import InputError
@@ -20,23 +19,23 @@ TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1}
 N_TILES = 8
 
 
-def require_precise(model: nn.Module, tiles_t: torch.Tensor, how: Quantification) -> None:
+def require_precise(model: nn.Module, tiles: np.ndarray, how: Quantification) -> None:
     """InputError where some tiles, uint8 [B, H, W, 3], have features too far from those in float32."""
     if how.precision == "float32":
         return
-    difference, layer = largest_difference(model, tiles_t, replace(how, precision="float32"), how)
+    difference, layer = largest_difference(model, tiles, replace(how, precision="float32"), how)
     if difference > TOLERANCE[how.precision]:
         better = "'float32'" if how.precision == "tf32" else "'tf32' or 'float32'"
         raise InputError(
             f"feature_precision = {how.precision!r} is too coarse for this {how.architecture}: in layer "
-            f"{layer} features of the first {len(tiles_t)} tiles differ from those in float32 by up to "
+            f"{layer} features of the first {len(tiles)} tiles differ from those in float32 by up to "
             f"{difference:.2g} of the layer's root mean square ({TOLERANCE[how.precision]:g} is allowed): "
             f"set feature_precision to {better}"
         )
 
 
 def largest_difference(
-    model: nn.Module, tiles: np.ndarray | torch.Tensor, exact: Quantification, how: Quantification
+    model: nn.Module, tiles: np.ndarray, exact: Quantification, how: Quantification
 ) -> tuple[float, int]:
     """Largest difference between two ways of quantification, and its layer.
 

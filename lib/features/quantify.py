@@ -42,7 +42,7 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
         layer.layer: slice(end - layer.call.n_channels, end) for layer, end in zip(layers, ends, strict=True)
     }
     axes = {layer.layer: layer.call.channel_axis for layer in layers}
-    rectified = _rectified(model, how) if how.p == 1 and positive_sums.available(how.device) else {}
+    rectified = _rectified(model, how)
     mean, sd = models.normalisation_of(model, how.architecture)
     device = torch.device(how.device)
     devices.move(model, device)
@@ -51,12 +51,8 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
     def reduce(layer: int, output_t: torch.Tensor) -> None:
         if layer in rectified.values():
             return  # done, and summed, with the layer before it
-        found, expected = output_t.shape[axes[layer]], columns[layer].stop - columns[layer].start
-        if found != expected:
-            raise InputError(
-                f"layer {layer} has {found} channels where {how.architecture} has {expected}: "
-                "the model is not of that architecture"
-            )
+        expected = columns[layer].stop - columns[layer].start
+        _check_channels(layer, output_t.shape[axes[layer]], expected, how.architecture)
         if layer in rectified:
             values_t, sums_t[:, columns[rectified[layer]]] = positive_sums.rectify(output_t)
         else:
@@ -87,7 +83,9 @@ def tile_quantifier(model: nn.Module, how: Quantification) -> Iterator[QuantifyB
 
 
 def _rectified(model: nn.Module, how: Quantification) -> dict[int, int]:
-    """Layers read by the ReLU after them alone, and that ReLU; of AlexNet and VGG, which are chains."""
+    """Layers summed with the ReLU after them, their only reader; of chains, AlexNet and VGG."""
+    if how.p != 1 or not positive_sums.available(how.device):
+        return {}
     if how.architecture not in ARCHITECTURES or how.architecture in ("resnet34", "inception_v3"):
         return {}
     layers = models.feature_layers(how.architecture, how.features)
@@ -133,6 +131,14 @@ def _spatial_sum(output_t: torch.Tensor, channel_axis: int, p: float) -> torch.T
     values_t = output_t.float()
     powered_t = values_t**p if p == int(p) else values_t.sign() * values_t.abs() ** p
     return powered_t.sum(positions)
+
+
+def _check_channels(layer: int, found: int, expected: int, architecture: str) -> None:
+    if found != expected:
+        raise InputError(
+            f"layer {layer} has {found} channels where {architecture} has {expected}: "
+            "the model is not of that architecture"
+        )
 
 
 def _check_tiles(tiles: np.ndarray | torch.Tensor, architecture: str) -> None:

@@ -22,6 +22,7 @@ from lib.features import precision_check
 from lib.features.quantification import Quantification
 from lib.features.quantify import QuantifyBatch, tile_quantifier
 from lib.network import devices, models
+from lib.network.batches import read_tensor
 from lib.network.weights import fingerprint
 from lib.tiles.stored import StoredTiles, in_batches
 from lib.whole_files import text_fingerprint
@@ -78,17 +79,10 @@ def _run(
         path: in_batches(slide_df.index.to_numpy(), how.batch_size) for path, slide_df in slides.items()
     }
     on_gpu = how.device.startswith("cuda")
-
-    def read_batch(rows: np.ndarray) -> torch.Tensor:
-        shape = len(rows), tiles.input_px, tiles.input_px, 3
-        tiles_t = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
-        tiles.read(rows, tiles_t.numpy())
-        return tiles_t
-
     parts = list(itertools.chain.from_iterable(batches.values()))
     if parts and how.precision != "float32":
-        precision_check.require_precise(model, read_batch(parts[0][: precision_check.N_TILES]), how)
-    read = tiles.read_ahead(parts, read_batch)
+        precision_check.require_precise(model, tiles.read(parts[0][: precision_check.N_TILES]), how)
+    read = tiles.read_ahead(parts, partial(read_tensor, tiles, pinned=on_gpu))
     bar = tqdm(total=sum(map(len, slides.values())), unit="tile", desc=f"features {how.architecture}")
     last = _Later()
     with tile_quantifier(model, how) as quantify_batch, bar, closing(read), last:

@@ -5,9 +5,7 @@ A *labelled tiles* frame names one stored tile per row (`lib.tiles.stored`): `fi
 """
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +13,7 @@ import pandas as pd
 import torch
 
 from lib.errors import InputError
-from lib.tiles.stored import StoredTiles
+from lib.tiles.stored import StoredTiles, in_threads
 
 
 class TileBatch(NamedTuple):
@@ -38,11 +36,17 @@ class LabelledTiles(StoredTiles):
     def batch(self, rows: np.ndarray, pinned: bool = False) -> TileBatch:
         """Some rows as a batch, in pinned memory or not."""
         rows = np.array(rows, np.int64)
-        shape = (len(rows), self.input_px, self.input_px, 3)
-        tiles_t = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-        self.read(rows, tiles_t.numpy())
+        tiles_t = read_tensor(self, rows, pinned)
         labels_t = torch.from_numpy(self.labels[rows])
         return TileBatch(tiles_t, labels_t.pin_memory() if pinned else labels_t, torch.from_numpy(rows))
+
+
+def read_tensor(tiles: StoredTiles, rows: np.ndarray, pinned: bool = False) -> torch.Tensor:
+    """Tiles of some rows, uint8 (n, input_px, input_px, 3), in pinned memory or not."""
+    shape = (len(rows), tiles.input_px, tiles.input_px, 3)
+    tiles_t = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    tiles.read(rows, tiles_t.numpy())
+    return tiles_t
 
 
 class EpochOrder:
@@ -127,18 +131,7 @@ class TileLoader:
         if not self.n_workers:
             yield from map(self._batch, self.sampler)
             return
-        ahead: deque[Future[TileBatch]] = deque()
-        with ThreadPoolExecutor(self.n_workers) as readers:
-            try:
-                for rows in self.sampler:
-                    ahead.append(readers.submit(self._batch, rows))
-                    if len(ahead) > 2 * self.n_workers:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:  # an epoch that is left early waits for no batch that nobody will take
-                for future in ahead:
-                    future.cancel()
+        yield from in_threads(self._batch, self.sampler, self.n_workers, 2 * self.n_workers)
 
     def _batch(self, rows: np.ndarray) -> TileBatch:
         return self.dataset.batch(rows, pinned=self.pinned)

@@ -24,12 +24,14 @@ class LinkLookup(NamedTuple):
     null_df : `link_table.null_table`, its genes in the order of the sides.
     q_genes : float64 [n_genes].
     links_df : the table of links.
+    keys : of its rows, gene and feature in one number (`_keys`).
     """
 
     sides: Sides
     null_df: pd.DataFrame
     q_genes: np.ndarray
     links_df: pd.DataFrame
+    keys: pd.Index
 
 
 def build(sides: Sides, null_df: pd.DataFrame, links_df: pd.DataFrame) -> LinkLookup:
@@ -46,11 +48,17 @@ def build(sides: Sides, null_df: pd.DataFrame, links_df: pd.DataFrame) -> LinkLo
         inflation=sides.inflation._replace(x=sides.inflation.x.take(rows)),
     )
     q_genes, _ = hierarchical_q(null_df["p"].to_numpy(), np.empty(0))
-    return LinkLookup(sides, null_df, q_genes, links_df)
+    g, f = sides.places(links_df.astype({"gene": object, "feature": object}))
+    known = (g >= 0) & (f >= 0)
+    return LinkLookup(sides, null_df, q_genes, links_df[known], _keys(sides, g[known], f[known]))
 
 
-def of_pairs(lookup: LinkLookup, pairs_df: pd.DataFrame) -> pd.DataFrame:
-    """What the test of links says of pairs (gene, feature).
+def _keys(sides: Sides, genes: np.ndarray, features: np.ndarray) -> pd.Index:
+    return pd.Index(genes * len(sides.features) + features)
+
+
+def of_pairs(lookup: LinkLookup, pairs_df: pd.DataFrame, intervals: bool = True) -> pd.DataFrame:
+    """What the test of links says of pairs (gene, feature); r_within, low and high only with `intervals`.
 
     Returns
     -------
@@ -66,16 +74,17 @@ def of_pairs(lookup: LinkLookup, pairs_df: pd.DataFrame) -> pd.DataFrame:
     if not known.any():
         return found_df
     g, f = g[known], f[known]
-    interval_df = link_tests.intervals(lookup.sides, g, f)
+    if intervals:
+        interval_df = link_tests.intervals(lookup.sides, g, f)
+        found_df.loc[known, columns[:3]] = interval_df[columns[:3]].to_numpy()
     p = _p(lookup, g, link_tests.statistic_of_pairs(lookup.sides, g, f))
     _, q = hierarchical_q(lookup.null_df["p"].to_numpy(), p)
-    values = [interval_df[name] for name in columns[:3]]
-    found_df.loc[known] = np.stack([*values, p, np.maximum(q, lookup.q_genes[g])], axis=1)
-    listed_df = lookup.links_df[["gene", "feature", "p", "q", "q_covariates"]].astype({"gene": object})
-    listed_df = listed_df.assign(q=listed_df["q_covariates"].fillna(listed_df["q"]))
-    asked_df = pairs_df[["gene", "feature"]].astype(object).reset_index(names="row")
-    listed_df = asked_df.merge(listed_df.astype({"feature": object}), on=["gene", "feature"])
-    found_df.loc[listed_df["row"], ["p", "q"]] = listed_df[["p", "q"]].to_numpy()
+    called = np.stack([p, np.maximum(q, lookup.q_genes[g])], axis=1)
+    at = lookup.keys.get_indexer(_keys(lookup.sides, g, f))
+    listed_df = lookup.links_df.iloc[at[at >= 0]]
+    q = listed_df["q_covariates"].fillna(listed_df["q"])
+    called[at >= 0] = np.stack([listed_df["p"], q], axis=1)
+    found_df.loc[known, ["p", "q"]] = called
     return found_df
 
 

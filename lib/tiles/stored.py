@@ -15,7 +15,7 @@ Reading stacks needs NumPy and pandas only; `network.batches` turns it into a to
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -201,20 +201,10 @@ class StoredTiles:
         Threads read the next batches while the caller works on this one: one of stacks, and of slides, which
         have to be decoded, one for each core.
         """
-        parts = deque(batches)
-        used = np.unique(np.concatenate([self.file_of_row[rows] for rows in parts])) if parts else []
+        used = np.unique(np.concatenate([self.file_of_row[rows] for rows in batches])) if batches else []
         stored = all(isinstance(self.sources[code], Stack) for code in used)
-        n_readers = 1 if stored else min(MOST_READERS, os.cpu_count() or 1, len(parts))
-        ahead: deque[Future[Read]] = deque()
-        with ThreadPoolExecutor(n_readers) as readers:
-            try:
-                while parts or ahead:
-                    while parts and len(ahead) <= n_readers:
-                        ahead.append(readers.submit(read, parts.popleft()))
-                    yield ahead.popleft().result()
-            finally:  # whoever stops early waits for no batch that nobody will take
-                for future in ahead:
-                    future.cancel()
+        n_readers = 1 if stored else min(MOST_READERS, os.cpu_count() or 1, len(batches))
+        return in_threads(read, batches, n_readers, n_readers)
 
     def contents(self, rows: np.ndarray) -> list[int] | list[str]:
         """What tells each of `rows` from a tile with other pixels: its CRC-32, wherever the tile comes from.
@@ -239,6 +229,24 @@ class StoredTiles:
             from lib.tiles import cut_again
 
             raise cut_again.gone(missing)
+
+
+def in_threads(
+    read: Callable[[np.ndarray], Read], batches: Iterable[np.ndarray], n_readers: int, n_ahead: int
+) -> Generator[Read, None, None]:
+    """What `read` gives for each batch, in their order, from threads up to `n_ahead` batches ahead."""
+    ahead: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(n_readers) as readers:
+        try:
+            for rows in batches:
+                ahead.append(readers.submit(read, rows))
+                if len(ahead) > n_ahead:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # whoever stops early waits for no batch that nobody will take
+            for future in ahead:
+                future.cancel()
 
 
 def in_batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -257,22 +257,22 @@ def test_zero_and_constant_tiles(small):
 
 
 def test_precision_too_coarse_for_a_network_is_refused(small):
-    tiles_t = torch.from_numpy(random_tiles(8, 96))
+    tiles = random_tiles(8, 96)
     rough = Quantification(architecture=SMALL, precision="bfloat16")
-    require_precise(small, tiles_t, rough)
+    require_precise(small, tiles, rough)
     torch.manual_seed(0)
     deep = models.build("inception_v3", 5, input_px=96).eval()
     of_deep = replace(rough, architecture="inception_v3")
     with pytest.raises(InputError, match=r"layer \d+ .* by up to 0\.\d+ .* set feature_precision to 'tf32'"):
-        require_precise(deep, tiles_t, of_deep)
-    require_precise(deep, tiles_t, replace(of_deep, precision="float32"))
+        require_precise(deep, tiles, of_deep)
+    require_precise(deep, tiles, replace(of_deep, precision="float32"))
     how = of_deep, replace(of_deep, precision="tf32")
-    assert largest_difference(deep, tiles_t, *how)[0] > 0.1, "the tf32 of a CPU is float32"
+    assert largest_difference(deep, tiles, *how)[0] > 0.1, "the tf32 of a CPU is float32"
 
 
 def test_values_that_are_not_finite_are_no_agreement(small, monkeypatch):
-    tiles_t, how = torch.from_numpy(random_tiles(2, 64)), Quantification(architecture=SMALL)
-    assert largest_difference(small, tiles_t, how, how)[0] == 0
+    tiles, how = random_tiles(2, 64), Quantification(architecture=SMALL)
+    assert largest_difference(small, tiles, how, how)[0] == 0
     right, calls = quantify._spatial_sum, []
 
     def wrong_the_second_time(output_t, axis, p):
@@ -281,7 +281,7 @@ def test_values_that_are_not_finite_are_no_agreement(small, monkeypatch):
         return values_t * float("nan") if len(calls) == 40 else values_t
 
     monkeypatch.setattr(quantify, "_spatial_sum", wrong_the_second_time)
-    assert largest_difference(small, tiles_t, how, how)[0] == np.inf
+    assert largest_difference(small, tiles, how, how)[0] == np.inf
 
 
 def test_bfloat16_is_near(small):
